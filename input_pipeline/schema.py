@@ -42,6 +42,7 @@ class Panel:
     box: Box
     order: int | None = None  # place in the reading order, from 0; None where the source has none
     round: bool = False  # a vignette: the box encloses an ellipse
+    description: str | None = None  # what the panel shows, in one sentence
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""What every reader of a source shares: counting what is lost, clipping boxes, finding and checking images.
+
+A reader never drops anything in silence: it either refuses a folder with one sentence, or counts the loss in a `Tally`, whose `ReadReport` goes into the build report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from input_pipeline.schema import Box, Page
+
+EXAMPLES = 5  # names kept for each reason, so that a report stays short
+
+Image.MAX_IMAGE_PIXELS = (
+    None  # `check_image` compares the header with the caller's own limit before it decodes anything
+)
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What a reader found and what it had to leave out."""
+
+    source: str  # name of the source
+    pages: int  # pages handed on
+    annotations: int  # annotations handed on
+    dropped: dict[str, int]  # reason -> pages or annotations left out for it
+    incomplete: dict[str, int]  # reason -> annotations kept, but without a field or with a changed box
+    examples: dict[str, tuple[str, ...]]  # reason -> the first few names it applies to
+
+
+@dataclass
+class Tally:
+    """Counts losses while a source is read."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    incomplete: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def drop(self, reason: str, name: str) -> None:
+        """Counts something left out."""
+        self.dropped[reason] += 1
+        self._remember(reason, name)
+
+    def lack(self, reason: str, name: str) -> None:
+        """Counts something kept that lost a field or was changed."""
+        self.incomplete[reason] += 1
+        self._remember(reason, name)
+
+    def _remember(self, reason: str, name: str) -> None:
+        names = self.examples.setdefault(reason, [])
+        if len(names) < EXAMPLES:
+            names.append(name)
+
+    def report(self, source: str, pages: Sequence[Page]) -> ReadReport:
+        annotations = sum(len(p.panels) + len(p.characters) + len(p.balloons) + len(p.regions) for p in pages)
+        return ReadReport(
+            source=source,
+            pages=len(pages),
+            annotations=annotations,
+            dropped=dict(self.dropped.most_common()),
+            incomplete=dict(self.incomplete.most_common()),
+            examples={reason: tuple(names) for reason, names in self.examples.items()},
+        )
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; a broken one is refused with its name and place."""
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f'{path} is not valid JSON ({error}): it is cut off or not an annotation file; copy it again.'
+        ) from None
+
+
+def clip_box(box: Sequence[float], width: int, height: int, min_side: float) -> tuple[Box | None, bool]:
+    """The part of a box (x1, y1, x2, y2 px) on its page, and whether it had to be changed.
+
+    None for a box that is not finite, is reversed, or whose part on the page is narrower or lower than `min_side` px.
+    """
+    if not all(math.isfinite(v) for v in box):
+        return None, True
+    x1, y1, x2, y2 = (float(v) for v in box)
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if clipped[2] - clipped[0] < min_side or clipped[3] - clipped[1] < min_side:
+        return None, True
+    # Half a pixel over the border is rounding by the annotation tool, not a loss worth a line in the report.
+    moved = max(abs(a - b) for a, b in zip(clipped, (x1, y1, x2, y2), strict=True)) > 0.5
+    return clipped, moved
+
+
+def find_image(folder: Path, subfolders: Iterable[str], name: str) -> tuple[Path | None, str | None]:
+    """The image file called `name` in one of the subfolders, or None and the reason.
+
+    A name that is absolute or leads out of `folder`, by '..' or by a link, is never opened.
+    """
+    if not name or '\x00' in name or Path(name).is_absolute() or '..' in Path(name).parts or '\\' in name:
+        return None, 'image name points outside the folder'
+    root = folder.resolve()
+    for subfolder in subfolders:
+        path = (folder / subfolder / name).resolve()
+        if not path.is_file():
+            continue
+        if not path.is_relative_to(root):
+            return None, 'image name points outside the folder'
+        return path, None
+    return None, 'image file missing'
+
+
+def check_image(path: str | Path, width: int, height: int, max_pixels: int) -> str | None:
+    """Decodes an image whole and says what is wrong with it, or None. The size in its header is judged before any decoding."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(path) as image:
+                if image.width * image.height > max_pixels:
+                    return f'image larger than {max_pixels / 1e6:g} megapixels'
+                if image.size != (width, height):
+                    return 'image size differs from its annotation'
+                image.load()
+    except FileNotFoundError:
+        return 'image file missing'
+    except (
+        Exception
+    ):  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... for broken files
+        return 'image cannot be decoded'
+    return None
+
+
+def keep_readable(pages: Sequence[Page], tally: Tally, max_pixels: int, threads: int) -> list[Page]:
+    """The pages whose image decodes to the annotated size; the others are counted. Pillow decodes without the GIL."""
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        problems = pool.map(lambda page: check_image(page.image, page.width, page.height, max_pixels), pages)
+        kept = []
+        for page, problem in zip(pages, problems, strict=True):
+            if problem is None:
+                kept.append(page)
+            else:
+                tally.drop(problem, Path(page.image).name)
+    return kept
