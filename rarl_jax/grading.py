@@ -21,8 +21,22 @@ from itertools import combinations
 from input_pipeline.schema import Task
 
 OFF_BY_ONE = 0.5  # credit of a count that is one too many or one too few
+NUMBER_WORDS = (
+    'zero',
+    'one',
+    'two',
+    'three',
+    'four',
+    'five',
+    'six',
+    'seven',
+    'eight',
+    'nine',
+    'ten',
+    'eleven',
+    'twelve',
+)
 ORDERS: frozenset[Task] = frozenset({'dialogue_reordering', 'panel_reordering'})
-NUMBER_WORDS = 'zero one two three four five six seven eight nine ten eleven twelve thirteen'.split()
 ARTICLES = frozenset({'a', 'an', 'the'})
 
 _LETTER = re.compile(r'\W*(?:(?:option|answer|choice)\W+)?([a-z])(?:\W+(.*))?', re.DOTALL)
@@ -80,7 +94,7 @@ def _only_mention(said: str, texts: Sequence[str]) -> int | None:
 
 
 def parse_number(text: str) -> int | None:
-    """The only whole number that `text` holds, in digits or as a word up to thirteen; None if there is none or several differ."""
+    """The only whole number that `text` holds, in digits or as a word up to twelve; None if there is none or several differ."""
     folded = unicodedata.normalize('NFKC', text).casefold()
     digits = _NUMBER.findall(folded)
     if any(len(number) > 9 for number in digits):
