@@ -1,0 +1,345 @@
+"""A small Qwen2.5-VL from nothing: a Hugging Face folder with configuration, tokenizer, processor, chat template and random weights.
+
+It is the published architecture at small sizes, in the hub's own file formats, so whatever reads a published folder reads this one.
+The tokenizer is byte-level BPE (any text round-trips) with Qwen2.5's special tokens. The whole numbers 0..255 are tokens whose id is
+their value: a box coordinate is one token, and `smooth_number_embeddings` lets near numbers start out near.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+NUMBERS = 256  # 0..255 are whole tokens, with ids 0..255
+SPECIAL = (
+    '<|endoftext|>',
+    '<|im_start|>',
+    '<|im_end|>',
+    '<|object_ref_start|>',
+    '<|object_ref_end|>',
+    '<|box_start|>',
+    '<|box_end|>',
+    '<|quad_start|>',
+    '<|quad_end|>',
+    '<|vision_start|>',
+    '<|vision_end|>',
+    '<|vision_pad|>',
+    '<|image_pad|>',
+    '<|video_pad|>',
+)
+MARKERS = ('<tool_call>', '</tool_call>')  # single tokens, but not special ones: decoding keeps them, as with Qwen2.5
+IMAGE_MEAN, IMAGE_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # CLIP's
+
+
+@dataclass(frozen=True)
+class SmallShape:
+    """Sizes of a small Qwen2.5-VL; the defaults have 1.7 M parameters."""
+
+    hidden: int = 128  # width of the decoder
+    layers: int = 4  # decoder layers
+    heads: int = 4  # query heads
+    kv_heads: int = 2  # key and value heads
+    mlp: int = 384  # width inside the decoder's MLP
+    rope_theta: float = (
+        10.0  # small: at 1e4 the column axis of M-RoPE would turn 0.003 rad a token, too little to be seen
+    )
+    vision_hidden: int = 96  # width of the vision tower
+    vision_layers: int = 4  # vision blocks
+    vision_heads: int = 4  # heads of the vision tower
+    vision_mlp: int = 256  # width inside the vision MLP
+    full_blocks: tuple[int, ...] = (1, 3)  # vision blocks that attend over the whole image, the others over windows
+    vocab_size: int = 768  # tokens in all, special ones included; fewer where the corpus yields no more
+
+    @property
+    def mrope_section(self) -> tuple[int, int, int]:
+        """Rotary frequencies of time, row and column: a quarter and twice three eighths of the half head, as published."""
+        half = self.hidden // self.heads // 2
+        rows = half * 3 // 8
+        return (half - 2 * rows, rows, rows)
+
+
+def write_small_folder(
+    directory: str | Path,
+    *,
+    corpus: Iterable[str],
+    phrases: Iterable[str],
+    chat_template: str,
+    shape: SmallShape | None = None,
+    init_scale: float = 0.09,
+    smooth_numbers: bool = True,
+    page_pixels: tuple[int, int] = (56 * 56, 224 * 224),
+    seed: int = 0,
+) -> Path:
+    """Writes a folder that AutoTokenizer, AutoProcessor and Qwen2_5_VLForConditionalGeneration load.
+
+    Args:
+        directory: made if needed; files in it are replaced.
+        corpus: texts that the BPE merges are learned from (questions, answers, calls).
+        phrases: fixed strings that become one token each; split where they hold a special token.
+        chat_template: Jinja source.
+        shape: sizes; `SmallShape()` if None.
+        init_scale: standard deviation of every weight matrix; at width 128 the published 0.02 lets image tokens drown.
+        smooth_numbers: start number embeddings as sinusoids of their value.
+        page_pixels: (min_pixels, max_pixels) of the processor.
+        seed: of the weights.
+    Returns: the directory.
+    """
+    shape = SmallShape() if shape is None else shape
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(corpus, phrases, shape.vocab_size)
+    config = _model_config(shape, tokenizer)
+    _write_json(directory / 'config.json', config)
+    tokenizer.save(str(directory / 'tokenizer.json'))
+    _write_json(directory / 'tokenizer_config.json', _tokenizer_config(tokenizer, chat_template))
+    (directory / 'chat_template.jinja').write_text(chat_template, encoding='utf-8')
+    _write_json(directory / 'preprocessor_config.json', _processor_config(page_pixels))
+    stops = [config['eos_token_id'], config['pad_token_id']]
+    _write_json(
+        directory / 'generation_config.json', {'eos_token_id': stops, 'pad_token_id': stops[1], 'do_sample': False}
+    )
+    weights = random_weights(config, init_scale, seed)
+    if smooth_numbers:
+        weights['model.embed_tokens.weight'][:NUMBERS] = smooth_number_embeddings(shape.hidden, init_scale)
+    save_file(weights, str(directory / 'model.safetensors'), metadata={'format': 'pt'})
+    return directory
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+# ---- tokenizer ----
+
+
+def train_tokenizer(corpus: Iterable[str], phrases: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE over `corpus` with whole numbers, Qwen2.5's special tokens and one token a phrase.
+
+    ValueError where `vocab_size` is too small to hold bytes, numbers, special tokens and phrases.
+    """
+    fixed = [*SPECIAL, *MARKERS]
+    phrases = _unique(piece for phrase in phrases for piece in _split_at(phrase, fixed))
+    numbers = [str(value) for value in range(NUMBERS)]
+    alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set('0123456789'))
+    learned = vocab_size - len(numbers) - len(alphabet) - len(fixed) - len(phrases)
+    if learned < 1:
+        raise ValueError(
+            f'vocab_size {vocab_size} is too small: bytes, numbers, special tokens and phrases take {vocab_size - learned}; raise it.'
+        )
+    pieces, merges = _learn_merges(corpus, [*fixed, *phrases], learned)
+    vocab = {piece: index for index, piece in enumerate(_unique([*numbers, *alphabet, ',Ġ', *pieces]))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=_unique([*_number_merges(), (',', 'Ġ'), *merges])))
+    tokenizer.pre_tokenizer = _pre_tokenizer(r'[0-9]{1,3}')
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in [*MARKERS, *phrases]])
+    return tokenizer
+
+
+def _unique(items: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))
+
+
+def _split_at(text: str, tokens: list[str]) -> list[str]:
+    """The parts of `text` between special tokens, empty ones left out."""
+    for token in tokens:
+        text = text.replace(token, '\0')
+    return [part for part in text.split('\0') if part]
+
+
+def _pre_tokenizer(digits: str) -> pre_tokenizers.PreTokenizer:
+    """Words with their leading space, numbers apart, ', ' between numbers whole."""
+    pattern = rf', (?=[0-9])|{digits}| ?\p{{L}}+| ?[^\s\p{{L}}0-9]+|\s+(?=\s\S)|\s+'
+    split = pre_tokenizers.Split(Regex(pattern), behavior='isolated')
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _learn_merges(corpus: Iterable[str], fixed: list[str], count: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """At most `count` pieces and their merges, learned from the text outside the fixed strings; none holds a digit."""
+    longest_first = sorted(fixed, key=len, reverse=True)
+    bytes_ = pre_tokenizers.ByteLevel.alphabet()
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = _pre_tokenizer('[0-9]')  # digits one by one: nothing to merge
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(bytes_) + count, initial_alphabet=bytes_, show_progress=False, min_frequency=2
+    )
+    learner.train_from_iterator((part for text in corpus for part in _split_at(text, longest_first)), trainer)
+    merges = [tuple(merge) for merge in json.loads(learner.to_str())['model']['merges']]
+    return [left + right for left, right in merges], merges
+
+
+def _number_merges() -> list[tuple[str, str]]:
+    """Merges by which BPE builds every number of two and three digits below NUMBERS.
+
+    BPE applies the merge of lowest rank first; ranks here follow the value of the pair. In 'abc' the smaller of ab and bc is
+    merged first (bc only where it does not start with 0), which decides how the three join.
+    """
+    merges = [(str(value // 10), str(value % 10)) for value in range(10, 100)]
+    for value in range(100, NUMBERS):
+        text = str(value)
+        first, second = int(text[:2]), int(text[1:])
+        merges.append((text[:2], text[2]) if second < 10 or first <= second else (text[0], text[1:]))
+    return merges
+
+
+# ---- files beside the weights ----
+
+
+def _model_config(shape: SmallShape, tokenizer: Tokenizer) -> dict[str, Any]:
+    """config.json as the hub's Qwen2.5-VL folders have it; the vocabulary is padded to a multiple of 64."""
+    vocab = -(-tokenizer.get_vocab_size() // 64) * 64
+    vision = {
+        'model_type': 'qwen2_5_vl',
+        'depth': shape.vision_layers,
+        'hidden_act': 'silu',
+        'hidden_size': shape.vision_hidden,
+        'intermediate_size': shape.vision_mlp,
+        'num_heads': shape.vision_heads,
+        'in_chans': 3,
+        'out_hidden_size': shape.hidden,
+        'patch_size': 14,
+        'spatial_merge_size': 2,
+        'spatial_patch_size': 14,
+        'temporal_patch_size': 2,
+        'tokens_per_second': 2,
+        'window_size': 112,
+        'fullatt_block_indexes': list(shape.full_blocks),
+    }
+    return {
+        'architectures': ['Qwen2_5_VLForConditionalGeneration'],
+        'model_type': 'qwen2_5_vl',
+        'vocab_size': vocab,
+        'hidden_size': shape.hidden,
+        'intermediate_size': shape.mlp,
+        'num_hidden_layers': shape.layers,
+        'num_attention_heads': shape.heads,
+        'num_key_value_heads': shape.kv_heads,
+        'hidden_act': 'silu',
+        'max_position_embeddings': 32768,
+        'rms_norm_eps': 1e-6,
+        'rope_theta': shape.rope_theta,
+        'rope_scaling': {'type': 'mrope', 'mrope_section': list(shape.mrope_section)},
+        'attention_dropout': 0.0,
+        'use_sliding_window': False,
+        'tie_word_embeddings': True,
+        'torch_dtype': 'float32',
+        'bos_token_id': tokenizer.token_to_id('<|endoftext|>'),
+        'eos_token_id': tokenizer.token_to_id('<|im_end|>'),
+        'pad_token_id': tokenizer.token_to_id('<|endoftext|>'),
+        'vision_start_token_id': tokenizer.token_to_id('<|vision_start|>'),
+        'vision_end_token_id': tokenizer.token_to_id('<|vision_end|>'),
+        'vision_token_id': tokenizer.token_to_id('<|vision_pad|>'),
+        'image_token_id': tokenizer.token_to_id('<|image_pad|>'),
+        'video_token_id': tokenizer.token_to_id('<|video_pad|>'),
+        'vision_config': vision,
+    }
+
+
+def _tokenizer_config(tokenizer: Tokenizer, chat_template: str) -> dict[str, Any]:
+    return {
+        'tokenizer_class': 'PreTrainedTokenizerFast',  # takes tokenizer.json as it is; Qwen2Tokenizer would split words its own way
+        'processor_class': 'Qwen2_5_VLProcessor',
+        'eos_token': '<|im_end|>',
+        'pad_token': '<|endoftext|>',
+        'model_max_length': 32768,
+        'clean_up_tokenization_spaces': False,
+        'chat_template': chat_template,
+    }
+
+
+def _processor_config(page_pixels: tuple[int, int]) -> dict[str, Any]:
+    return {
+        'image_processor_type': 'Qwen2VLImageProcessor',
+        'processor_class': 'Qwen2_5_VLProcessor',
+        'min_pixels': page_pixels[0],
+        'max_pixels': page_pixels[1],
+        'patch_size': 14,
+        'temporal_patch_size': 2,
+        'merge_size': 2,
+        'image_mean': IMAGE_MEAN,
+        'image_std': IMAGE_STD,
+    }
+
+
+# ---- weights ----
+
+
+def random_weights(config: dict[str, Any], scale: float, seed: int) -> dict[str, Float[np.ndarray, '...']]:
+    """Every weight under the hub's name, float32: matrices normal with deviation `scale`, norms one, biases zero."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in {**_text_shapes(config), **_vision_shapes(config['vision_config'])}.items():
+        if name.endswith('bias'):
+            weights[name] = np.zeros(shape, np.float32)
+        elif len(shape) == 1:
+            weights[name] = np.ones(shape, np.float32)
+        else:
+            weights[name] = (scale * rng.standard_normal(shape)).astype(np.float32)
+    return weights
+
+
+def _text_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    d, f = config['hidden_size'], config['intermediate_size']
+    kv = d // config['num_attention_heads'] * config['num_key_value_heads']
+    shapes = {'model.embed_tokens.weight': (config['vocab_size'], d), 'model.norm.weight': (d,)}
+    layer = {
+        'input_layernorm.weight': (d,),
+        'post_attention_layernorm.weight': (d,),
+        'self_attn.q_proj.weight': (d, d),
+        'self_attn.q_proj.bias': (d,),
+        'self_attn.k_proj.weight': (kv, d),
+        'self_attn.k_proj.bias': (kv,),
+        'self_attn.v_proj.weight': (kv, d),
+        'self_attn.v_proj.bias': (kv,),
+        'self_attn.o_proj.weight': (d, d),
+        'mlp.gate_proj.weight': (f, d),
+        'mlp.up_proj.weight': (f, d),
+        'mlp.down_proj.weight': (d, f),
+    }
+    for index in range(config['num_hidden_layers']):
+        shapes.update({f'model.layers.{index}.{name}': shape for name, shape in layer.items()})
+    return shapes
+
+
+def _vision_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    d, f, merged = config['hidden_size'], config['intermediate_size'], config['hidden_size'] * 4
+    block = {'norm1.weight': (d,), 'norm2.weight': (d,)}
+    for name, (rows, columns) in {
+        'attn.qkv': (3 * d, d),
+        'attn.proj': (d, d),
+        'mlp.gate_proj': (f, d),
+        'mlp.up_proj': (f, d),
+        'mlp.down_proj': (d, f),
+    }.items():
+        block.update({f'{name}.weight': (rows, columns), f'{name}.bias': (rows,)})
+    shapes = {
+        'visual.patch_embed.proj.weight': (d, 3, 2, 14, 14),
+        'visual.merger.ln_q.weight': (d,),
+        'visual.merger.mlp.0.weight': (merged, merged),
+        'visual.merger.mlp.0.bias': (merged,),
+        'visual.merger.mlp.2.weight': (config['out_hidden_size'], merged),
+        'visual.merger.mlp.2.bias': (config['out_hidden_size'],),
+    }
+    for index in range(config['depth']):
+        shapes.update({f'visual.blocks.{index}.{name}': shape for name, shape in block.items()})
+    return shapes
+
+
+def smooth_number_embeddings(width: int, scale: float, count: int = NUMBERS) -> Float[np.ndarray, 'count width']:
+    """Rows for the numbers 0..count-1: sines and cosines of the value, wavelengths from 4 to 2 * count in geometric steps.
+
+    Neighbours start out alike and the dot product falls with distance, so a box head learns a place, not 256 classes. Entries have
+    root mean square `scale`, as random rows of that deviation would.
+    """
+    waves = 4.0 * (count / 2.0) ** np.linspace(0.0, 1.0, width // 2)
+    phase = 2 * np.pi * np.arange(count)[:, None] / waves
+    rows = np.concatenate([np.sin(phase), np.cos(phase)], axis=1) * (scale * np.sqrt(2.0))
+    return np.pad(rows, ((0, 0), (0, width % 2))).astype(np.float32)
