@@ -15,7 +15,6 @@ The paper's reward is c = g = 1; its ablation c = 0. Only text that the policy w
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
+from rarl_jax.chat import read_turn
 from rarl_jax.zoom import iou
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rarl_jax.episode import Episode
 
 _TAG = re.compile(r'</?(?:think|tool_call|answer)>')
-_ANSWER = re.compile(r'<answer>(.*?)</answer>', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,9 @@ def reward(episode: Episode, question: Question, accuracy: float, settings: Rewa
 
 
 def answer_of(turn_texts: Sequence[str]) -> str | None:
-    """What stands in the last turn's <answer>...</answer>; None if there is none, or several to choose from."""
-    found = _ANSWER.findall(turn_texts[-1]) if turn_texts else []
-    return found[0].strip() if len(found) == 1 else None
+    """The answer that the last turn gives; None if it gives none or calls the tool instead."""
+    last = read_turn(turn_texts[-1]) if turn_texts else None
+    return last.answer if last and not last.call else None
 
 
 # ---------------------------------------------------------------- boxes
@@ -117,10 +116,10 @@ def is_well_formed(turn_texts: Sequence[str], think: Literal['optional', 'requir
 
     1. The tags think, tool_call and answer are opened and closed in turn, never nested, in every turn.
     2. A turn has at most one <think>...</think>, and begins with it; with think='required' every turn has it.
-    3. Every turn but the last ends with its only <tool_call>...</tool_call>, a JSON object with a name and an object of arguments, and has no answer.
+    3. Every turn but the last ends with its only <tool_call>...</tool_call>, JSON that names the tool and four numbers, and has no answer.
     4. The last turn ends with its only <answer>...</answer>, not empty, and has no call.
 
-    Free text is allowed between the thought and the call or the answer. A tool call's closing tag may be missing where it was the stop token.
+    Free text is allowed between the thought and the call or the answer. Whether a box lies on the page is no matter of form.
     """
     if not turn_texts:
         return False
@@ -131,8 +130,6 @@ def is_well_formed(turn_texts: Sequence[str], think: Literal['optional', 'requir
 def _ends_with(text: str, closing: Literal['tool_call', 'answer'], think: Literal['optional', 'required']) -> bool:
     """Whether a turn is an optional thought, free text, and then exactly one `closing` element with a usable body."""
     text = text.strip()
-    if closing == 'tool_call' and not text.endswith('</tool_call>'):
-        text += '</tool_call>'
     thought, act = ['<think>', '</think>'], [f'<{closing}>', f'</{closing}>']
     tags = _TAG.findall(text)
     if tags not in ([thought + act] if think == 'required' else [act, thought + act]):
@@ -141,14 +138,5 @@ def _ends_with(text: str, closing: Literal['tool_call', 'answer'], think: Litera
         return False
     if not text.endswith(act[1]):
         return False
-    body = text[text.index(act[0]) + len(act[0]) : -len(act[1])]
-    return _is_call(body) if closing == 'tool_call' else bool(body.strip())
-
-
-def _is_call(body: str) -> bool:
-    """Whether a call's body is a JSON object with a string name and an object of arguments."""
-    try:
-        call = json.loads(body)
-    except (ValueError, RecursionError):  # RecursionError: thousands of opening brackets
-        return False
-    return isinstance(call, dict) and isinstance(call.get('name'), str) and isinstance(call.get('arguments'), dict)
+    turn = read_turn(text)
+    return bool(turn.answer) if closing == 'answer' else turn.call is not None and turn.call.status == 'ok'

@@ -112,7 +112,7 @@ def test_zoom_ious_of_first_and_second_zoom():
         (ANSWER,),
         (CALL, ANSWER),
         (f'<think>look</think>\n{CALL}', CALL, f'<think>so</think> It is {ANSWER}\n'),
-        (CALL.removesuffix('</tool_call>'), ANSWER),  # the closing tag was the stop token
+        (CALL.replace('[0, 0, 10, 10]', '[0, 0, -1, 1e300]'), ANSWER),  # a useless box is no matter of form
     ],
 )
 def test_well_formed(turns):
@@ -142,6 +142,8 @@ def test_well_formed(turns):
         ('hm', ANSWER),  # a turn that neither calls nor answers
         (CALL + CALL, ANSWER),
         (CALL + ' done', ANSWER),
+        (CALL.removesuffix('</tool_call>'), ANSWER),
+        (CALL.replace('image_zoom_in_tool', 'zoom'), ANSWER),
         ('<tool_call>{"name": "image_zoom_in_tool"}</tool_call>', ANSWER),
         ('<tool_call>{"name": 1, "arguments": {}}</tool_call>', ANSWER),
         ('<tool_call>{"name": "image_zoom_in_tool", "arguments": {}</tool_call>', ANSWER),
@@ -161,7 +163,7 @@ def test_required_thoughts():
 def test_answer_is_read_from_the_last_turn_only():
     assert answer_of((CALL, '<answer> running </answer>')) == 'running'
     assert answer_of((ANSWER, 'hm')) is None
-    assert answer_of(('<answer>a</answer><answer>b</answer>',)) is None
+    assert answer_of((ANSWER, CALL + ANSWER)) is None
     assert answer_of(()) is None
 
 
