@@ -1,0 +1,214 @@
+"""Policy losses: a loss for each token, a reducer, diagnostics, and `policy_loss`, which puts them together.
+
+Letters: r = exp(logp - old) is the ratio of the policy that learns to the one that sampled, A the advantage, m the mask of chosen tokens. All arrays
+are float32 [B, T]. Minimising the loss makes tokens of positive advantage likelier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float
+
+Tokens = Float[Array, 'B T']
+Aggregation = Literal['token-mean', 'token-sum', 'seq-mean-token-sum', 'seq-mean-token-mean', 'seq-mean-token-sum-norm']
+KlEstimator = Literal['k1', 'k2', 'k3']
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What one update minimises."""
+
+    loss: Literal['ppo', 'gspo', 'cispo'] = 'ppo'
+    clip_low: float = 0.2  # the ratio is clipped below 1 - clip_low
+    clip_high: float = 0.2  # and above 1 + clip_high; 0.28 is "clip-higher"
+    dual_clip: float = 3.0  # ppo: bound of the loss of a token of negative advantage, in units of -A
+    aggregation: Aggregation = 'token-mean'
+    kl_weight: float = 0.0  # 0 = no reference policy is needed
+    kl_estimator: KlEstimator = 'k3'  # k1's gradient has mean zero: it is measured, not minimised
+    entropy_weight: float = 0.0  # the entropy's mean, times this, is subtracted
+    correction: Literal['none', 'token', 'sequence', 'mask'] = (
+        'none'  # sampler against trainer, see `correction_weight`
+    )
+    correction_cap: float = 2.0  # token, sequence: the weight's largest value
+    correction_band: tuple[float, float] = (0.5, 2.0)  # mask: what a kept sequence's mean ratio lies in
+
+    def __post_init__(self):
+        if self.kl_weight and self.kl_estimator == 'k1':
+            raise ValueError("kl_estimator 'k1' has a zero-mean gradient inside a loss: use 'k2' or 'k3'.")
+
+
+class Denominators(NamedTuple):
+    """What the reducers divide by: counts of the whole global batch, so that micro-batches and devices add up exactly."""
+
+    tokens: Float[Array, '']  # chosen tokens
+    sequences: Float[Array, '']  # episodes, those with no token in the loss included
+    length: Float[Array, '']  # a constant number of tokens, for seq-mean-token-sum-norm (Dr. GRPO)
+
+
+class Batch(NamedTuple):
+    """The arrays of a loss beside logp and entropy; None where the settings need none."""
+
+    mask: Tokens  # 1 where the policy chose the token
+    advantages: Tokens
+    sample_logprobs: Tokens  # log-probs the sampler saw
+    old_logprobs: Tokens | None = (
+        None  # the trainer's own before its first update on this batch; None = this is the first
+    )
+    reference_logprobs: Tokens | None = None
+
+
+def policy_loss(
+    logp: Tokens, entropy: Tokens, batch: Batch, denominators: Denominators, settings: LossSettings
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+    """The loss of a (micro-)batch and its diagnostics, both as shares of the global batch: sum them over micro-batches.
+
+    ValueError if the settings weigh a KL and the batch brings no reference.
+    """
+    if settings.kl_weight and batch.reference_logprobs is None:
+        raise ValueError(
+            f'kl_weight is {settings.kl_weight} but the batch has no reference_logprobs: compute them, or set kl_weight to 0.'
+        )
+    old = stop_gradient(logp) if batch.old_logprobs is None else batch.old_logprobs
+    loss = token_loss(logp, old, batch.advantages, batch.mask, settings)
+    loss *= correction_weight(old, batch.sample_logprobs, batch.mask, settings)
+    loss -= settings.entropy_weight * entropy
+    diagnostics = token_diagnostics(logp, old, batch, settings) | {'policy/entropy': entropy}
+    if batch.reference_logprobs is not None:
+        divergence = kl(logp, batch.reference_logprobs, settings.kl_estimator)
+        loss += settings.kl_weight * divergence
+        diagnostics['policy/kl'] = divergence
+    means = {name: masked_sum(stop_gradient(x), batch.mask) / denominators.tokens for name, x in diagnostics.items()}
+    return aggregate(loss, batch.mask, settings.aggregation, denominators), means
+
+
+# ---------------------------------------------------------------- per token
+
+
+def token_loss(logp: Tokens, old: Tokens, advantages: Tokens, mask: Tokens, settings: LossSettings) -> Tokens:
+    """The loss that the settings name."""
+    low, high = settings.clip_low, settings.clip_high
+    if settings.loss == 'ppo':
+        return ppo(logp, old, advantages, low, high, settings.dual_clip)
+    if settings.loss == 'gspo':
+        return gspo(logp, old, advantages, mask, low, high)
+    return cispo(logp, old, advantages, low, high)
+
+
+def ppo(logp: Tokens, old: Tokens, advantages: Tokens, low: float, high: float, dual: float) -> Tokens:
+    """max(-A r, -A clip(r, 1 - low, 1 + high)), and at most -dual A where A < 0.
+
+    The clip is PPO's (arXiv 1707.06347), the bound "dual clip" (arXiv 1912.09729), low < high "clip-higher" (arXiv 2503.14476).
+    """
+    ratio = jnp.exp(log_ratio(logp, old))
+    loss = jnp.maximum(-advantages * ratio, -advantages * jnp.clip(ratio, 1 - low, 1 + high))
+    return jnp.where(advantages < 0, jnp.minimum(loss, -dual * advantages), loss)
+
+
+def gspo(logp: Tokens, old: Tokens, advantages: Tokens, mask: Tokens, low: float, high: float) -> Tokens:
+    """PPO's clipped loss with the sequence's ratio, exp(mean over its tokens of logp - old), in place of each token's (arXiv 2507.18071)."""
+    ratio = jnp.exp(sequence_mean(log_ratio(logp, old), mask))[:, None]
+    return jnp.maximum(-advantages * ratio, -advantages * jnp.clip(ratio, 1 - low, 1 + high))
+
+
+def cispo(logp: Tokens, old: Tokens, advantages: Tokens, low: float, high: float) -> Tokens:
+    """-stop_gradient(clip(r, 1 - low, 1 + high)) A logp: a clipped weight, so that no token's gradient is dropped (arXiv 2506.13585)."""
+    ratio = jnp.exp(log_ratio(logp, old))
+    return -stop_gradient(jnp.clip(ratio, 1 - low, 1 + high)) * advantages * logp
+
+
+def kl(logp: Tokens, reference: Tokens, estimator: KlEstimator) -> Tokens:
+    """Estimates of KL(policy || reference) from the tokens that the policy chose (http://joschu.net/blog/kl-approx.html).
+
+    k1 = logp - ref; k2 = k1^2 / 2; k3 = expm1(-k1) + k1, never negative, clipped to 10 so that one token cannot rule a batch.
+    """
+    if estimator == 'k1':
+        return logp - reference
+    if estimator == 'k2':
+        return jnp.square(logp - reference) / 2
+    difference = log_ratio(reference, logp)
+    return jnp.clip(jnp.expm1(difference) - difference, -10, 10)
+
+
+def log_ratio(logp: Tokens, old: Tokens) -> Tokens:
+    """logp - old, within +-20: beyond, its exponential is of no use to float32."""
+    return jnp.clip(logp - old, -20, 20)
+
+
+# ---------------------------------------------------------------- sampler against trainer
+
+
+def correction_weight(old: Tokens, sample: Tokens, mask: Tokens, settings: LossSettings) -> Tokens:
+    """What a token's loss is multiplied with, because the sampler's numbers are not quite the trainer's.
+
+    token: min(exp(old - sample), cap), truncated importance sampling. sequence: the same with the sum over the episode. mask: 0 for episodes whose
+    geometric mean of exp(old - sample) leaves the band, else 1.
+    """
+    if settings.correction == 'none':
+        return jnp.ones_like(mask)
+    gap = stop_gradient(log_ratio(old, sample)) * mask
+    if settings.correction == 'token':
+        weight = jnp.exp(gap)
+    elif settings.correction == 'sequence':
+        weight = jnp.broadcast_to(jnp.exp(jnp.clip(gap.sum(-1, keepdims=True), -20, 20)), mask.shape)
+    else:
+        mean, (low, high) = jnp.exp(sequence_mean(gap, mask))[:, None], settings.correction_band
+        return jnp.where((mean >= low) & (mean <= high), mask, 0)
+    return jnp.minimum(weight, settings.correction_cap) * mask
+
+
+# ---------------------------------------------------------------- reducers
+
+
+def aggregate(loss: Tokens, mask: Tokens, aggregation: Aggregation, denominators: Denominators) -> Float[Array, '']:
+    """Reduces [B, T] to this batch's share of the global loss.
+
+    token-mean: sum / tokens. token-sum: sum. seq-mean-*: sum over episodes / sequences, of an episode's sum, its mean, or its sum / length.
+    """
+    if aggregation == 'seq-mean-token-mean':
+        return sequence_mean(loss, mask).sum() / denominators.sequences
+    total = masked_sum(loss, mask)
+    return {
+        'token-sum': total,
+        'token-mean': total / denominators.tokens,
+        'seq-mean-token-sum': total / denominators.sequences,
+        'seq-mean-token-sum-norm': total / (denominators.sequences * denominators.length),
+    }[aggregation]
+
+
+def masked_sum(x: Tokens, mask: Tokens) -> Float[Array, '']:
+    """Sum over chosen tokens; what stands elsewhere, NaN included, is not looked at."""
+    return jnp.where(mask > 0, x * mask, 0).sum()
+
+
+def sequence_mean(x: Tokens, mask: Tokens) -> Float[Array, 'B']:
+    """Mean over each row's chosen tokens; 0 for a row without any."""
+    return jnp.where(mask > 0, x * mask, 0).sum(-1) / jnp.maximum(mask.sum(-1), 1)
+
+
+def count(mask: Tokens, sequences: int, length: int) -> Denominators:
+    """The denominators of a global batch of `sequences` episodes, `length` being the constant of seq-mean-token-sum-norm."""
+    return Denominators(jnp.maximum(mask.sum(), 1), jnp.asarray(sequences, mask.dtype), jnp.asarray(length, mask.dtype))
+
+
+# ---------------------------------------------------------------- diagnostics
+
+
+def token_diagnostics(logp: Tokens, old: Tokens, batch: Batch, settings: LossSettings) -> dict[str, Tokens]:
+    """What is logged of every update, per token.
+
+    clip_fraction: 1 where the clipped term is the larger one, so that the token's gradient is cut; ratio_gap: |exp(logp of the trainer - of the
+    sampler) - 1| before the update; update_kl: old - logp, how far the policy has moved within this batch (k1).
+    """
+    ratio = jnp.exp(log_ratio(logp, old))
+    if settings.loss == 'gspo':
+        ratio = jnp.exp(sequence_mean(log_ratio(logp, old), batch.mask))[:, None]
+    clipped = jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
+    return {
+        'policy/clip_fraction': jnp.broadcast_to(-batch.advantages * clipped > -batch.advantages * ratio, logp.shape),
+        'policy/ratio_gap': jnp.abs(jnp.exp(log_ratio(old, batch.sample_logprobs)) - 1),
+        'policy/update_kl': old - logp,
+    }
