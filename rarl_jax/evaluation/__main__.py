@@ -1,0 +1,48 @@
+"""Results side by side.
+
+    python -m rarl_jax.evaluation DIR/eval/before DIR/eval/after [--markdown]
+    python -m rarl_jax.evaluation DIR/eval/after:zoom DIR/eval/after:blank_crop
+
+A folder alone stands for all its evaluations; ':NAME' picks one. The first is what the others are compared with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import rich.console
+
+from rarl_jax.evaluation.tables import Result, load, side_by_side, to_markdown, to_rich
+
+
+def _load(argument: str) -> list[Result]:
+    folder, _, name = argument.rpartition(':')
+    if not folder or Path(argument).exists():
+        return load(Path(argument))
+    return load(Path(folder), name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the table; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m rarl_jax.evaluation', description='Puts the results of evaluations side by side.'
+    )
+    parser.add_argument('results', nargs='+', help='DIR/eval/STAGE, or DIR/eval/STAGE:NAME for one evaluation of it')
+    parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
+    options = parser.parse_args(arguments)
+    try:
+        table = side_by_side([result for argument in options.results for result in _load(argument)])
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if options.markdown:
+        print(to_markdown(table), end='')
+    else:
+        rich.console.Console().print(to_rich(table))
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

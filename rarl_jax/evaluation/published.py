@@ -1,0 +1,44 @@
+"""Numbers of the RARL paper (arXiv 2511.06490) on AI4VA-FG with Qwen2.5-VL-7B-Instruct, as far as they were published.
+
+They stand beside ours for orientation: the paper's questions, splits and class lists were not released, so no significance can be computed between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from input_pipeline.schema import Task
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper says of one task."""
+
+    zero_shot: float | None = None  # accuracy of the untrained model, 0 to 1
+    oracle_zoom: float | None = None  # accuracy of the untrained model with the right region cut out for it
+    rarl_gain: float | None = (
+        None  # what RARL adds to zero shot, in points / 100; for action recognition the paper says "up to"
+    )
+    zoom_iou: float | None = None  # of RARL's zooms; for action recognition the paper says "above"
+
+
+PUBLISHED: dict[Task, Published] = {
+    'action_recognition': Published(zero_shot=0.4354, oracle_zoom=0.5578, rarl_gain=0.327, zoom_iou=0.85),
+    'depth_comparison': Published(zero_shot=0.4951, oracle_zoom=0.5434, rarl_gain=0.073),
+    'panel_understanding': Published(zoom_iou=0.565),
+}
+
+
+def describe(task: str) -> str:
+    """The paper's numbers for a task in one table cell; '-' where it gives none."""
+    known = PUBLISHED.get(task)
+    if known is None:
+        return '-'
+    upto, above = ('up to ', '> ') if task == 'action_recognition' else ('', '')
+    parts = [
+        f'zero-shot {100 * known.zero_shot:.1f}' if known.zero_shot is not None else '',
+        f'oracle zoom {100 * known.oracle_zoom:.1f}' if known.oracle_zoom is not None else '',
+        f'RARL {upto}+{100 * known.rarl_gain:.1f}' if known.rarl_gain is not None else '',
+        f'IoU {above}{known.zoom_iou:g}' if known.zoom_iou is not None else '',
+    ]
+    return ', '.join(part for part in parts if part)

@@ -1,0 +1,204 @@
+"""results.json: what a set of answers amounts to, per task, with how sure we are.
+
+    {stage, step, checkpoint, commit, prompt_hash, pixel_limits, seed, ...,
+     evaluations: {NAME: {mode, decoding, k, accuracy, tasks: {TASK: {n, accuracy, interval, zoom_iou_first, ..., by_zoom_needed, by_region_size}}}}}
+
+NAME is the mode, with '@k' where k answers were sampled: 'zoom', 'blank_crop', 'zoom@8'. Everything is computed from samples.jsonl, so a result can be
+made again from the answers alone.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rarl_jax.evaluation import jsonl
+from rarl_jax.evaluation.records import Attempt, Record
+from rarl_jax.evaluation.statistics import DRAWS, LEVEL, bootstrap_interval, pass_at_k
+
+RESULTS = 'results.json'
+HIT = 0.5  # IoU from which a zoom counts as a hit
+REGION_EDGES = (0.005, 0.02, 0.08)  # shares of the page's area: a head, a figure, a panel among thirteen
+REGION_SIZES = ('tiny', 'small', 'medium', 'large')
+
+Measured = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What must be known to make the same numbers again."""
+
+    stage: str
+    step: int  # updates that the policy has had in the whole run
+    checkpoint: str  # where its weights came from
+    commit: str  # of this program, see source_commit
+    prompt_hash: str  # of the system prompt with its tool schema
+    pixel_limits: dict[str, tuple[int, int]]  # {'page': (min, max), 'crop': (min, max)} pixels an image is resized to
+    seed: int  # of the sampling and of the bootstrap
+
+
+def evaluation_name(record: Record) -> str:
+    """'zoom' for greedy answers, 'zoom@8' for eight sampled ones."""
+    return record.mode if record.decoding == 'greedy' else f'{record.mode}@{len(record.attempts)}'
+
+
+def summarize(records: Iterable[Record], seed: int = 0) -> dict[str, Measured]:
+    """The `evaluations` of results.json."""
+    named = _split(records, evaluation_name)
+    return {name: _summarize_one(group, seed) for name, group in named.items()}
+
+
+def _summarize_one(records: Sequence[Record], seed: int) -> Measured:
+    tasks = {
+        task: _measure_task(group, seed) for task, group in sorted(_split(records, lambda record: record.task).items())
+    }
+    accuracies = [task['accuracy'] for task in tasks.values() if task['accuracy'] is not None]
+    return {
+        'mode': records[0].mode,
+        'decoding': records[0].decoding,
+        'k': len(records[0].attempts),
+        'accuracy': sum(accuracies) / len(accuracies)
+        if accuracies
+        else None,  # mean of the tasks, so that a large one does not hide the others
+        'tasks': tasks,
+    }
+
+
+def _measure_task(records: Sequence[Record], seed: int) -> Measured:
+    needed = _split(records, lambda record: 'yes' if record.zoom_needed else 'no')
+    sizes = _split(records, lambda record: region_size(record.region_share))
+    return {
+        'metric': '+'.join(sorted({record.metric for record in records})),
+        **measure(records, seed),
+        'by_zoom_needed': {name: measure(needed[name], seed) for name in ('yes', 'no') if name in needed},
+        'by_region_size': {name: measure(sizes[name], seed) for name in (*REGION_SIZES, 'none') if name in sizes},
+    }
+
+
+def region_size(share: float | None) -> str:
+    """The class of a region that takes up `share` of its page; 'none' without one."""
+    if share is None:
+        return 'none'
+    return REGION_SIZES[sum(share >= edge for edge in REGION_EDGES)]
+
+
+def measure(records: Sequence[Record], seed: int) -> Measured:
+    """Every number about a group of questions. Intervals resample pages; None stands where nothing was there to be averaged."""
+    attempts = [attempt for record in records for attempt in record.attempts]
+    judged = [record for record in records if record.score is not None]
+    return {
+        'n': len(records),
+        'pages': len({record.page_id for record in records}),
+        'unjudged': sum(attempt.grade is None for attempt in attempts),
+        **_interval('accuracy', 'interval', [(record.score, record.page_id) for record in judged], seed),
+        'exact': _mean([attempt.grade == 1 for attempt in attempts if attempt.grade is not None]),
+        'pass_at': _pass_at(judged),
+        'answered': _mean([attempt.answer is not None for attempt in attempts]),
+        **_measure_zooms(records, seed),
+        'finish_reasons': dict(sorted(Counter(attempt.finish_reason for attempt in attempts).items())),
+    }
+
+
+def _measure_zooms(records: Sequence[Record], seed: int) -> Measured:
+    attempts = [attempt for record in records for attempt in record.attempts]
+    calls = [zoom.status for attempt in attempts for zoom in attempt.zooms]
+    firsts, seconds = _nth_ious(records, 0), _nth_ious(records, 1)
+    return {
+        **_interval('zoom_iou_first', 'zoom_iou_first_interval', firsts, seed),
+        **_interval('zoom_iou_second', 'zoom_iou_second_interval', seconds, seed),
+        'zoom_hit_rate': _mean([overlap >= HIT for overlap, _ in firsts]),
+        'zoom_rate': _mean([any(zoom.status == 'ok' for zoom in attempt.zooms) for attempt in attempts]),
+        'zoom_calls': len(calls) / len(attempts),
+        'zoom_failed': _mean([status != 'ok' for status in calls]),
+        'zoom_statuses': dict(sorted(Counter(calls).items())),
+    }
+
+
+def _nth_ious(records: Sequence[Record], nth: int) -> list[tuple[float, str]]:
+    """IoU of each attempt's nth successful zoom, with its page; attempts with fewer are left out, and so are questions without a region."""
+    found = []
+    for record in records:
+        ious = [_ious(attempt) for attempt in record.attempts]
+        found += [(overlaps[nth], record.page_id) for overlaps in ious if len(overlaps) > nth]
+    return found
+
+
+def _ious(attempt: Attempt) -> list[float]:
+    return [zoom.iou for zoom in attempt.zooms if zoom.iou is not None]
+
+
+def _interval(name: str, interval_name: str, rows: Sequence[tuple[float, str]], seed: int) -> Measured:
+    if not rows:
+        return {name: None, interval_name: None}
+    values, pages = zip(*rows, strict=True)
+    interval = bootstrap_interval(values, pages, seed)
+    return {name: interval.mean, interval_name: [interval.low, interval.high]}
+
+
+def _pass_at(records: Sequence[Record]) -> dict[str, float]:
+    """Chance that one of 1, 2, 4, ... attempts is wholly right; the largest k is the number of attempts."""
+    attempts = min((len(record.attempts) for record in records), default=0)
+    ks = sorted({2**i for i in range(attempts.bit_length())} | {attempts}) if attempts else []
+    rights = [(sum(attempt.grade == 1 for attempt in record.attempts), len(record.attempts)) for record in records]
+    return {str(k): sum(pass_at_k(right, n, k) for right, n in rights) / len(rights) for k in ks}
+
+
+def _mean(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _split(records: Iterable[Record], name_of: Callable[[Record], str]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(name_of(record), []).append(record)
+    return groups
+
+
+# ---------------------------------------------------------------- the file
+
+
+def write_results(folder: Path, provenance: Provenance, records: Iterable[Record]) -> dict[str, Any]:
+    """Summarizes the records into FOLDER/results.json, at once, and returns its content."""
+    results = {
+        **asdict(provenance),
+        'statistics': {
+            'level': LEVEL,
+            'bootstrap_draws': DRAWS,
+            'resampled': 'pages',
+            'hit_iou': HIT,
+            'region_size_edges': list(REGION_EDGES),
+        },
+        'evaluations': summarize(records, provenance.seed),
+    }
+    jsonl.write_whole(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False) + '\n')
+    return results
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """FOLDER/results.json; FileNotFoundError or ValueError, in one sentence, where there is none to read."""
+    path = folder / RESULTS
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} was not found: the evaluation that writes it has not finished, so run its stage again.'
+        )
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path} is not JSON ({error}): run its stage again to write it anew.') from error
+
+
+def source_commit() -> str:
+    """The commit of this program, with '-dirty' where tracked files differ from it; 'unknown' outside a repository."""
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'
+    return done.stdout.strip()

@@ -1,0 +1,95 @@
+"""samples.jsonl while it grows: every answer is on disk before the next is asked for, and a run that was killed asks only for the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from input_pipeline.schema import Question
+from rarl_jax.evaluation import jsonl
+from rarl_jax.evaluation.records import Decoding, Mode, Record, from_json, to_json
+
+SAMPLES, IDENTITY = 'samples.jsonl', 'identity.json'
+
+
+class SampleFile:
+    """The answers of one evaluation folder.
+
+    `identity` says what is evaluated (checkpoint, prompt hash, pixel limits, seed, ...). It is kept beside the samples, and a folder that was begun
+    with another one is refused: its answers are not this policy's.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]):
+        _check_identity(folder, identity)
+        path = folder / SAMPLES
+        self._appender = jsonl.Appender(path)
+        self._records = {record.key: record for record in read_samples(folder)}
+
+    @property
+    def records(self) -> list[Record]:
+        """Everything answered so far, before and since the start."""
+        return list(self._records.values())
+
+    def missing(self, questions: Sequence[Question], mode: Mode, decoding: Decoding) -> list[tuple[int, Question]]:
+        """The questions that have no answer yet, each with its place in the list (the record's doc_id)."""
+        return [
+            (i, question) for i, question in enumerate(questions) if (mode, decoding, question.id) not in self._records
+        ]
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Keeps new answers; they are on disk when this returns."""
+        records = list(records)
+        self._appender.append(map(to_json, records))
+        self._records |= {record.key: record for record in records}
+
+    def close(self) -> None:
+        self._appender.close()
+
+    def __enter__(self) -> SampleFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    identity = json.loads(json.dumps(identity))  # tuples become lists, as they will be when read again
+    path = folder / IDENTITY
+    if not path.exists():
+        jsonl.write_whole(path, json.dumps(identity, indent=2) + '\n')
+        return
+    begun = json.loads(path.read_text(encoding='utf-8'))
+    changed = sorted(name for name in begun.keys() | identity.keys() if begun.get(name) != identity.get(name))
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f'{folder} holds answers made with {name} = {begun.get(name)!r}, and now it is {identity.get(name)!r}: '
+            'evaluate into another folder, or delete this one.'
+        )
+
+
+def read_samples(folder: Path) -> list[Record]:
+    """The records of an evaluation folder, in the order of their answering.
+
+    Raises:
+      FileNotFoundError: it has no samples.jsonl.
+      ValueError: a line is not what this version writes.
+    """
+    path = folder / SAMPLES
+    rows = jsonl.read(path)
+    try:
+        return [from_json(row) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path} was not written by this version ({error!r}): evaluate again into an empty folder.'
+        ) from error
+
+
+def rewrite_samples(folder: Path, records: Iterable[Record]) -> None:
+    """Replaces samples.jsonl at once, e.g. when a judge has graded what was answered."""
+    jsonl.write_whole(folder / SAMPLES, ''.join(jsonl.dump(to_json(record)) for record in records))

@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from rarl_jax.evaluation.results import Provenance, read_results, region_size, summarize, write_results
+from tests.rarl_jax.evaluation.made import record
+
+PROVENANCE = Provenance(
+    'after', 20, 'checkpoints/20', 'abc', '0' * 64, {'page': (784, 50176), 'crop': (784, 12544)}, seed=0
+)
+
+
+def test_a_task_by_hand():
+    records = [
+        record('a', [1.0], page='p0', ious=(0.8, None, 0.4)),
+        record('b', [0.0], page='p1', ious=(0.3,), zoom_needed=False, region_share=0.1),
+        record('c', [1.0], page='p1', ious=(None,), region_share=0.001),
+        record('d', [0.0], page='p2', said=None, region_share=None),
+    ]
+    task = summarize(records)['zoom']['tasks']['action_recognition']
+    assert (task['metric'], task['n'], task['pages'], task['accuracy']) == ('accuracy', 4, 3, 0.5)
+    assert task['zoom_iou_first'] == pytest.approx(0.55) and task['zoom_iou_second'] == pytest.approx(0.4)
+    assert (task['zoom_hit_rate'], task['zoom_rate'], task['zoom_calls']) == (0.5, 0.5, 1.25)
+    assert task['zoom_failed'] == 0.4 and task['zoom_statuses'] == {'bad_box': 2, 'ok': 3}
+    assert task['answered'] == 0.75 and task['finish_reasons'] == {'answer': 4}
+    assert {name: part['n'] for name, part in task['by_zoom_needed'].items()} == {'yes': 3, 'no': 1}
+    assert {name: part['n'] for name, part in task['by_region_size'].items()} == {
+        'tiny': 1,
+        'small': 1,
+        'large': 1,
+        'none': 1,
+    }
+    assert task['by_zoom_needed']['no']['zoom_iou_first'] == 0.3
+
+
+def test_sampled_answers_are_a_mean_and_a_pass_rate():
+    records = [
+        record(name, grades, decoding='sampled')
+        for name, grades in [('a', [1.0, 0.0, 0.0, 0.0]), ('b', [1.0, 1.0, 0.5, 0.0])]
+    ]
+    evaluation = summarize(records)['zoom@4']
+    task = evaluation['tasks']['action_recognition']
+    assert (evaluation['k'], evaluation['decoding']) == (4, 'sampled')
+    assert task['accuracy'] == pytest.approx((0.25 + 0.625) / 2) and task['exact'] == 3 / 8
+    assert task['pass_at'] == pytest.approx({'1': 3 / 8, '2': (0.5 + 5 / 6) / 2, '4': 1.0})
+
+
+def test_modes_and_tasks_stay_apart():
+    records = [
+        record('a', [1.0]),
+        record('a', [0.0], mode='blank_crop'),
+        record('b', [0.5], task='panel_reordering', choices=()),
+    ]
+    evaluations = summarize(records)
+    assert set(evaluations) == {'zoom', 'blank_crop'}
+    assert {task: part['accuracy'] for task, part in evaluations['zoom']['tasks'].items()} == {
+        'action_recognition': 1.0,
+        'panel_reordering': 0.5,
+    }
+    assert evaluations['zoom']['accuracy'] == 0.75
+    assert evaluations['zoom']['tasks']['panel_reordering']['metric'] == 'kendall_tau'
+
+
+def test_what_was_not_judged_is_counted_and_not_averaged():
+    task = summarize([record('a', [None]), record('b', [1.0])])['zoom']['tasks']['action_recognition']
+    assert (task['n'], task['unjudged'], task['accuracy']) == (2, 1, 1.0)
+    nothing = summarize([record('a', [None])])['zoom']
+    assert nothing['accuracy'] is None and nothing['tasks']['action_recognition']['interval'] is None
+
+
+@pytest.mark.parametrize(
+    ('share', 'name'),
+    [(None, 'none'), (0.0, 'tiny'), (0.005, 'small'), (0.0799, 'medium'), (0.08, 'large'), (1.0, 'large')],
+)
+def test_region_sizes(share, name):
+    assert region_size(share) == name
+
+
+def test_the_file_names_what_made_it_and_is_plain_json(tmp_path):
+    written = write_results(tmp_path, PROVENANCE, [record('a', [1.0], ious=(0.5,))])
+    read = read_results(tmp_path)
+    assert read == json.loads(json.dumps(written))
+    assert (read['stage'], read['step'], read['checkpoint'], read['commit']) == ('after', 20, 'checkpoints/20', 'abc')
+    assert read['pixel_limits'] == {'page': [784, 50176], 'crop': [784, 12544]} and read['prompt_hash'] == '0' * 64
+    task = read['evaluations']['zoom']['tasks']['action_recognition']
+    assert {'n', 'metric', 'accuracy', 'interval', 'zoom_iou_first', 'zoom_iou_second', 'zoom_rate'} <= set(task)
+
+
+def test_a_result_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'results\.json was not found.*run its stage again'):
+        read_results(tmp_path)
+    (tmp_path / 'results.json').write_text('{"stage": ')
+    with pytest.raises(ValueError, match=r'results\.json is not JSON'):
+        read_results(tmp_path)

@@ -1,0 +1,80 @@
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from rarl_jax.evaluation.__main__ import main
+from rarl_jax.evaluation.results import write_results
+from rarl_jax.evaluation.samples import rewrite_samples
+from rarl_jax.evaluation.tables import compare, load, side_by_side, to_markdown, to_rich
+from tests.rarl_jax.evaluation.made import record
+from tests.rarl_jax.evaluation.test_results import PROVENANCE
+
+
+def write_stage(folder, stage, records):
+    rewrite_samples(folder, records)
+    write_results(folder, dataclasses.replace(PROVENANCE, stage=stage), records)
+    return folder
+
+
+@pytest.fixture
+def before(tmp_path):
+    """12 questions on 12 pages, 4 right; depth is only here."""
+    records = [record(f'q{i}', [float(i < 4)], page=f'p{i}', ious=(0.4,)) for i in range(12)]
+    return write_stage(tmp_path / 'before', 'before', [*records, record('d', [1.0], task='depth_comparison')])
+
+
+@pytest.fixture
+def after(tmp_path):
+    """The same 12, all right; with blank crops as before."""
+    records = [record(f'q{i}', [1.0], page=f'p{i}', ious=(0.9,)) for i in range(12)]
+    blank = [record(f'q{i}', [float(i < 4)], page=f'p{i}', mode='blank_crop', ious=(0.9,)) for i in range(12)]
+    return write_stage(tmp_path / 'after', 'after', records + blank)
+
+
+def test_pairs_are_found_by_question(before, after):
+    (first,), (second, blank) = load(before), load(after)
+    assert [result.name for result in (first, second, blank)] == ['before', 'after zoom', 'after blank_crop']
+    paired = compare(first, second)
+    assert set(paired) == {'action_recognition'}
+    assert paired['action_recognition'].n == 12 and paired['action_recognition'].difference == pytest.approx(8 / 12)
+    assert compare(first, blank)['action_recognition'].difference == 0
+    assert compare(second, first)['action_recognition'].difference == pytest.approx(-8 / 12)
+
+
+def test_other_questions_are_refused(before, tmp_path):
+    other = write_stage(tmp_path / 'other', 'other', [record('elsewhere', [1.0])])
+    with pytest.raises(ValueError, match='no question in common'):
+        compare(load(before)[0], load(other)[0])
+    changed = write_stage(tmp_path / 'changed', 'changed', [dataclasses.replace(record('q1', [1.0]), doc_hash='new')])
+    with pytest.raises(ValueError, match=r"question 'q1' is not the same in 'before' and 'changed'"):
+        compare(load(before)[0], load(changed)[0])
+
+
+def test_markdown_has_every_number(before, after):
+    text = to_markdown(side_by_side([*load(before), *load(after, 'zoom')]))
+    head, _, action, depth = text.splitlines()[:4]
+    assert head.split('|')[1:4] == [' task ', ' metric ', ' n ']
+    assert '33.3 [' in action and '+66.7 [' in action and action.count('*') == 1
+    assert '0.40 (used 100 %)' in action and '0.90 (used 100 %)' in action
+    assert 'zero-shot 43.5, oracle zoom 55.8, RARL up to +32.7, IoU > 0.85' in action
+    assert depth.startswith('| depth_comparison | accuracy | 1/0 |') and '| - |' in depth
+
+
+def test_terminal_table_reads_names_as_text(tmp_path):
+    folder = write_stage(tmp_path / 'x', '[red]x[/]|', [record('a', [1.0])])
+    out = Console(file=io.StringIO(), width=200)
+    out.print(to_rich(side_by_side(load(folder))))
+    assert '[red]x[/]|' in out.file.getvalue()
+    assert r'\|' in to_markdown(side_by_side(load(folder))).splitlines()[0]
+
+
+def test_command_line(before, after, capsys):
+    assert main([str(before), f'{after}:blank_crop', '--markdown']) == 0
+    out = capsys.readouterr().out
+    assert 'after blank_crop' in out and 'after zoom' not in out
+    assert main([str(before), f'{after}:zooom']) == 1
+    assert "no evaluation called 'zooom': it has zoom, blank_crop" in capsys.readouterr().err
+    assert main([str(before / 'nowhere')]) == 1
+    assert 'was not found' in capsys.readouterr().err
