@@ -89,6 +89,7 @@ class Page:
     source: str  # 'ai4va', 'manga109', 'synthetic', ...
     series: str  # the comic it belongs to
     right_to_left: bool = False  # reading direction
+    double: bool = False  # the image shows two facing pages, each read to its end before the next
     panels: tuple[Panel, ...] = ()
     characters: tuple[Character, ...] = ()
     balloons: tuple[Balloon, ...] = ()
