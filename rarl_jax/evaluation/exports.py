@@ -1,7 +1,7 @@
 """Answers in the files of other evaluation kits, holding no more of the model's words than its answers.
 
 lmms-eval:   samples_TASK.jsonl, one per task, with the keys of its --log_samples.
-VLMEvalKit:  vlmevalkit.tsv, the columns of its prediction files (index, question, A, B, ..., answer, prediction, category, l2-category, split, hit).
+VLMEvalKit:  vlmevalkit.tsv, the columns of its prediction files (index, question, A, B, ..., answer, prediction, category, l2-category, hit).
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ from string import ascii_uppercase
 from input_pipeline.schema import CATEGORY_OF
 from rarl_jax.evaluation import jsonl
 from rarl_jax.evaluation.records import Record, to_json
+from rarl_jax.evaluation.results import evaluation_name
 
 _LMMS_EVAL_KEYS = ('doc_id', 'input', 'target', 'resps', 'filtered_resps', 'doc_hash')
+
+
+def write_exports(folder: Path, records: Sequence[Record]) -> None:
+    """Writes both kinds of file for every evaluation among the records, into FOLDER/NAME (see `evaluation_name`)."""
+    for name in sorted({evaluation_name(record) for record in records}):
+        own = [record for record in records if evaluation_name(record) == name]
+        write_lmms_eval(folder / name, own)
+        write_vlmevalkit(folder / name / 'vlmevalkit.tsv', own)
 
 
 def write_lmms_eval(folder: Path, records: Sequence[Record]) -> list[Path]:
