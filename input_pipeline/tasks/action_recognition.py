@@ -14,7 +14,7 @@ import numpy as np
 
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish
+from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish, with_choices
 from input_pipeline.tasks.naming import character_name
 
 
@@ -48,4 +48,11 @@ def _ask(scene, i, character, rng, settings, vocabulary) -> Wording | str:
             return 'the source knows no second action'
         choices = drawn
     box = character.box if settings.action_region == 'character' else scene.panels[i].box
-    return Wording(f'What is {name} doing?', character.action, (box,), (character.box,), settings.legible_side, choices)
+    return Wording(
+        with_choices(f'What is {name} doing?', choices),
+        character.action,
+        (box,),
+        (character.box,),
+        settings.legible_side,
+        choices,
+    )

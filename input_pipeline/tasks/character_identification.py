@@ -15,7 +15,7 @@ import numpy as np
 
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Character, Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish
+from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish, with_choices
 from input_pipeline.tasks.naming import character_name
 
 TASK = 'character_identification'
@@ -56,4 +56,11 @@ def _ask(scene, i, character, name, rng, settings, vocabulary) -> Wording | str:
             return 'the series knows no second identity'
         choices = drawn
     box = character.box if settings.action_region == 'character' else scene.panels[i].box
-    return Wording(f'Who is {name}?', character.identity, (box,), (character.box,), settings.legible_side, choices)
+    return Wording(
+        with_choices(f'Who is {name}?', choices),
+        character.identity,
+        (box,),
+        (character.box,),
+        settings.legible_side,
+        choices,
+    )

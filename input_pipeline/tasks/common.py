@@ -110,15 +110,12 @@ def finish(
 def _question(page: Page, task: Task, number: int, wording: Wording, settings: TaskSettings) -> Question:
     if page.split is None:
         raise ValueError(f'page {page.id} has no split: assign splits (dataset.split_pages) before making questions.')
-    prompt = wording.prompt
-    if wording.choices:
-        prompt = f'{prompt} Choices: {"; ".join(wording.choices)}.'
     return Question(
         id=f'{page.id}/{task}/{number}',
         page_id=page.id,
         task=task,
         category=CATEGORY_OF[task],
-        prompt=prompt,
+        prompt=wording.prompt,
         choices=wording.choices,
         answer=wording.answer,
         regions=wording.regions,
@@ -152,6 +149,11 @@ def draw_choices(
         return None
     choices = [answer, *distractors]
     return tuple(choices[i] for i in rng.permutation(len(choices)))
+
+
+def with_choices(prompt: str, choices: Sequence[str]) -> str:
+    """The prompt followed by its choices, if it has any."""
+    return f'{prompt} Choices: {"; ".join(choices)}.' if choices else prompt
 
 
 def union(boxes: Sequence[Box]) -> Box:

@@ -16,7 +16,7 @@ import numpy as np
 
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish
+from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish, with_choices
 from input_pipeline.tasks.naming import panel_name
 
 TASK = 'panel_understanding'
@@ -47,7 +47,14 @@ def questions(
         name = panel_name(scene, i, replace(settings, panel_naming='place'))
         details = tuple(character.box for character in scene.characters[i]) or (scene.panels[i].box,)
         wordings.append(
-            Wording(f'What happens in {name}?', story, (scene.panels[i].box,), details, settings.legible_side, choices)
+            Wording(
+                with_choices(f'What happens in {name}?', choices),
+                story,
+                (scene.panels[i].box,),
+                details,
+                settings.legible_side,
+                choices,
+            )
         )
     return finish(scene, TASK, wordings, rng, settings) + skipped
 

@@ -1,0 +1,233 @@
+"""A data set on disk: a TFDS data set in ArrayRecord, written and read without TensorFlow.
+
+    OUT/comics/pages/1.0.0/       one record a page, with the bytes of its image file as they are; stored once however many questions ask about it
+    OUT/comics/questions/1.0.0/   one record a question, with the record number of its page in the same split
+
+Both are ordinary TFDS folders: `tfds.builder_from_directory(OUT + '/comics/questions/1.0.0').as_data_source('train')`.
+Splits are made of pages, never of questions: no page is seen in training and asked about in a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from input_pipeline.schema import CATEGORY_OF, Page, Question, Split
+
+NAME = 'comics'
+VERSION = '1.0.0'
+SPLITS: tuple[Split, ...] = get_args(Split)
+SHARD_BYTES = 128 << 20  # of images; TFDS holds one shard in memory while it writes it
+SHARD_QUESTIONS = 50_000
+
+PAGE_FEATURES = {
+    'id': tfds.features.Text(),
+    'source': tfds.features.Text(),
+    'series': tfds.features.Text(),
+    'width': tfds.features.Scalar(np.int64),
+    'height': tfds.features.Scalar(np.int64),
+    'image': tfds.features.Image(shape=(None, None, 3)),
+}
+QUESTION_FEATURES = {
+    'id': tfds.features.Text(),
+    'page_id': tfds.features.Text(),
+    'page_index': tfds.features.Scalar(np.int64),
+    'task': tfds.features.Text(),
+    'prompt': tfds.features.Text(),
+    'choices': tfds.features.Sequence(tfds.features.Text()),
+    'answer': tfds.features.Text(),
+    'regions': tfds.features.Tensor(shape=(None, 4), dtype=np.float64),
+    'zoom_needed': tfds.features.Scalar(np.bool_),
+}
+
+
+class Comics(tfds.core.ShardBasedBuilder):
+    """Writes pages and questions; which of the two is the builder's config."""
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = (tfds.core.BuilderConfig(name='pages'), tfds.core.BuilderConfig(name='questions'))
+
+    def __init__(
+        self,
+        out: str | Path,
+        config: str,
+        shards: Mapping[Split, Sequence[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]],
+    ):
+        self._shards = shards
+        super().__init__(data_dir=str(out), config=config, file_format='array_record')
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = PAGE_FEATURES if self.builder_config.name == 'pages' else QUESTION_FEATURES
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _shard_iterators_per_split(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return self._shards
+
+
+def split_pages(
+    pages: Sequence[Page], shares: tuple[float, float, float], seed: int, keep_source_split: bool
+) -> list[Page]:
+    """The pages with a split each: the source's own where it has one and that is wanted, else drawn per series.
+
+    `shares` are those of train, validation and test; each series is cut in these shares, rounded by carrying the remainder on.
+    """
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(
+            f'split shares are {shares}: expected three shares of train, validation and test that add up to 1.'
+        )
+    rng = np.random.default_rng(seed)
+    assigned = {page.id: page.split for page in pages if keep_source_split and page.split is not None}
+    edges = np.cumsum(shares)
+    for series in sorted({page.series for page in pages}):
+        free = sorted(page.id for page in pages if page.series == series and page.id not in assigned)
+        offset = rng.random()  # so that a series of one page is not always put into train
+        for place, i in enumerate(rng.permutation(len(free))):
+            share = (place + offset) / len(free)
+            assigned[free[i]] = SPLITS[min(int(np.searchsorted(edges, share, side='right')), 2)]
+    return [replace(page, split=assigned[page.id]) for page in pages]
+
+
+def write(
+    out: str | Path,
+    pages: Sequence[Page],
+    questions: Sequence[Question],
+    progress: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Writes the data set; `progress` is called with 1 for each page and question written.
+
+    Raises ValueError if page or question ids repeat, a question's page is missing, or there is nothing to write.
+    """
+    _check(pages, questions)
+    tfds.disable_progress_bar()
+    by_split = {split: [page for page in pages if page.split == split] for split in SPLITS}
+    place = {page.id: i for group in by_split.values() for i, page in enumerate(group)}
+    page_shards = {
+        split: [partial(_page_records, shard, progress) for shard in _cut_by_size(group)]
+        for split, group in by_split.items()
+        if group
+    }
+    question_shards = {}
+    for split in SPLITS:
+        asked = [question for question in questions if question.split == split]
+        if asked:
+            cuts = [asked[i : i + SHARD_QUESTIONS] for i in range(0, len(asked), SHARD_QUESTIONS)]
+            question_shards[split] = [partial(_question_records, cut, place, progress) for cut in cuts]
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download that does not take place
+        Comics(out, 'pages', page_shards).download_and_prepare()
+        Comics(out, 'questions', question_shards).download_and_prepare()
+
+
+def open_records(folder: str | Path, kind: str, split: Split) -> Sequence[Mapping[str, Any]]:
+    """Random access to the records of one split; kind is 'pages' or 'questions'. Images stay encoded bytes.
+
+    Raises FileNotFoundError where there is no data set, ValueError for a split that it does not have.
+    """
+    path = Path(folder) / NAME / kind / VERSION
+    if not (path / 'dataset_info.json').is_file():
+        raise FileNotFoundError(
+            f'{folder} holds no data set ({path} is missing): build one with configs/build_ai4va_fg.py.'
+        )
+    builder = tfds.builder_from_directory(path)
+    if split not in builder.info.splits:
+        raise ValueError(f'{folder} has no {kind} of split {split!r}: it has {sorted(builder.info.splits)}.')
+    decoders = {'image': tfds.decode.SkipDecoding()} if kind == 'pages' else None
+    return builder.as_data_source(split, decoders=decoders)
+
+
+def to_question(record: Mapping[str, Any], split: Split) -> Question:
+    """The question of a record."""
+    task = record['task'].decode()
+    return Question(
+        id=record['id'].decode(),
+        page_id=record['page_id'].decode(),
+        task=task,
+        category=CATEGORY_OF[task],
+        prompt=record['prompt'].decode(),
+        choices=tuple(choice.decode() for choice in record['choices']),
+        answer=record['answer'].decode(),
+        regions=tuple(tuple(float(v) for v in box) for box in record['regions']),
+        zoom_needed=bool(record['zoom_needed']),
+        split=split,
+    )
+
+
+def _check(pages: Sequence[Page], questions: Sequence[Question]) -> None:
+    if not pages or not questions:
+        raise ValueError(
+            f'nothing to write: {len(pages)} pages and {len(questions)} questions are left; the build report says what was dropped.'
+        )
+    split_of = {page.id: page.split for page in pages}
+    if len(split_of) < len(pages):
+        twice = sorted({page.id for page in pages if sum(other.id == page.id for other in pages) > 1})
+        raise ValueError(
+            f"page id {twice[0]!r} occurs twice: two sources use the same file names; rename one source's images."
+        )
+    if len({question.id for question in questions}) < len(questions):
+        raise ValueError('a question id occurs twice: the questions were made twice from the same pages.')
+    for question in questions:
+        if split_of.get(question.page_id) != question.split:
+            raise ValueError(
+                f'question {question.id} is in split {question.split}, but its page is in {split_of.get(question.page_id)}.'
+            )
+
+
+def _cut_by_size(pages: Sequence[Page]) -> list[list[Page]]:
+    """Runs of pages whose image files together stay under SHARD_BYTES."""
+    shards: list[list[Page]] = [[]]
+    filled = 0
+    for page in pages:
+        size = Path(page.image).stat().st_size
+        if shards[-1] and filled + size > SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append(page)
+        filled += size
+    return shards
+
+
+def _page_records(pages: Sequence[Page], progress: Callable[[int], None]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, page in enumerate(pages):
+        yield (
+            i,
+            {
+                'id': page.id,
+                'source': page.source,
+                'series': page.series,
+                'width': page.width,
+                'height': page.height,
+                'image': Path(page.image).read_bytes(),
+            },
+        )
+        progress(1)
+
+
+def _question_records(
+    questions: Sequence[Question], place: Mapping[str, int], progress: Callable[[int], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, question in enumerate(questions):
+        yield (
+            i,
+            {
+                'id': question.id,
+                'page_id': question.page_id,
+                'page_index': place[question.page_id],
+                'task': question.task,
+                'prompt': question.prompt,
+                'choices': list(question.choices),
+                'answer': question.answer,
+                'regions': np.array(question.regions, np.float64).reshape(-1, 4),
+                'zoom_needed': question.zoom_needed,
+            },
+        )
+        progress(1)

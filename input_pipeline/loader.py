@@ -1,0 +1,151 @@
+"""Batches of questions with their pages, through Grain: sharded by process, shuffled, repeated, filtered, with a position that can be saved.
+
+batches = iter(load('data/comics', LoaderSettings(batch_size=8, split='train', tasks=('action_recognition',))))
+batch = next(batches)              # list of 8 Samples
+state = batches.get_state()        # a dict of numbers; batches.set_state(state) goes on after this batch
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import grain
+import numpy as np
+from PIL import Image
+
+from input_pipeline.dataset import open_records, to_question
+from input_pipeline.schema import CATEGORY_OF, TASKS, Category, Question, Split, Task
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """Which questions, in what order, how many at a time."""
+
+    batch_size: int = 8  # questions a batch on each process
+    split: Split = 'train'
+    tasks: tuple[Task, ...] = TASKS  # only these tasks
+    categories: tuple[Category, ...] = ('recognition', 'reorder', 'character')  # only tasks of these categories
+    zoom_needed: bool | None = None  # only questions that need a zoom (True), that need none (False), or both (None)
+    per_task: int | None = None  # at most so many questions of each task, drawn by the seed; None = all
+    shuffle: bool = True  # a new order in each epoch
+    seed: int = 0
+    epochs: int | None = None  # None = without end
+    drop_remainder: bool = False  # leave out a last batch that is not full
+    threads: int = 2  # pages decoded at once
+    prefetch: int = 8  # samples decoded ahead
+    cache_bytes: int = 256 << 20  # decoded pages kept in memory; a page is asked about many times
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A question and the page that it is about."""
+
+    question: Question
+    image: Image.Image  # RGB, the original page; shared between samples: copy before drawing on it
+
+
+class PageStore:
+    """The pages of one split by record number, the last used ones decoded."""
+
+    def __init__(self, folder: str | Path, split: Split, cache_bytes: int):
+        self._records = open_records(folder, 'pages', split)
+        self._cache: OrderedDict[int, Image.Image] = OrderedDict()
+        self._room = cache_bytes
+        self._lock = Lock()
+
+    def __getitem__(self, index: int) -> Image.Image:
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return self._cache[index]
+        image = decode(self._records[index]['image'])
+        with self._lock:
+            if index not in self._cache:
+                self._cache[index] = image
+                self._room -= _bytes(image)
+            while self._room < 0 and self._cache:
+                self._room += _bytes(self._cache.popitem(last=False)[1])
+        return image
+
+
+class SampleSource(grain.sources.RandomAccessDataSource):
+    """The questions of one split that pass the filters, with their pages."""
+
+    def __init__(self, folder: str | Path, settings: LoaderSettings):
+        self._split = settings.split
+        self._questions = open_records(folder, 'questions', settings.split)
+        self._pages = PageStore(folder, settings.split, settings.cache_bytes)
+        self._chosen = _choose(self._questions, settings)
+        if not len(self._chosen):
+            raise ValueError(
+                f'{folder} has no question in split {settings.split!r} of tasks {settings.tasks} in categories {settings.categories} '
+                f'with zoom_needed {settings.zoom_needed}: widen the filters or see report.json in that folder.'
+            )
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Sample:
+        record = self._questions[int(self._chosen[index])]
+        return Sample(to_question(record, self._split), self._pages[int(record['page_index'])])
+
+
+def load(
+    folder: str | Path, settings: LoaderSettings, process_index: int = 0, process_count: int = 1
+) -> grain.IterDataset[list[Sample]]:
+    """Batches of the questions that fall to this process; `iter()` of it has get_state and set_state.
+
+    Every process must be given the same settings: all shuffle alike and each takes every `process_count`-th question of that order.
+    """
+    dataset = grain.MapDataset.source(SampleSource(folder, settings)).seed(settings.seed)
+    if settings.shuffle:
+        dataset = dataset.shuffle()
+    # Cut first, repeat then: each process has whole epochs of its own share, and a share is as long in every epoch.
+    dataset = dataset[process_index::process_count] if process_count > 1 else dataset
+    dataset = dataset.repeat(settings.epochs)
+    options = grain.ReadOptions(
+        num_threads=settings.threads, prefetch_buffer_size=max(settings.prefetch, settings.threads)
+    )
+    return dataset.to_iter_dataset(options).batch(
+        settings.batch_size, drop_remainder=settings.drop_remainder, batch_fn=list
+    )
+
+
+def count(folder: str | Path, settings: LoaderSettings) -> int:
+    """How many questions pass the filters, over all processes: the length of an epoch."""
+    return len(_choose(open_records(folder, 'questions', settings.split), settings))
+
+
+def read_questions(folder: str | Path, split: Split) -> list[Question]:
+    """All questions of a split without their pages."""
+    return [to_question(record, split) for record in open_records(folder, 'questions', split)]
+
+
+def decode(data: bytes) -> Image.Image:
+    """An RGB image from the bytes of an image file."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert('RGB')
+
+
+def _choose(records, settings: LoaderSettings) -> np.ndarray:
+    """Record numbers of the questions that pass the filters, in the order of the records."""
+    wanted = [task for task in settings.tasks if CATEGORY_OF[task] in settings.categories]
+    chosen: dict[str, list[int]] = {task: [] for task in wanted}
+    for i, record in enumerate(records):
+        task = record['task'].decode()
+        if task in chosen and settings.zoom_needed in (None, bool(record['zoom_needed'])):
+            chosen[task].append(i)
+    if settings.per_task is not None:
+        rng = np.random.default_rng(settings.seed)
+        chosen = {
+            task: [own[i] for i in rng.permutation(len(own))[: settings.per_task]] for task, own in chosen.items()
+        }
+    return np.array(sorted(i for own in chosen.values() for i in own), np.int64)
+
+
+def _bytes(image: Image.Image) -> int:
+    return image.width * image.height * len(image.getbands())
