@@ -24,6 +24,16 @@ MAX_ASPECT = 50.0  # a longer crop grows across: Qwen2.5-VL's resize refuses asp
 
 
 @dataclass(frozen=True)
+class ToolSettings:
+    """The zoom tool."""
+
+    box_frame: BoxFrame = 'model'  # frame in which the policy writes boxes
+    max_crops: int = 4  # crops shown for a question; a further call is refused
+    min_side: int = 28  # px of the original; a smaller box grows about its centre
+    duplicate_iou: float = 0.9  # a box that overlaps an earlier one at least this much is refused as seen already
+
+
+@dataclass(frozen=True)
 class PageFrame:
     """The two sizes of a page."""
 

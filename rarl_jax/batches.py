@@ -1,0 +1,111 @@
+"""Episodes as padded arrays: what a loss sees, and the pieces of it that the sampler shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from rarl_jax.episode import Episode
+from rarl_jax.qwen2_5_vl.config import Config, VisionConfig
+from rarl_jax.qwen2_5_vl.images import Patches
+from rarl_jax.qwen2_5_vl.positions import mrope_positions
+from rarl_jax.qwen2_5_vl.vision import VisionBatch, VisionBuckets, plan_vision
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Sizes that arrays are padded to; () = four sizes an octave. Few sizes mean few compilations."""
+
+    lengths: tuple[int, ...] = ()  # tokens of a row
+    images: tuple[int, ...] = ()  # images of a batch
+    windows: tuple[int, ...] = ()  # vision windows of a batch
+    patches: tuple[int, ...] = ()  # patches of the largest image
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rollouts:
+    """A padded batch of episodes, as a loss sees it. The log-prob of ids[t] comes from the hidden state at t - 1."""
+
+    ids: Int[np.ndarray, 'B T']  # 0 in padding
+    positions: Int[np.ndarray, '3 B T']  # M-RoPE: time, row, column
+    lengths: Int[np.ndarray, 'B']  # tokens of the row; 0 = a padding row
+    loss_mask: Float[np.ndarray, 'B T']  # 1 where the policy chose the token
+    sample_logprobs: Float[np.ndarray, 'B T']  # 0 where it did not
+    feature_index: Int[np.ndarray, 'B T']  # row of the flattened [I * M] features; -1 = a text token
+    vision: VisionBatch  # every image once: a group shares its page
+    group: Int[np.ndarray, 'B']  # episodes of one question; -1 = a padding row
+    advantages: Float[np.ndarray, 'B']  # 0 until they are known
+
+
+def collate(episodes: Sequence[Episode], config: Config, buckets: Buckets, rows: int | None = None) -> Rollouts:
+    """Pads episodes to the smallest buckets that hold them.
+
+    Args:
+        rows: B; the number of episodes if None. Further rows are padding.
+    Raises:
+        ValueError: no bucket is large enough, or there are more episodes than rows.
+    """
+    b, t = rows or len(episodes), round_up(max(len(e.ids) for e in episodes), buckets.lengths, 16)
+    if b < len(episodes):
+        raise ValueError(f'Batch: {len(episodes)} episodes do not fit {b} rows; raise the rows or split the episodes.')
+    images = list({id(image): image for e in episodes for image in e.images}.values())
+    vision = plan_images(images, config.vision, buckets)
+    first_row = {id(image): index * vision.merged_slots.shape[1] for index, image in enumerate(images)}
+    ids, positions = np.zeros((b, t), np.int32), np.zeros((3, b, t), np.int32)
+    chosen, logprobs = np.zeros((b, t), np.float32), np.zeros((b, t), np.float32)
+    features, lengths, group = np.full((b, t), -1, np.int32), np.zeros(b, np.int32), np.full(b, -1, np.int32)
+    for row, e in enumerate(episodes):
+        n = len(e.ids)
+        ids[row, :n], chosen[row, :n], logprobs[row, :n] = e.ids, e.loss_mask, e.sample_logprobs
+        positions[:, row, :n] = positions_of(e.ids, e.images, config)[0]
+        features[row, :n] = feature_rows(e.ids, [first_row[id(image)] for image in e.images], e.images, config)
+        lengths[row], group[row] = n, e.group
+    return Rollouts(ids, positions, lengths, chosen, logprobs, features, vision, group, np.zeros(b, np.float32))
+
+
+def round_up(count: int, sizes: Sequence[int] = (), least: int = 1) -> int:
+    """The smallest of `sizes` that holds `count`; without sizes, four to an octave and multiples of `least`."""
+    if not sizes:
+        step = max(least, 1 << max(count.bit_length() - 3, 0))
+        return max(-(-count // step), 1) * step
+    fitting = [size for size in sizes if size >= count]
+    if not fitting:
+        raise ValueError(f'Buckets: {count} needed, but the largest is {max(sizes)}; add a larger one.')
+    return min(fitting)
+
+
+def plan_images(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> VisionBatch:
+    """`plan_vision` with sizes from `buckets`."""
+    side = vision.window_side * vision.spatial_merge_size
+    windows = sum(t * -(-h // side) * -(-w // side) for t, h, w in (image.grid for image in images))
+    sizes = VisionBuckets(
+        images=(round_up(len(images), buckets.images),),
+        windows=(round_up(windows, buckets.windows),),
+        patches=(round_up(max(len(image.pixels) for image in images), buckets.patches, vision.merge_unit),),
+    )
+    return plan_vision(images, vision, sizes)
+
+
+def positions_of(
+    ids: Int[np.ndarray, 'T'], images: Sequence[Patches], config: Config, start: int = 0
+) -> tuple[Int[np.ndarray, '3 T'], int]:
+    """M-RoPE positions of a conversation, or of a part of it that begins at position `start`, and the next token's position."""
+    grids = [image.grid for image in images]
+    positions, delta = mrope_positions(ids, grids, config.image_token_id, config.vision.spatial_merge_size, start)
+    return positions, len(ids) + delta
+
+
+def feature_rows(
+    ids: Int[np.ndarray, 'T'], first_rows: Sequence[int], images: Sequence[Patches], config: Config
+) -> Int[np.ndarray, 'T']:
+    """For each image token, its row among the batch's features; -1 for text. `first_rows` is where each image's rows begin."""
+    rows = np.full(len(ids), -1, np.int32)
+    counts = [image.merged(config.vision.spatial_merge_size) for image in images]
+    places = [np.arange(first, first + count) for first, count in zip(first_rows, counts, strict=True)]
+    rows[np.asarray(ids) == config.image_token_id] = np.concatenate(places) if places else []
+    return rows
