@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from input_pipeline.reading import ReadReport, Tally, clip_box, find_image, keep_readable, read_json
+from input_pipeline.reading import Progress, ReadReport, Tally, clip_box, find_image, keep_readable, read_json
 from input_pipeline.schema import Balloon, Box, Character, Page, Panel, Region, Split
 
 Role = Literal['panel', 'character', 'balloon', 'region', 'ignore']
@@ -88,13 +88,8 @@ class ReadSettings:
     """How a folder is read."""
 
     annotations: tuple[tuple[Split, str], ...] = ANNOTATIONS  # split -> file name in the folder
-    image_folders: tuple[str, ...] = (
-        'images',
-        '.',
-        'train',
-        'val',
-        'test',
-    )  # where page images are looked for, in this order
+    # where page images are looked for, in this order
+    image_folders: tuple[str, ...] = ('images', '.', 'train', 'val', 'test')
     sidecar: str = SIDECAR  # file name in the folder; need not be there
     categories: Mapping[str, Role] | None = None  # lower-case category name -> role; None = CATEGORIES
     larger_is_farther: bool = True  # direction of Interdepth
@@ -104,7 +99,7 @@ class ReadSettings:
     threads: int = 2  # images decoded at once while they are checked
 
 
-def read(folder: str | Path, settings: ReadSettings) -> tuple[list[Page], ReadReport]:
+def read(folder: str | Path, settings: ReadSettings, progress: Progress | None = None) -> tuple[list[Page], ReadReport]:
     """All pages of a folder in AI4VA's format, in the order of the annotation files, and the report of what was lost.
 
     Raises FileNotFoundError for a missing folder or no annotation file, ValueError for broken JSON or a malformed sidecar.
@@ -127,7 +122,7 @@ def read(folder: str | Path, settings: ReadSettings) -> tuple[list[Page], ReadRe
     for name in sidecar:
         if Path(name).stem not in seen:
             tally.drop('sidecar page without annotations', name)
-    pages = keep_readable(pages, tally, settings.max_pixels, settings.threads)
+    pages = keep_readable(pages, tally, settings.max_pixels, settings.threads, progress)
     return pages, tally.report(settings.source, pages)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -123,9 +124,10 @@ def write(
         if asked:
             cuts = [asked[i : i + SHARD_QUESTIONS] for i in range(0, len(asked), SHARD_QUESTIONS)]
             question_shards[split] = [partial(_question_records, cut, place, progress) for cut in cuts]
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download that does not take place
-        Comics(out, 'pages', page_shards).download_and_prepare()
-        Comics(out, 'questions', question_shards).download_and_prepare()
+    # TFDS announces a download that does not take place, and makes a folder for it.
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
+        Comics(out, 'pages', page_shards).download_and_prepare(download_dir=downloads)
+        Comics(out, 'questions', question_shards).download_and_prepare(download_dir=downloads)
 
 
 def open_records(folder: str | Path, kind: str, split: Split) -> Sequence[Mapping[str, Any]]:

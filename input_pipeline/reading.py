@@ -9,7 +9,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,7 @@ from input_pipeline.schema import Box, Page
 
 EXAMPLES = 5  # names kept for each reason, so that a report stays short
 
-Image.MAX_IMAGE_PIXELS = (
-    None  # `check_image` compares the header with the caller's own limit before it decodes anything
-)
+Progress = Callable[[int, int], None]  # told how many of how many pages are read
 
 
 @dataclass(frozen=True)
@@ -130,21 +128,26 @@ def check_image(path: str | Path, width: int, height: int, max_pixels: int) -> s
                 image.load()
     except FileNotFoundError:
         return 'image file missing'
-    except (
-        Exception
-    ):  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... for broken files
+    except Image.DecompressionBombError:
+        return f'image larger than {max_pixels / 1e6:g} megapixels'
+    # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more for broken files.
+    except Exception:
         return 'image cannot be decoded'
     return None
 
 
-def keep_readable(pages: Sequence[Page], tally: Tally, max_pixels: int, threads: int) -> list[Page]:
+def keep_readable(
+    pages: Sequence[Page], tally: Tally, max_pixels: int, threads: int, progress: Progress | None = None
+) -> list[Page]:
     """The pages whose image decodes to the annotated size; the others are counted. Pillow decodes without the GIL."""
+    kept = []
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         problems = pool.map(lambda page: check_image(page.image, page.width, page.height, max_pixels), pages)
-        kept = []
-        for page, problem in zip(pages, problems, strict=True):
+        for done, (page, problem) in enumerate(zip(pages, problems, strict=True), start=1):
             if problem is None:
                 kept.append(page)
             else:
                 tally.drop(problem, Path(page.image).name)
+            if progress is not None:
+                progress(done, len(pages))
     return kept

@@ -28,27 +28,21 @@ class TaskSettings:
     naming: tuple[Naming, ...] = ('identity', 'panel', 'both')
     # 'number' = 'panel 3' in reading order; 'place' = 'the left panel of row 2', and the number where the page has no such rows
     panel_naming: Literal['number', 'place'] = 'number'
-    choices: int = (
-        4  # choices of action_recognition, character_identification and panel_understanding, the right one included
-    )
+    # choices of action_recognition, character_identification and panel_understanding, the right one included
+    choices: int = 4
     open_share: float = 0.0  # share of action_recognition and character_identification asked without choices
     panel_open_share: float = 1.0  # the same of panel_understanding, whose open form needs a judge
     action_region: Literal['character', 'panel'] = 'character'  # where one must look to see an action or an identity
     depth_gap: float = 1.0  # least difference of depth between the two things compared, in the source's unit
     depth_things: tuple[Literal['character', 'region'], ...] = ('character', 'region')  # what is compared
-    depth_polarity: tuple[Literal['nearer', 'farther'], ...] = (
-        'nearer',
-        'farther',
-    )  # which of the two may be asked for
+    # which of the two may be asked for
+    depth_polarity: tuple[Literal['nearer', 'farther'], ...] = ('nearer', 'farther')
     depth_region: Literal['union', 'both'] = 'union'  # one box around the two things, or their two boxes
-    count_forms: tuple[Literal['identity', 'all'], ...] = (
-        'identity',
-        'all',
-    )  # 'how many times is Placid drawn', 'how many characters'
+    # 'how many times is Placid drawn', 'how many characters'
+    count_forms: tuple[Literal['identity', 'all'], ...] = ('identity', 'all')
     count_absent: float = 0.1  # chance that a page is also asked for somebody of its series who is not on it (answer 0)
-    count_region: Literal['panels', 'characters'] = (
-        'panels'  # all panels (one must look into each), or the figures counted
-    )
+    # all panels (one must look into each), or the figures counted
+    count_region: Literal['panels', 'characters'] = 'panels'
     order_items: tuple[int, int] = (3, 5)  # least and most items of an ordering
     quote_words: int = 12  # words of a balloon that a prompt quotes at most
     model_pixels: int = 1_003_520  # px of a page as the model sees it (its max_pixels), for zoom_needed
