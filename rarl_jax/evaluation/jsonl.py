@@ -8,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+# Half of a surrogate pair, which a model can write as JSON, has no UTF-8: it is written as \\udXXX, which JSON reads back as the same half.
+LONE = 'backslashreplace'
+
 
 def repair(path: Path) -> int:
     """Cuts off a last line that has no line end, which is what a killed writer leaves; returns the bytes cut (0 = the file was whole or is not there)."""
@@ -60,7 +63,7 @@ class Appender:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         repair(path)
-        self._file = path.open('a', encoding='utf-8')
+        self._file = path.open('a', encoding='utf-8', errors=LONE)
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Writes the rows in one go and hands them to the operating system."""
@@ -83,5 +86,5 @@ def write_whole(path: Path, text: str) -> None:
     """Replaces a file at once: a reader sees the old text or the new, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.partial')
-    temporary.write_text(text, encoding='utf-8')
+    temporary.write_text(text, encoding='utf-8', errors=LONE)
     temporary.replace(path)

@@ -27,6 +27,9 @@ class Result:
     """One evaluation, read back."""
 
     name: str  # how a table calls it
+    evaluation: str  # its name among the stage's evaluations: 'zoom', 'blank_crop', 'zoom@8'
+    stage: str
+    step: int  # updates that the policy had had
     summary: dict[str, Any]  # one of results.json's evaluations
     records: tuple[Record, ...]  # its answers
     seed: int
@@ -55,10 +58,13 @@ def load(folder: Path, name: str | None = None) -> list[Result]:
     records = read_samples(folder)
     chosen = list(known) if name is None else [name]
     own = {each: tuple(record for record in records if evaluation_name(record) == each) for each in chosen}
-    label = results['stage'] if len(known) == 1 else f'{results["stage"]} '
-    return [
-        Result(label + (each if len(known) > 1 else ''), known[each], own[each], results['seed']) for each in chosen
-    ]
+    return [_result(results, each, own[each]) for each in chosen]
+
+
+def _result(results: dict[str, Any], name: str, records: tuple[Record, ...]) -> Result:
+    known, stage = results['evaluations'], results['stage']
+    label = stage if len(known) == 1 else f'{stage} {name}'
+    return Result(label, name, stage, results['step'], known[name], records, results['seed'])
 
 
 def compare(first: Result, second: Result) -> dict[str, Paired]:
