@@ -116,7 +116,7 @@ def read(folder: str | Path, settings: ReadSettings, progress: Progress | None =
     tally = Tally()
     sidecar = _read_sidecar(folder / settings.sidecar)
     pages: list[Page] = []
-    seen: set[str] = set()
+    seen: dict[str, bool] = {}  # image's stem -> whether its page is usable
     for split, path in files:
         pages += _read_file(folder, path, split, sidecar, seen, tally, settings)
     for name in sidecar:
@@ -177,7 +177,7 @@ def _read_file(
     path: Path,
     split: Split,
     sidecar: Mapping[str, Any],
-    seen: set[str],
+    seen: dict[str, bool],
     tally: Tally,
     settings: ReadSettings,
 ) -> list[Page]:
@@ -223,7 +223,13 @@ def _group_annotations(coco: Mapping[str, Any], tally: Tally) -> dict[Any, list[
 
 
 def _start_page(
-    folder: Path, image: Any, split: Split, image_ids: set[Any], seen: set[str], tally: Tally, settings: ReadSettings
+    folder: Path,
+    image: Any,
+    split: Split,
+    image_ids: set[Any],
+    seen: dict[str, bool],
+    tally: Tally,
+    settings: ReadSettings,
 ) -> Page | None:
     """An empty page for one entry of `images`, or None with the reason counted."""
     if not isinstance(image, dict) or not {'id', 'file_name', 'width', 'height'} <= image.keys():
@@ -231,11 +237,11 @@ def _start_page(
         return None
     name = str(image['file_name'])
     stem = Path(name).stem
-    if image['id'] in image_ids or stem in seen:
+    if image['id'] in image_ids or seen.get(stem):
         tally.drop('image listed twice', name)
         return None
     image_ids.add(image['id'])
-    seen.add(stem)
+    seen[stem] = False
     width, height = image['width'], image['height']
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in (width, height)):
         tally.drop('image entry without a positive size', name)
@@ -244,6 +250,7 @@ def _start_page(
     if path is None:
         tally.drop(problem, name)
         return None
+    seen[stem] = True
     return Page(stem, str(path), width, height, settings.source, series=stem.split('_')[0], split=split)
 
 

@@ -51,6 +51,9 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     A data set that these same settings built is left as it is and its report is returned. Raises ValueError or FileNotFoundError with one
     sentence where the source cannot be read, nothing can be asked about it, or OUT holds something else.
     """
+    for key, value in (('raw', settings.raw), ('out', settings.out)):
+        if not value:
+            raise ValueError(f'{key} is empty: give a folder, as in --config.data.{key}=DIR.')
     out = Path(settings.out).resolve()
     described = json.loads(json.dumps(asdict(settings)))
     if (done := _find_finished(out, described)) is not None:

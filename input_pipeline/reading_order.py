@@ -118,7 +118,9 @@ def _one_by_one(indices: Sequence[int], boxes: Sequence[Box]) -> list[int]:
 def _reads_before(a: Box, b: Box) -> bool:
     if _precedes(a, b, axis=1):
         return True
-    return not _precedes(b, a, axis=1) and _precedes(a, b, axis=0)
+    # Beside each other the left one comes first, unless it only starts where the right one is half over.
+    beside = not _precedes(b, a, axis=1) and _precedes(a, b, axis=0)
+    return beside and a[1] < (b[1] + b[3]) / 2
 
 
 def _parents(boxes: Sequence[Box]) -> list[int | None]:

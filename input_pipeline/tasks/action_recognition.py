@@ -2,7 +2,7 @@
 
 Wording         'What is NAME doing? Choices: ...', the figure named by panel, identity or both; open form without choices.
 Answer space    the actions of the source; chance 1/choices (25 %), in the open form about the share of the most frequent action.
-Distractors     actions drawn as often as they are answers, so that frequency tells nothing.
+Distractors     actions that are wrong as often as they are right (distractors.py), so that frequency tells nothing.
 Regions         the figure (or its panel).
 Metric          accuracy; token F1 in the open form.
 Needs           `Character.action`.
@@ -14,7 +14,8 @@ import numpy as np
 
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish, with_choices
+from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
+from input_pipeline.tasks.distractors import draw_balanced
 from input_pipeline.tasks.naming import character_name
 
 
@@ -43,7 +44,7 @@ def _ask(scene, i, character, rng, settings, vocabulary) -> Wording | str:
         return 'the figure cannot be named without doubt'
     choices: tuple[str, ...] = ()
     if rng.random() >= settings.open_share:
-        drawn = draw_choices(rng, character.action, (), vocabulary.actions, settings.choices)
+        drawn = draw_balanced(rng, character.action, vocabulary.actions, settings.choices)
         if drawn is None:
             return 'the source knows no second action'
         choices = drawn

@@ -1,9 +1,10 @@
 """character_identification: who a figure is.
 
 Wording         'Who is the character in PANEL? Choices: ...' (leftmost or rightmost where several stand there); open form without choices.
-Answer space    the identities of the series; chance 1/choices (25 %), in the open form about the share of the most frequent one.
-Distractors     first the others of the same page, then identities of the series as often as they occur. Each identity of a page is asked for at most once,
-                so that on its page it is as often wrong as right.
+Answer space    the identities of the series; chance 1/choices, in the open form about the share of the most frequent one.
+Distractors     the others of the page that are asked about, up to 4 choices in all (so 2 where two are on the page: chance 25 to 50 %). Each identity of
+                a page is asked for once at most, so among those offered each is right as often as the others. Only where a page has one
+                identity are others of its series offered, each as often wrong as right.
 Regions         the figure (or its panel).
 Metric          accuracy; token F1 in the open form.
 Needs           `Character.identity`.
@@ -15,7 +16,8 @@ import numpy as np
 
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Character, Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish, with_choices
+from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
+from input_pipeline.tasks.distractors import draw_among, draw_balanced
 from input_pipeline.tasks.naming import character_name
 
 TASK = 'character_identification'
@@ -38,7 +40,7 @@ def questions(
                 nameable.setdefault(character.identity, []).append((i, character, name))
     wordings: list[Wording] = []
     for candidates in nameable.values():
-        made = _ask(scene, *candidates[rng.integers(len(candidates))], rng, settings, vocabulary)
+        made = _ask(scene, *candidates[rng.integers(len(candidates))], list(nameable), rng, settings, vocabulary)
         if isinstance(made, str):
             skipped.append(Skip(TASK, scene.page.id, made))
         else:
@@ -46,12 +48,13 @@ def questions(
     return finish(scene, TASK, wordings, rng, settings) + skipped
 
 
-def _ask(scene, i, character, name, rng, settings, vocabulary) -> Wording | str:
+def _ask(scene, i, character, name, here, rng, settings, vocabulary) -> Wording | str:
     """The question, or why there is none."""
     choices: tuple[str, ...] = ()
     if rng.random() >= settings.open_share:
-        here = [other.identity for other in scene.page.characters if other.identity]
-        drawn = draw_choices(rng, character.identity, here, vocabulary.identities[scene.page.series], settings.choices)
+        drawn = draw_among(rng, character.identity, here, settings.choices)
+        if drawn is None:
+            drawn = draw_balanced(rng, character.identity, vocabulary.identities[scene.page.series], settings.choices)
         if drawn is None:
             return 'the series knows no second identity'
         choices = drawn

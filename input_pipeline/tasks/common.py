@@ -1,4 +1,4 @@
-"""What the seven tasks share: settings, answer spaces, drawing of choices, and the making of a Question."""
+"""What the seven tasks share: settings, answer spaces, wording, and the making of a Question."""
 
 from __future__ import annotations
 
@@ -122,27 +122,6 @@ def zoom_needed(page: Page, details: Sequence[Box], legible_side: float, model_p
     """Whether any detail is smaller than a square of `legible_side` px once the page is shrunk to `model_pixels`."""
     shrunk = min(1.0, model_pixels / (page.width * page.height))
     return any(area(box) * shrunk < legible_side**2 for box in details)
-
-
-def draw_choices(
-    rng: np.random.Generator, answer: str, near: Iterable[str], weights: Mapping[str, int], number: int
-) -> tuple[str, ...] | None:
-    """The answer among `number` choices (fewer where there are not as many), shuffled; None if there is no distractor at all.
-
-    Distractors come from `near` first, each as likely as the other, then from `weights`, each as likely as it is an answer: so an answer is as often
-    wrong as right, and knowing what is frequent does not help.
-    """
-    pool = sorted(set(near) - {answer})
-    distractors = [pool[i] for i in rng.permutation(len(pool))[: number - 1]]
-    rest = sorted(set(weights) - {answer, *distractors})
-    missing = min(number - 1 - len(distractors), len(rest))
-    if missing > 0:
-        odds = np.array([weights[word] for word in rest], float)
-        distractors += [rest[i] for i in rng.choice(len(rest), missing, replace=False, p=odds / odds.sum())]
-    if not distractors:
-        return None
-    choices = [answer, *distractors]
-    return tuple(choices[i] for i in rng.permutation(len(choices)))
 
 
 def with_choices(prompt: str, choices: Sequence[str]) -> str:

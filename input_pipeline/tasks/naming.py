@@ -42,7 +42,7 @@ def character_name(
         names.append(f'{identity} in {panel}')
     side = _side(scene, i, character, scene.characters[i])
     # Without identities there is no other way than the panel, whatever the settings prefer.
-    if side and ('panel' in settings.naming or not reveal_identity):
+    if side is not None and ('panel' in settings.naming or not reveal_identity):
         names.append(f'the {side}character in {panel}')
     return names[rng.integers(len(names))] if names else None
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, draw_choices, finish, with_choices
+from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
+from input_pipeline.tasks.distractors import draw_among
 from input_pipeline.tasks.naming import panel_name
 
 TASK = 'panel_understanding'
@@ -38,7 +39,7 @@ def questions(
         choices: tuple[str, ...] = ()
         if rng.random() >= settings.panel_open_share:
             others = [other for other in stories.values() if other != story]
-            drawn = draw_choices(rng, story, others, {}, settings.choices)
+            drawn = draw_among(rng, story, others, settings.choices)
             if drawn is None:
                 skipped.append(Skip(TASK, scene.page.id, 'the page has no second panel that is described'))
                 continue
