@@ -55,6 +55,7 @@ class SmallShape:
     vision_layers: int = 4  # vision blocks
     vision_heads: int = 4  # heads of the vision tower
     vision_mlp: int = 256  # width inside the vision MLP
+    vision_window: int = 112  # px: side of the windows of the other vision blocks
     full_blocks: tuple[int, ...] = (1, 3)  # vision blocks that attend over the whole image, the others over windows
     vocab_size: int = 768  # tokens in all, special ones included; fewer where the corpus yields no more
 
@@ -210,7 +211,7 @@ def _model_config(shape: SmallShape, tokenizer: Tokenizer) -> dict[str, Any]:
         'spatial_patch_size': 14,
         'temporal_patch_size': 2,
         'tokens_per_second': 2,
-        'window_size': 112,
+        'window_size': shape.vision_window,
         'fullatt_block_indexes': list(shape.full_blocks),
     }
     return {
