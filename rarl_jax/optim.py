@@ -1,0 +1,121 @@
+"""The optimizer of a stage: AdamW with a schedule, a global clip, frozen subtrees, and updates that skip what is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Bool, Float
+
+Params = dict[str, Any]  # nested dict of arrays
+Labels = dict[str, Any]  # the params' structure with 'trained' or 'frozen' at every leaf
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """One stage's optimizer."""
+
+    learning_rate: float  # the schedule's peak
+    schedule: Literal['constant', 'cosine'] = (
+        'constant'  # after the warm-up; cosine falls to end_fraction at the stage's last step
+    )
+    warmup: float = 0.0  # share of the stage's steps in which the rate rises linearly from 0
+    end_fraction: float = 0.0  # cosine: the last rate, as a share of the peak
+    b1: float = 0.9  # decay of the mean of gradients
+    b2: float = 0.999  # decay of the mean of squared gradients
+    eps: float = 1e-8  # added to the root of that mean
+    weight_decay: float = 0.0  # times the learning rate; norms and biases are left alone
+    max_grad_norm: float = 1.0  # gradients of a larger global norm are scaled down to it
+    frozen: tuple[str, ...] = ()  # params that don't learn, by the start of their path: 'vision', 'text/embed'
+
+
+def make_optimizer(settings: OptimizerSettings, params: Params, steps: int) -> optax.GradientTransformation:
+    """The settings' optimizer for a stage of `steps` updates. `params` may be abstract: only paths are read."""
+    trained = optax.chain(
+        optax.clip_by_global_norm(settings.max_grad_norm),
+        optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=jnp.float32),
+        optax.add_decayed_weights(settings.weight_decay, mask=_decayed),
+        optax.scale_by_learning_rate(make_schedule(settings, steps)),
+    )
+    return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, label(params, settings.frozen))
+
+
+def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
+    """Update number (from 0) -> learning rate."""
+    peak, rising = settings.learning_rate, round(settings.warmup * steps)
+    if settings.schedule == 'constant':
+        after = optax.constant_schedule(peak)
+    else:
+        after = optax.cosine_decay_schedule(peak, max(steps - rising, 1), settings.end_fraction)
+    if not rising:
+        return after
+    # The first update already moves: with a rate of 0 it would be spent for nothing.
+    return optax.join_schedules([optax.linear_schedule(peak / rising, peak, rising - 1), after], [rising])
+
+
+def label(params: Params, frozen: Sequence[str]) -> Labels:
+    """'frozen' for each leaf whose path starts with one of `frozen`, 'trained' for the others. ValueError for a name that no path starts with."""
+    unused = set(frozen)
+
+    def name(path: tuple, leaf: Array) -> str:
+        matching = {start for start in frozen if f'{path_name(path)}/'.startswith(f'{start}/')}
+        unused.difference_update(matching)
+        return 'frozen' if matching else 'trained'
+
+    labels = jax.tree_util.tree_map_with_path(name, params)
+    if unused:
+        raise ValueError(
+            f'No parameter lies under {sorted(unused)}: optimizer.frozen takes the start of a path, such as one of {sorted(params)}.'
+        )
+    return labels
+
+
+def path_name(path: tuple) -> str:
+    """A key path of a pytree as 'text/layers/q/w'."""
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def stop_frozen(params: Params, labels: Labels) -> Params:
+    """The same params, frozen ones cut off from the gradient, so that the backward pass leaves them out."""
+    return jax.tree.map(lambda x, name: stop_gradient(x) if name == 'frozen' else x, params, labels)
+
+
+def apply(
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    opt_state: optax.OptState,
+    gradient: Params,
+    loss: Float[Array, ''],
+) -> tuple[Params, optax.OptState, dict[str, Float[Array, '']]]:
+    """One step down the gradient -> new params, new state, and numbers for the log.
+
+    Where the loss or the gradient is not finite, both stay as they are (the schedule does not move on) and optimizer/skipped is 1.
+    """
+    norm = optax.global_norm(gradient)
+    good = jnp.isfinite(norm) & jnp.isfinite(loss)
+    updates, stepped = optimizer.update(gradient, opt_state, params)
+    params, opt_state = _choose(good, (optax.apply_updates(params, updates), stepped), (params, opt_state))
+    return (
+        params,
+        opt_state,
+        {'optimizer/gradient_norm': jnp.where(good, norm, 0), 'optimizer/skipped': jnp.float32(~good)},
+    )
+
+
+def _choose(which: Bool[Array, ''], yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(which, a, b), yes, no)
+
+
+def _decayed(params: Params) -> Any:
+    """Which leaves weight decay shrinks: all but norms and biases, told by name because layers are stacked and their ranks say nothing."""
+
+    def is_matrix(path: tuple, leaf: Array) -> bool:
+        last = path_name(path).rpartition('/')[2]
+        return not ('norm' in last or last == 'b')
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
