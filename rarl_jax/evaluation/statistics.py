@@ -12,6 +12,7 @@ from scipy import stats
 
 DRAWS = 2000  # bootstrap draws: the ends of an interval then move by about 1 % of its width from seed to seed
 LEVEL = 0.95
+BLOCK = 1 << 20  # pages drawn at a time, to bound memory
 
 
 @dataclass(frozen=True)
@@ -110,5 +111,10 @@ def _resampled_means(
 ) -> Float[np.ndarray, 'draws']:
     """Mean over questions of as many pages as there are, drawn with return; a page brings all its questions."""
     pages = len(sums)
-    drawn = np.random.default_rng(seed).multinomial(pages, np.full(pages, 1 / pages), size=draws)
-    return (drawn @ sums) / (drawn @ counts)
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)
+    block = max(1, BLOCK // pages)
+    for start in range(0, draws, block):
+        drawn = rng.integers(0, pages, (min(block, draws - start), pages))
+        means[start : start + block] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    return means
