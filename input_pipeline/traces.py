@@ -1,0 +1,138 @@
+"""Supervised conversations made from annotations: what a policy that zooms, points, reads a crop or guesses would have written.
+
+A conversation names its boxes in pixels of the original page; whoever replays it turns them into the policy's frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from input_pipeline.schema import Box, Question, Task
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Which conversations are made, how often, and how well they are done."""
+
+    crop: float = 0.0  # weight of conversations about a crop alone: one question, answered at once
+    point: float = 0.0  # weight of conversations in which every question gets a call and no crop is shown: dense practice of boxes
+    answer: float = 1.0  # weight of conversations as a policy has them: one question, zooms, an answer
+    direct: float = 0.0  # weight of conversations in which no tool is offered
+    questions: int = 6  # most questions of a pointing conversation
+    crop_scale: tuple[float, float] = (1.0, 1.2)  # width and height of a crop alone, in those of its region
+    crop_shift: float = 0.05  # most by which its centre lies off, in widths and heights of the region
+    box_scale: tuple[float, float] = (1.0, 1.0)  # the same of the boxes that calls name
+    box_shift: float = 0.0
+    zoom_rate: float = 1.0  # share of answers that zoom first; the others guess
+    malformed_rate: float = 0.0  # share of answers whose tags are wrong
+    all_answers: bool = False  # a guess is drawn from all answers of the task, even where the question names choices
+
+
+@dataclass(frozen=True)
+class Step:
+    """One turn of a supervised answer: a zoom, an answer, or literal words."""
+
+    box: Box | None = None  # region that a call names, px of the original page
+    shown: bool = True  # whether the crop is shown; False = the conversation goes on without it
+    answer: str | None = None  # words inside <answer>
+    text: str | None = None  # the whole turn as it stands, for turns that are malformed
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question and the turns that answer it."""
+
+    prompt: str  # the question's words
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A supervised conversation about one page."""
+
+    question_id: str  # of its first question
+    page_id: str
+    exchanges: tuple[Exchange, ...]
+    offers_tool: bool  # whether the prompt describes the tool
+    crop: Box | None = None  # region to cut out and show instead of the page, px of the original page
+
+
+def make_conversation(
+    questions: Sequence[Question],
+    page_size: tuple[int, int],
+    answers: Mapping[Task, Sequence[str]],
+    settings: TraceSettings,
+    rng: np.random.Generator,
+) -> Conversation:
+    """One conversation about a page.
+
+    Args:
+      questions: the questions about the page, at least one; each must name a region.
+      page_size: (width, height) of the original page, px.
+      answers: all answers of each task, from which guesses are drawn.
+      settings: which conversations are made.
+      rng: numpy's generator; the conversation depends on nothing else.
+    """
+    kinds = ('crop', 'point', 'answer', 'direct')
+    weights = np.array([settings.crop, settings.point, settings.answer, settings.direct])
+    kind = kinds[rng.choice(4, p=weights / weights.sum())]
+    first = questions[rng.integers(len(questions))]
+    if kind == 'point':
+        return _pointing(questions, page_size, settings, rng)
+    if kind == 'crop':
+        region = first.regions[rng.integers(len(first.regions))]
+        box = loosen(region, settings.crop_scale, settings.crop_shift, page_size, rng)
+        exchange = Exchange(first.prompt, (Step(answer=first.answer),))
+        return Conversation(first.id, first.page_id, (exchange,), offers_tool=True, crop=box)
+    steps: tuple[Step, ...]
+    if kind == 'answer' and rng.random() < settings.zoom_rate:
+        boxes = (loosen(box, settings.box_scale, settings.box_shift, page_size, rng) for box in first.regions)
+        steps = (*(Step(box=box) for box in boxes), _final(first.answer, settings, rng))
+    else:
+        pool = first.choices if first.choices and not settings.all_answers else answers[first.task]
+        steps = (_final(pool[rng.integers(len(pool))], settings, rng),)
+    return Conversation(first.id, first.page_id, (Exchange(first.prompt, steps),), offers_tool=kind == 'answer')
+
+
+def _pointing(questions, page_size, settings: TraceSettings, rng: np.random.Generator) -> Conversation:
+    """A call for each of several questions; a region is asked for once, or its box could be copied from above."""
+    chosen: dict[tuple[Box, ...], Question] = {}
+    for i in rng.permutation(len(questions)):
+        if len(chosen) < settings.questions:
+            chosen.setdefault(questions[i].regions, questions[i])
+    exchanges = []
+    for question in chosen.values():
+        region = question.regions[rng.integers(len(question.regions))]
+        box = loosen(region, settings.box_scale, settings.box_shift, page_size, rng)
+        exchanges.append(Exchange(question.prompt, (Step(box=box, shown=False),)))
+    first = next(iter(chosen.values()))
+    return Conversation(first.id, first.page_id, tuple(exchanges), offers_tool=True)
+
+
+def _final(answer: str, settings: TraceSettings, rng: np.random.Generator) -> Step:
+    """The answer, its tags now and then wrong in one of three ways."""
+    if rng.random() >= settings.malformed_rate:
+        return Step(answer=answer)
+    wrong = (answer, f'<answer>{answer}', f'{answer}</answer>')
+    return Step(text=wrong[rng.integers(3)])
+
+
+def loosen(
+    box: Box, scale: tuple[float, float], shift: float, page_size: tuple[int, int], rng: np.random.Generator
+) -> Box:
+    """A box around `box`: width and height times a factor from `scale` each, the centre moved by up to `shift` of them; inside the page."""
+    x1, y1, x2, y2 = box
+    w, h = x2 - x1, y2 - y1
+    dx, dy = rng.uniform(-shift, shift, 2) * (w, h)
+    sx, sy = rng.uniform(*scale, 2) * (w, h) / 2
+    cx, cy = (x1 + x2) / 2 + dx, (y1 + y2) / 2 + dy
+    width, height = page_size
+    return (
+        float(np.clip(cx - sx, 0, width - 1)),
+        float(np.clip(cy - sy, 0, height - 1)),
+        float(np.clip(cx + sx, 1, width)),
+        float(np.clip(cy + sy, 1, height)),
+    )
