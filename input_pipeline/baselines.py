@@ -6,6 +6,7 @@
     text           naive Bayes on the words of prompt and choices: for each choice, whether it is the right one (its words, and each of them
                    together with each word of the prompt); for open questions the answer; for orderings whether an item comes early or late
 
+Of choices that score alike the alphabetically first is taken, so that their place plays no part but in `position`.
 All are fitted on pages of the training split and scored by exact match on another, so none has seen the pages it is scored on.
 """
 
@@ -47,7 +48,8 @@ def learn_prior(questions: Sequence[Question]) -> Callable[[Question], str]:
     def answer(question: Question) -> str:
         if question.choices:
             return max(
-                question.choices, key=lambda choice: (right[choice] + SMOOTHING) / (offered[choice] + 2 * SMOOTHING)
+                sorted(question.choices),
+                key=lambda choice: (right[choice] + SMOOTHING) / (offered[choice] + 2 * SMOOTHING),
             )
         usual = _same_labels(frequent, question) if question.task in ORDERS else frequent
         return usual.most_common(1)[0][0] if usual else ''
@@ -85,7 +87,7 @@ def learn_text(questions: Sequence[Question]) -> Callable[[Question], str]:
 
     def answer(question: Question) -> str:
         if question.choices:
-            return max(question.choices, key=lambda choice: closed.odds(_pair(question, choice), True))
+            return max(sorted(question.choices), key=lambda choice: closed.odds(_pair(question, choice), True))
         if question.task in ORDERS:
             shown = split_items(question.prompt)
             return ', '.join(sorted(shown, key=lambda label: items.odds(_words(shown[label]), 'late')))

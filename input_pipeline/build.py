@@ -59,6 +59,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     if (done := _find_finished(out, described)) is not None:
         return done
     reader, read_settings = load_reader(settings.reader, settings.read)
+    interchange.check(settings.exports)
     with _progress() as bar:
         pages, read_report = reader.read(settings.raw, read_settings, bar('reading pages'))
         if not pages:
@@ -77,11 +78,12 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         summary['settings'] = described
         report.write_html(made / 'report', summary, pages, questions, settings.examples)
         interchange.export(made / 'exports', out / 'exports', pages, questions, settings.exports, bar('exporting'))
-    (made / REPORT).write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding='utf-8')
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    (made / REPORT).write_text(text, encoding='utf-8')
     if out.is_dir():
         out.rmdir()  # empty, as `_find_finished` has seen
     made.rename(out)
-    return summary
+    return json.loads(text)
 
 
 def load_reader(name: str, values: Mapping[str, Any]) -> tuple[ModuleType, Any]:

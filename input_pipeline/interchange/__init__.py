@@ -11,6 +11,7 @@ Benchmarks get the test split, or validation where there is none. pyarrow is nee
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,16 @@ WRITERS: dict[Format, Callable[[Path, Path, Sequence[Page], Sequence[Question]],
 }
 
 
+def check(formats: Sequence[str]) -> None:
+    """Raises ValueError for a format that is not known, or whose library is missing."""
+    if unknown := [name for name in formats if name not in WRITERS]:
+        raise ValueError(f'there is no export {unknown[0]!r}: choose among {", ".join(WRITERS)}.')
+    if 'verl' in formats and importlib.util.find_spec('pyarrow') is None:
+        raise ValueError(
+            'the verl export needs pyarrow: install it (pip install pyarrow) or leave verl out of `exports`.'
+        )
+
+
 def export(
     folder: Path,
     final: Path,
@@ -37,12 +48,7 @@ def export(
     formats: Sequence[Format],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Writes the formats into `folder`; `final` is where the folder will lie when paths inside it are used.
-
-    Raises ValueError for a format that is not known.
-    """
-    if unknown := [name for name in formats if name not in WRITERS]:
-        raise ValueError(f'there is no export {unknown[0]!r}: choose among {", ".join(WRITERS)}.')
+    """Writes the formats into `folder`; `final` is where the folder will lie when paths inside it are used."""
     if not formats:
         return
     (folder / 'images').mkdir(parents=True, exist_ok=True)

@@ -17,14 +17,10 @@ ROWS = 1000  # of a row group
 
 
 def write(folder: Path, final: Path, pages: Sequence[Page], questions: Sequence[Question]) -> None:
-    """Writes one parquet file a split. Raises ValueError where pyarrow is missing."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise ValueError(
-            'the verl export needs pyarrow: install it (pip install pyarrow) or leave verl out of `exports`.'
-        ) from None
+    """Writes one parquet file a split."""
+    import pyarrow as pa  # needed for this export alone
+    import pyarrow.parquet as pq
+
     schema = _schema(pa)
     paths = {page.id: f'file://{final / "images" / image_name(page)}' for page in pages}
     for split in dict.fromkeys(question.split for question in questions):

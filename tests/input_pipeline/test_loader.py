@@ -1,0 +1,195 @@
+"""The data set on disk and the batches from it."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from input_pipeline import ai4va, dataset
+from input_pipeline.loader import LoaderSettings, PageStore, count, load, read_questions
+from input_pipeline.schema import Page
+from input_pipeline.tasks import Skip, TaskSettings, collect_vocabulary, make_questions
+from tests.input_pipeline.pages import write_folder
+
+PAGES = 20
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    """(folder of the data set, its pages, its questions)."""
+    folder = tmp_path_factory.mktemp('built')
+    pages = ai4va.read(write_folder(folder / 'raw', PAGES), ai4va.ReadSettings())[0]
+    pages = dataset.split_pages(pages, (0.6, 0.2, 0.2), 1, keep_source_split=False)
+    vocabulary = collect_vocabulary(pages)
+    made = [m for page in pages for m in make_questions(page, 0, TaskSettings(per_page=2), vocabulary)]
+    questions = [m for m in made if not isinstance(m, Skip)]
+    dataset.write(folder / 'out', pages, questions)
+    return folder / 'out', pages, questions
+
+
+def ids(batches):
+    return [sample.question.id for batch in batches for sample in batch]
+
+
+def test_questions_come_back_field_by_field(built):
+    folder, _, questions = built
+    for split in dataset.SPLITS:
+        assert read_questions(folder, split) == [question for question in questions if question.split == split]
+
+
+def test_a_page_is_stored_once_and_in_one_split_only(built):
+    folder, pages, questions = built
+    stored = {
+        split: [record['id'].decode() for record in dataset.open_records(folder, 'pages', split)]
+        for split in dataset.SPLITS
+    }
+    assert Counter(name for names in stored.values() for name in names) == Counter(page.id for page in pages)
+    assert {split: len(names) for split, names in stored.items()} == {'train': 12, 'validation': 4, 'test': 4}
+    assert all(question.page_id in stored[question.split] for question in questions)
+
+
+def test_each_sample_has_its_own_page(built):
+    folder, pages, _ = built
+    numbers = {page.id: i for i, page in enumerate(pages)}
+    settings = LoaderSettings(batch_size=5, split='test', epochs=1)
+    for batch in load(folder, settings):
+        for sample in batch:
+            assert sample.image.size == (400, 560)
+            assert sample.image.mode == 'RGB'
+            # write_folder paints the page's number into its red channel
+            assert np.asarray(sample.image)[0, 0, 0] == numbers[sample.question.page_id] * 7
+
+
+def test_one_epoch_has_every_question_once(built):
+    folder, _, _ = built
+    settings = LoaderSettings(batch_size=7, epochs=1)
+    seen = ids(load(folder, settings))
+    assert sorted(seen) == sorted(question.id for question in read_questions(folder, 'train'))
+    assert seen != sorted(seen)
+    assert len(seen) == count(folder, settings)
+
+
+def test_epochs_differ_and_a_seed_repeats(built):
+    folder, _, _ = built
+    settings = LoaderSettings(batch_size=8, epochs=2, tasks=('action_recognition',))
+    seen = ids(load(folder, settings))
+    half = len(seen) // 2
+    assert sorted(seen[:half]) == sorted(seen[half:])
+    assert seen[:half] != seen[half:]
+    assert seen == ids(load(folder, settings))
+    assert seen != ids(load(folder, replace(settings, seed=1)))
+
+
+def test_the_position_is_restored_exactly(built):
+    folder, _, _ = built
+    settings = LoaderSettings(batch_size=8, threads=3, prefetch=16)
+    whole = iter(load(folder, settings))
+    first = [[sample.question.id for sample in next(whole)] for _ in range(3)]
+    state = whole.get_state()  # while later samples are already being decoded
+    rest = [[sample.question.id for sample in next(whole)] for _ in range(20)]  # into the next epoch
+    resumed = iter(load(folder, settings))
+    resumed.set_state(state)
+    assert [[sample.question.id for sample in next(resumed)] for _ in range(20)] == rest
+    assert first[0] != rest[0]
+
+
+@pytest.mark.parametrize('shuffle', [False, True])
+def test_processes_share_an_epoch(built, shuffle):
+    folder, _, _ = built
+    settings = LoaderSettings(batch_size=4, epochs=1, shuffle=shuffle)
+    shares = [ids(load(folder, settings, process, 3)) for process in range(3)]
+    assert sorted(name for share in shares for name in share) == sorted(ids(load(folder, settings)))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_filters(built):
+    folder, _, _ = built
+    base = LoaderSettings(batch_size=4, epochs=1, shuffle=False)
+
+    def tasks(**changes):
+        return Counter(sample.question.task for batch in load(folder, replace(base, **changes)) for sample in batch)
+
+    assert set(tasks(categories=('reorder',))) == {'dialogue_reordering', 'panel_reordering'}
+    assert tasks(tasks=('character_counting',)) == {'character_counting': 24}
+    assert tasks(per_task=3) == dict.fromkeys(dataset.CATEGORY_OF, 3)
+    needed = {
+        sample.question.zoom_needed for batch in load(folder, replace(base, zoom_needed=True)) for sample in batch
+    }
+    assert needed == {True}
+    both = tasks(zoom_needed=True) + tasks(zoom_needed=False)
+    assert both == tasks()
+    with pytest.raises(ValueError, match='widen the filters'):
+        load(folder, replace(base, tasks=('character_counting',), categories=('reorder',)))
+
+
+def test_the_last_batch_may_be_dropped(built):
+    folder, _, _ = built
+    settings = LoaderSettings(batch_size=5, epochs=1, tasks=('character_counting',))  # 24 questions
+    assert [len(batch) for batch in load(folder, settings)] == [5, 5, 5, 5, 4]
+    assert [len(batch) for batch in load(folder, replace(settings, drop_remainder=True))] == [5, 5, 5, 5]
+
+
+def test_the_cache_keeps_what_it_has_room_for(built):
+    folder, _, _ = built
+    one_page = 400 * 560 * 3
+    store = PageStore(folder, 'train', 2 * one_page)
+    first = store[0]
+    assert store[0] is first
+    store[1], store[0], store[2]  # the second was used least recently
+    assert store[0] is first
+    small = PageStore(folder, 'train', 0)
+    assert small[0] is not small[0]
+    assert small[0].tobytes() == first.tobytes()
+
+
+def test_missing_data_and_splits_are_named(built, tmp_path):
+    folder, _, _ = built
+    with pytest.raises(FileNotFoundError, match='holds no data set'):
+        load(tmp_path, LoaderSettings())
+    with pytest.raises(ValueError, match="no questions of split 'exam'"):
+        dataset.open_records(folder, 'questions', 'exam')
+
+
+# --- Splits and refusals, without files
+
+
+def pages_of(series, number, split=None):
+    return [Page(f'{series}{i}', 'x.png', 1, 1, 'test', series, split=split) for i in range(number)]
+
+
+def test_splits_take_their_share_of_each_series():
+    pages = dataset.split_pages(pages_of('a', 50) + pages_of('b', 10), (0.8, 0.1, 0.1), 0, True)
+    assert Counter((page.series, page.split) for page in pages) == {
+        ('a', 'train'): 40, ('a', 'validation'): 5, ('a', 'test'): 5,
+        ('b', 'train'): 8, ('b', 'validation'): 1, ('b', 'test'): 1,
+    }  # fmt: skip
+
+
+def test_splits_do_not_depend_on_the_order_of_pages():
+    pages = pages_of('a', 30)
+    forward = {page.id: page.split for page in dataset.split_pages(pages, (0.5, 0.25, 0.25), 3, True)}
+    backward = {page.id: page.split for page in dataset.split_pages(pages[::-1], (0.5, 0.25, 0.25), 3, True)}
+    assert forward == backward
+    assert forward != {page.id: page.split for page in dataset.split_pages(pages, (0.5, 0.25, 0.25), 4, True)}
+
+
+def test_the_source_s_splits_are_kept_where_wanted():
+    pages = pages_of('a', 10, 'validation')
+    assert {page.split for page in dataset.split_pages(pages, (1, 0, 0), 0, True)} == {'validation'}
+    assert {page.split for page in dataset.split_pages(pages, (1, 0, 0), 0, False)} == {'train'}
+    with pytest.raises(ValueError, match='add up to 1'):
+        dataset.split_pages(pages, (0.5, 0.5, 0.5), 0, True)
+
+
+def test_a_data_set_that_would_leak_is_refused(built, tmp_path):
+    _, pages, questions = built
+    with pytest.raises(ValueError, match='its page is in'):
+        dataset.write(tmp_path / 'x', [replace(page, split='train') for page in pages], questions)
+    with pytest.raises(ValueError, match='occurs twice'):
+        dataset.write(tmp_path / 'x', [*pages, pages[0]], questions)
+    with pytest.raises(ValueError, match='question id occurs twice'):
+        dataset.write(tmp_path / 'x', pages, [*questions, questions[0]])
+    with pytest.raises(ValueError, match='nothing to write'):
+        dataset.write(tmp_path / 'x', pages, [])
+    assert not (tmp_path / 'x').exists()
