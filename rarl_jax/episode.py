@@ -129,6 +129,17 @@ class Dialogue:
         other._turn_start = self._turn_start
         return other
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether the newest token is the policy's, in a turn that it has not ended."""
+        return self.finish_reason is None and len(self.ids) > self._turn_start
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens that the policy may still choose in this turn."""
+        used = len(self.ids) - self._turn_start
+        return max(min(self.budget.turn_tokens - used, self.budget.total_tokens - len(self.ids)), 0)
+
     def ask(self, prompt: str) -> None:
         """Puts a question: the first with the system turn and the page, a further one after the last answer."""
         chat, frame = self.host.chat, self.page.frame
@@ -157,10 +168,10 @@ class Dialogue:
         else:
             self._answer_call(turn.call, ANSWER_TOO_EARLY if turn.answer is not None else '')
 
-    def break_off(self, reason: FinishReason) -> None:
-        """Ends the conversation in the middle of a turn."""
+    def break_off(self) -> None:
+        """Ends the conversation in the middle of a turn, because no token is left to the policy."""
         self.turn_texts.append(self.host.chat.turn_text(self.ids[self._turn_start :]))
-        self.finish_reason = reason
+        self.finish_reason = 'total_length' if len(self.ids) >= self.budget.total_tokens else 'turn_length'
 
     def point_at(self, box: Box) -> None:
         """Writes a call for an original-pixel box in the policy's place and shows its crop; none of it counts as chosen."""

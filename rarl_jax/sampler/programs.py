@@ -1,0 +1,171 @@
+"""The compiled programs of a rollout. Rows are conversations; the cache is an argument and a result, and donated where it is replaced.
+
+In the middle of a turn the newest token of a row is `pending`: chosen, but not yet in the cache. A decode step puts it there and
+chooses the next one, so a turn's last token costs no step of its own: it goes into the cache with the observation that follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from rarl_jax.qwen2_5_vl import text
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.qwen2_5_vl.params import Params
+from rarl_jax.qwen2_5_vl.text import Cache
+from rarl_jax.qwen2_5_vl.vision import VisionBatch
+from rarl_jax.sampler.choice import Choice, choose, uniforms
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the programs are specialised on."""
+
+    model: Qwen2_5_VL
+    choice: Choice
+    stop_ids: tuple[int, ...]  # tokens that end a turn
+    segment: int  # decode steps of one call
+    early_exit: bool
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rules:
+    """How tokens are drawn; arrays, so that they can change without compiling again."""
+
+    keys: Key[Array, 'B']  # of the rows
+    banned: Bool[Array, 'V']  # never chosen
+    temperature: Float[Array, '']
+    top_p: Float[Array, '']
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens that are appended to every row at once, right-padded."""
+
+    ids: Int[Array, 'B T']
+    positions: Int[Array, '3 B T']
+    feature_index: Int[Array, 'B T']  # row of the flattened features; -1 = a text token
+    start: Int[Array, 'B']  # tokens that the row's cache holds
+    lengths: Int[Array, 'B']  # tokens of the chunk that count; 0 leaves the row alone
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_images(model: Qwen2_5_VL, params: Params, images: VisionBatch) -> Float[Array, 'I M D']:
+    return model.apply({'params': params}, images, method=model.encode_images)
+
+
+@partial(jax.jit, static_argnums=0)
+def prefill(model: Qwen2_5_VL, params: Params, features: Float[Array, 'I M D'], chunk: Chunk) -> tuple[Array, Cache]:
+    """Prompts into a cache of their own padded length; the hidden state of each prompt's last token [B D]."""
+    embeds = model.apply({'params': params}, chunk.ids, features, chunk.feature_index, method=model.embed)
+    cache = text.init_cache(model.config.text, *chunk.ids.shape, model.dtype)
+    hidden, cache = text.prefill(
+        model.config.text, params['text'], cache, embeds, chunk.positions, attention=model.attention
+    )
+    return _last(hidden, chunk.lengths), cache
+
+
+@partial(jax.jit, static_argnums=2)
+def take_rows(cache: Cache, rows: Int[Array, 'C'], length: int) -> Cache:
+    """The cache's `rows`, in a cache of `length` tokens: forks a prompt to its group, leaves finished rows out, or makes room."""
+    held = cache[0][0].shape[1]
+
+    def take(array):
+        array = array[rows]
+        return jnp.pad(array, ((0, 0), (0, max(length - held, 0)), (0, 0), (0, 0)))[:, :length]
+
+    return jax.tree.map(take, cache)
+
+
+@partial(jax.jit, static_argnums=0)
+def first_tokens(
+    program: Program,
+    params: Params,
+    hidden: Float[Array, 'Q D'],
+    rows: Int[Array, 'B'],
+    places: Int[Array, 'B'],
+    rules: Rules,
+) -> tuple[Int[Array, 'B'], Float[Array, 'B']]:
+    """The first token of each row after its prompt, and its log-prob; `rows` says whose prompt, `places` its length."""
+    return _choose(program, params, hidden[rows], uniforms(rules.keys, places, 1)[0], rules)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def append(
+    program: Program, params: Params, cache: Cache, features: Float[Array, 'I M D'], chunk: Chunk, rules: Rules
+) -> tuple[Int[Array, 'B'], Float[Array, 'B'], Cache]:
+    """Puts observations into the cache and chooses the first token of each row's next turn."""
+    model = program.model
+    embeds = model.apply({'params': params}, chunk.ids, features, chunk.feature_index, method=model.embed)
+    hidden, cache = text.extend(
+        model.config.text, params['text'], cache, embeds, chunk.positions, chunk.start, chunk.lengths, model.attention
+    )
+    uniform = uniforms(rules.keys, chunk.start + chunk.lengths, 1)[0]
+    return *_choose(program, params, _last(hidden, chunk.lengths), uniform, rules), cache
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def decode(
+    program: Program,
+    params: Params,
+    cache: Cache,
+    pending: Int[Array, 'B'],
+    positions: Int[Array, 'B'],
+    start: Int[Array, 'B'],
+    left: Int[Array, 'B'],
+    rules: Rules,
+) -> tuple[Int[Array, 'N B'], Float[Array, 'N B'], Cache]:
+    """Up to `segment` tokens for every row.
+
+    Args:
+        pending: newest token of each row, and `positions` its place on all three axes.
+        start: tokens that the cache holds, the pending one not among them.
+        left: tokens that the row may still choose; 0 = it rests.
+    Returns: chosen ids (-1 where a row had stopped), their log-probs, the cache.
+    """
+    uniform = uniforms(rules.keys, start + 1, program.segment)
+    ids = jnp.full((program.segment, len(pending)), -1, jnp.int32)
+    logprobs = jnp.zeros(ids.shape, jnp.float32)
+
+    def step(state):
+        t, cache, pending, left, ids, logprobs = state
+        active = left > 0
+        hidden, cache = _decode_step(program.model, params, cache, pending, positions + t, start + t, active)
+        chosen, logprob = _choose(program, params, hidden, uniform[t], rules)
+        ids = ids.at[t].set(jnp.where(active, chosen, -1))
+        logprobs = logprobs.at[t].set(jnp.where(active, logprob, 0))
+        stopped = jnp.isin(chosen, jnp.array(program.stop_ids))
+        left = jnp.where(active & ~stopped, left - 1, 0)
+        return t + 1, cache, jnp.where(active, chosen, pending), left, ids, logprobs
+
+    def goes_on(state):
+        return (state[0] < program.segment) & ((state[3] > 0).any() | (not program.early_exit))
+
+    state = jax.lax.while_loop(goes_on, step, (0, cache, pending, left, ids, logprobs))
+    return state[4], state[5], state[1]
+
+
+def _decode_step(model, params, cache, pending, positions, start, active):
+    """One token a row into the cache; its hidden state [B D]."""
+    embeds = model.apply({'params': params}, pending[:, None], method=model.embed)
+    positions = jnp.broadcast_to(positions[None, :, None], (3, len(pending), 1))
+    hidden, cache = text.extend(
+        model.config.text, params['text'], cache, embeds, positions, start, active.astype(jnp.int32), model.attention
+    )
+    return hidden[:, 0], cache
+
+
+def _choose(program, params, hidden, uniform, rules):
+    logits = text.logits(params['text'], hidden)
+    ids, logprobs = choose(logits, uniform, rules.banned, rules.temperature, rules.top_p, program.choice)
+    return ids.astype(jnp.int32), logprobs
+
+
+def _last(hidden: Float[Array, 'B T D'], lengths: Int[Array, 'B']) -> Float[Array, 'B D']:
+    return jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]

@@ -1,0 +1,129 @@
+"""A tiny policy, a page, and a script that the policy follows: what the tests of conversations and of the sampler share."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from input_pipeline.loader import Sample
+from input_pipeline.schema import Question
+from rarl_jax import chat
+from rarl_jax.episode import Budget, Episode, Host
+from rarl_jax.qwen2_5_vl.config import Config
+from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.qwen2_5_vl.small import SmallShape, write_small_folder
+from rarl_jax.qwen2_5_vl.weights import load_params
+from rarl_jax.sampler import programs, rollout
+from rarl_jax.sampler.policy import Policy
+from rarl_jax.zoom import ToolSettings
+
+SHAPE = SmallShape(
+    hidden=32,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    mlp=48,
+    vision_hidden=16,
+    vision_layers=2,
+    vision_heads=2,
+    vision_mlp=24,
+    full_blocks=(1,),
+    vocab_size=640,
+)
+CORPUS = ['What is the figure in red doing?', 'How many figures are there?'] * 4
+PAGE, CROP = PixelLimits(56 * 56, 168 * 224), PixelLimits(28 * 28, 112 * 112)
+BUDGET = Budget(max_turns=4, turn_tokens=40, total_tokens=320)
+
+
+@functools.cache
+def folder() -> str:
+    """A small Hugging Face folder, written once for all tests."""
+    directory = tempfile.mkdtemp(prefix='small-policy-')
+    write_small_folder(
+        directory,
+        corpus=CORPUS,
+        phrases=(*chat.fixed_strings(), 'running', 'sitting'),
+        chat_template=chat.CHAT_TEMPLATE,
+        shape=SHAPE,
+        init_scale=0.3,
+    )
+    return directory
+
+
+@functools.cache
+def host(**tool: object) -> Host:
+    config = Config.from_folder(folder())
+    return Host(chat.Chat.from_folder(folder()), config.vision, PAGE, CROP, ToolSettings(**tool))
+
+
+@functools.cache
+def policy() -> Policy:
+    """Random weights, large enough that tokens differ and attention matters."""
+    config = Config.from_folder(folder())
+    return Policy.of(Qwen2_5_VL(config), load_params(folder(), config, jnp.float32), host())
+
+
+def page(seed: int = 0, width: int = 336, height: int = 448) -> Image.Image:
+    """Blocks of colour, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (8, 6, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
+
+
+def sample(
+    number: int = 0, prompt: str = 'What is the figure in red doing?', regions=((40.0, 60.0, 140.0, 200.0),)
+) -> Sample:
+    question = Question(
+        id=f'page-{number}/q',
+        page_id=f'page-{number}',
+        task='action_recognition',
+        category='recognition',
+        prompt=prompt,
+        choices=('running', 'sitting'),
+        answer='running',
+        regions=regions,
+        zoom_needed=True,
+        split='test',
+    )
+    return Sample(question, page(number))
+
+
+def follow_script(monkeypatch, episodes: list[Episode]) -> None:
+    """Makes the sampler choose, at each place of conversation (group, sample 0), the token that this episode has there.
+
+    The model, its cache and its log-probs stay real: only the draw is replaced. `uniforms` hands over the scripted id in the place
+    of a uniform number, `choose` takes it.
+    """
+    width = max(len(e.ids) for e in episodes) + 64
+    script = np.stack([np.pad(e.ids, (0, width - len(e.ids))) for e in episodes]).astype(np.float32)
+
+    def keys_of_groups(key, questions, samples):
+        del key, samples
+        groups = np.arange(len(questions)) % len(episodes)
+        return jax.random.wrap_key_data(
+            jnp.stack([jnp.zeros(len(groups), jnp.uint32), jnp.asarray(groups, jnp.uint32)], 1)
+        )
+
+    def scripted(keys, places, count):
+        groups = jax.random.key_data(keys)[:, 1]
+        return jnp.asarray(script)[groups[None], places[None] + jnp.arange(count)[:, None]]
+
+    def take(logits, uniform, banned, temperature, top_p, choice):
+        del banned, top_p, choice
+        ids = uniform.astype(jnp.int32)
+        return ids, jnp.take_along_axis(jax.nn.log_softmax(logits / temperature), ids[:, None], -1)[:, 0]
+
+    monkeypatch.setattr(rollout, '_row_keys', keys_of_groups)
+    monkeypatch.setattr(programs, 'uniforms', scripted)
+    monkeypatch.setattr(programs, 'choose', take)
+    for name in ('first_tokens', 'append', 'decode'):  # compiled anew: what was traced before knows no script
+        plain = getattr(programs, name).__wrapped__
+        donated = {'donate_argnums': 2} if name != 'first_tokens' else {}
+        monkeypatch.setattr(rollout, name, jax.jit(lambda *a, plain=plain: plain(*a), static_argnums=0, **donated))
