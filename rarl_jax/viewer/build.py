@@ -59,7 +59,7 @@ def build_report(folders: Sequence[Path]) -> Path:
         tiles=tiles(runs[0].evaluations),
         comparisons=comparisons(runs),
         families=families(runs),
-        groups=[episodes.view(group, report) for run in runs for group in run.groups],
+        groups=episodes.views(runs, report),
         largest_group=max((len(group.episodes) for run in runs for group in run.groups), default=0),
         chart=charts,
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from input_pipeline.schema import Box
 from rarl_jax.trajectories import ShownZoom, Trajectory
-from rarl_jax.viewer.workdir import Group
+from rarl_jax.viewer.workdir import Group, Run
 
 LABEL_SHARE = 0.026  # height of a label's letters, as a share of the page's longer side
 STATUS_WORDS = {
@@ -105,13 +106,27 @@ class GroupView:
     episodes: tuple[EpisodeView, ...]
 
 
-def view(group: Group, report: Path) -> GroupView:
-    """What the template needs of a group; addresses are relative to the report's folder."""
+def views(runs: Sequence[Run], report: Path) -> list[GroupView]:
+    """What the template needs of the groups of all runs; addresses are relative to the report's folder.
+
+    An anchor also names the group's tabs, so that no two may be alike, whatever stages and questions are called.
+    """
+    anchors: dict[str, int] = {}
+    found = []
+    for number, run in enumerate(runs, 1):
+        for group in run.groups:
+            name = re.sub(r'[^A-Za-z0-9_-]+', '-', group.stage)
+            anchor = f'{name}-{group.step}-{group.episodes[0].group}' + (f'-run{number}' if number > 1 else '')
+            anchors[anchor] = anchors.get(anchor, 0) + 1
+            found.append(_group(group, report, anchor if anchors[anchor] == 1 else f'{anchor}-again{anchors[anchor]}'))
+    return found
+
+
+def _group(group: Group, report: Path, anchor: str) -> GroupView:
     first = group.episodes[0]
     letters = LABEL_SHARE * max(first.page_size)
-    name = re.sub(r'[^A-Za-z0-9_-]+', '-', group.stage)
     return GroupView(
-        anchor=f'{name}-{group.step}-{first.group}',
+        anchor=anchor,
         stage=group.stage,
         step=group.step,
         question=first,

@@ -106,6 +106,8 @@ def test_several_runs_share_their_charts(tmp_path, capsys):
     text = (first / 'report' / 'index.html').read_text(encoding='utf-8')
     charts = [figure for figure in text.split('<figure>')[1:] if 'reward/total' in figure.partition('</figure>')[0]]
     assert len(charts) == 1 and 'polyline class="r0"' in charts[0] and 'polyline class="r1"' in charts[0]
+    ids = [attributes['id'] for _, attributes in Tags(text).tags if 'id' in attributes]
+    assert len(ids) == len(set(ids)), 'tabs of one group would switch those of another'
     assert 'The runs, zoom' in text and 'src="../../b/rollouts/images/' in text
 
 
