@@ -126,8 +126,12 @@ def read_questions(folder: str | Path, split: Split) -> list[Question]:
 
 
 def decode(data: bytes) -> Image.Image:
-    """An RGB image from the bytes of an image file."""
+    """An RGB image from the bytes of an image file; what is transparent becomes white paper."""
     with Image.open(io.BytesIO(data)) as image:
+        if 'A' in image.getbands() or 'transparency' in image.info:
+            drawing = image.convert('RGBA')
+            paper = Image.new('RGBA', drawing.size, 'white')
+            return Image.alpha_composite(paper, drawing).convert('RGB')
         return image.convert('RGB')
 
 

@@ -125,6 +125,8 @@ def check_image(path: str | Path, width: int, height: int, max_pixels: int) -> s
                     return f'image larger than {max_pixels / 1e6:g} megapixels'
                 if image.size != (width, height):
                     return 'image size differs from its annotation'
+                if image.mode[0] in 'IF':  # Pillow would cut their values off at 255: white pages
+                    return 'image has more than 8 bits a channel'
                 image.load()
     except FileNotFoundError:
         return 'image file missing'

@@ -129,19 +129,21 @@ def test_image_names_that_lead_outside_are_never_opened(tmp_path):
 
 
 def test_corrupt_missing_and_wrong_images_are_counted(tmp_path):
-    folder = write_folder(tmp_path, pages=5)
+    folder = write_folder(tmp_path, pages=6)
     images = folder / 'images'
     data = (images / 'Page_000.png').read_bytes()
     (images / 'Page_000.png').write_bytes(data[: len(data) // 2])
     (images / 'Page_001.png').unlink()
     (images / 'Page_002.png').write_text('not an image')
     Image.new('RGB', (40, 56)).save(images / 'Page_003.png')
+    Image.new('I;16', (400, 560)).save(images / 'Page_005.png')
     pages, report = ai4va.read(folder, SETTINGS)
     assert [page.id for page in pages] == ['Page_004']
     assert report.dropped == {
         'image cannot be decoded': 2,
         'image file missing': 1,
         'image size differs from its annotation': 1,
+        'image has more than 8 bits a channel': 1,
     }
 
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from configs import build_ai4va_fg
@@ -254,7 +255,6 @@ def test_vlmevalkit_tsv(built, questions):
 
 
 def test_lmms_eval_task_folder(built, questions):
-    yaml = pytest.importorskip('yaml')
     folder, _ = built
     root = folder / 'out/exports/lmms_eval'
     spec = importlib.util.spec_from_file_location('exported_utils', root / 'utils.py')

@@ -1,13 +1,15 @@
 """The data set on disk and the batches from it."""
 
+import io
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline import ai4va, dataset
-from input_pipeline.loader import LoaderSettings, PageStore, count, load, read_questions
+from input_pipeline.loader import LoaderSettings, PageStore, count, decode, load, read_questions
 from input_pipeline.schema import Page
 from input_pipeline.tasks import Skip, TaskSettings, collect_vocabulary, make_questions
 from tests.input_pipeline.pages import write_folder
@@ -141,6 +143,20 @@ def test_the_cache_keeps_what_it_has_room_for(built):
     small = PageStore(folder, 'train', 0)
     assert small[0] is not small[0]
     assert small[0].tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA', 'P', 'L', '1', 'CMYK'])
+def test_pages_of_any_mode_become_rgb_on_white(mode):
+    page = Image.new('RGBA', (4, 2), (0, 0, 0, 0))
+    page.putpixel((1, 1), (0, 0, 0, 255))
+    file = io.BytesIO()
+    if mode not in ('RGBA', 'LA', 'P'):
+        page = Image.alpha_composite(Image.new('RGBA', page.size, 'white'), page)
+    page.convert(mode).save(file, 'JPEG' if mode == 'CMYK' else 'PNG', quality=100)
+    image = decode(file.getvalue())
+    assert (image.mode, image.size) == ('RGB', (4, 2))
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    assert sum(image.getpixel((1, 1))) < 30
 
 
 def test_missing_data_and_splits_are_named(built, tmp_path):
