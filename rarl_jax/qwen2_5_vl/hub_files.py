@@ -41,7 +41,7 @@ def inspect_folder(folder: Path) -> tuple[dict[str, Stored], list[str]]:
     files, listed, problems = _files(folder)
     tensors: dict[str, Stored] = {}
     for file in files:
-        found, wrong = _inspect_file(file)
+        found, wrong = inspect_file(file)
         problems += wrong
         for name, stored in found.items():
             if name in tensors:
@@ -79,7 +79,8 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str], list[str]]:
     return [path for path in inside if path.is_file()], listed, problems
 
 
-def _inspect_file(file: Path) -> tuple[dict[str, Stored], list[str]]:
+def inspect_file(file: Path) -> tuple[dict[str, Stored], list[str]]:
+    """Reads one file's header. Returns its tensors by name, and what is wrong with it."""
     size = file.stat().st_size
     with file.open('rb') as stream:
         length = int.from_bytes(stream.read(8), 'little')
@@ -150,7 +151,7 @@ def write_folder(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int
     )
     for name, shard in zip(names, shards, strict=True):
         if write:
-            _write_file(folder / name, shard)
+            write_file(folder / name, shard)
         else:
             for tensor in shard:
                 tensor.fetch()
@@ -171,7 +172,8 @@ def _shards(tensors: Sequence[Outgoing], max_bytes: int) -> list[list[Outgoing]]
     return shards
 
 
-def _write_file(path: Path, tensors: Sequence[Outgoing]) -> None:
+def write_file(path: Path, tensors: Sequence[Outgoing]) -> None:
+    """Writes one safetensors file, which gets its name only when it is complete."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     header, offset = {'__metadata__': {'format': 'pt'}}, 0
     for tensor in tensors:

@@ -27,12 +27,12 @@ def _config(text: TextConfig, vision: VisionConfig) -> Config:
 CONFIGS = {
     # tied head, 2 queries a key, windows of 2 x 2 merged tokens
     'tied': _config(
-        TextConfig(120, 64, 96, 3, 4, 2, 1e4, (2, 3, 3), 1e-6, True),
+        TextConfig(120, 64, 96, 3, 4, 2, 100.0, (2, 3, 3), 1e-6, True),
         VisionConfig(4, 32, 48, 2, 64, (1, 3), window_size=56),
     ),
-    # untied, 4 queries a key, the published theta, windows of 4 x 4, full attention in the first block
+    # untied, 4 queries a key, windows of 4 x 4, full attention in the first block
     'untied': _config(
-        TextConfig(136, 128, 72, 2, 8, 2, 1e6, (2, 3, 3), 1e-5, False), VisionConfig(3, 48, 80, 3, 128, (0, 2))
+        TextConfig(136, 128, 72, 2, 8, 2, 1e3, (2, 3, 3), 1e-5, False), VisionConfig(3, 48, 80, 3, 128, (0, 2))
     ),
     # every head its own key, 12 frequencies, windows of 3 x 3, full attention in a middle block only
     'one_to_one': _config(
