@@ -3,7 +3,7 @@
     python -m rarl_jax.main --config=configs/build_ai4va_fg.py --config.data.raw=DIR --config.data.out=DIR
 
 The folder `raw` holds the page images, the annotation files and, if there is one, sidecar.json (see input_pipeline/ai4va.py). `out` gets the
-data set, report.json, report/index.html and the exports. Manga109 instead: configs/build_ai4va_fg.py:manga109. Another comic: write a reader
+data set, report.json and report/index.html, and with --config.data.exports="('verl', 'llamafactory', 'vlmevalkit', 'lmms_eval')" other projects' formats. Manga109 instead: configs/build_ai4va_fg.py:manga109. Another comic: write a reader
 (input_pipeline/__init__.py says how) and name its module in config.data.reader.
 """
 
@@ -18,7 +18,7 @@ READERS = {'': ai4va, 'smoke': ai4va, 'manga109': manga109}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none (AI4VA), manga109, and smoke, which builds AI4VA's format without exports and with one picture a task."""
+    """Variants: none (AI4VA), manga109, and smoke, which reads AI4VA's format and draws one picture a task."""
     if variant not in READERS:
         raise ValueError(
             f'Unknown variant {variant!r} of configs/build_ai4va_fg.py: expected one of {sorted(READERS)}.'
@@ -29,7 +29,6 @@ def get_config(variant: str = '') -> ConfigDict:
         out='',
         reader=reader.__name__,
         read=asdict(reader.ReadSettings()),
-        exports=() if variant == 'smoke' else ('verl', 'llamafactory', 'vlmevalkit', 'lmms_eval'),
         examples=1 if variant == 'smoke' else 6,
     )
     return ConfigDict({'stages': ('build',), 'data': asdict(settings)})

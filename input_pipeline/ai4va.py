@@ -6,6 +6,7 @@
 
 COCO's `bbox` [x, y, w, h] becomes (x1, y1, x2, y2). Masks (polygons, RLE, empty) are not used, except that the bounds of polygons stand in for a missing bbox.
 `attributes.Interdepth` orders things inside a panel; by the look of the published renderings larger is farther, and `larger_is_farther` turns that round.
+Intradepth orders the parts of one thing and is not used.
 
 The sidecar is keyed by image file name and annotation id; every field is optional and null means absent:
 
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ class ReadSettings:
     # where page images are looked for, in this order
     image_folders: tuple[str, ...] = ('images', '.', 'train', 'val', 'test')
     sidecar: str = SIDECAR  # file name in the folder; need not be there
-    categories: Mapping[str, Role] | None = None  # lower-case category name -> role; None = CATEGORIES
+    categories: Mapping[str, Role] = field(default_factory=CATEGORIES.copy)  # lower-case category name -> role
     larger_is_farther: bool = True  # direction of Interdepth
     source: str = 'ai4va'  # name of the source in pages and reports
     max_pixels: int = 40_000_000  # px; larger images are not opened (decompression bombs)
@@ -265,11 +266,10 @@ def _fill_page(
     """The page with its annotations and what the sidecar adds."""
     things: dict[str, list[Any]] = {'panel': [], 'character': [], 'balloon': [], 'region': []}
     fields_of = extra.get('annotations') or {}
-    categories = CATEGORIES if settings.categories is None else settings.categories
     for annotation in annotations:
         where = f'{page.id}, annotation {annotation["id"]}'
         name = names.get(annotation['category_id'])
-        role = categories.get(name)
+        role = settings.categories.get(name)
         if role is None:
             tally.drop(f'category not mapped: {name or annotation["category_id"]}', where)
         elif role == 'ignore':

@@ -7,14 +7,17 @@ state = batches.get_state()        # a dict of numbers; batches.set_state(state)
 
 from __future__ import annotations
 
+import functools
 import io
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from zlib import crc32
 
 import grain
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from input_pipeline.dataset import open_records, to_question
@@ -79,7 +82,7 @@ class SampleSource(grain.sources.RandomAccessDataSource):
         self._split = settings.split
         self._questions = open_records(folder, 'questions', settings.split)
         self._pages = PageStore(folder, settings.split, settings.cache_bytes)
-        self._chosen = _choose(self._questions, settings)
+        self._chosen = _choose(folder, settings)
         if not len(self._chosen):
             raise ValueError(
                 f'{folder} has no question in split {settings.split!r} of tasks {settings.tasks} in categories {settings.categories} '
@@ -117,7 +120,7 @@ def load(
 
 def count(folder: str | Path, settings: LoaderSettings) -> int:
     """How many questions pass the filters, over all processes: the length of an epoch."""
-    return len(_choose(open_records(folder, 'questions', settings.split), settings))
+    return len(_choose(folder, settings))
 
 
 def read_questions(folder: str | Path, split: Split) -> list[Question]:
@@ -135,20 +138,30 @@ def decode(data: bytes) -> Image.Image:
         return image.convert('RGB')
 
 
-def _choose(records, settings: LoaderSettings) -> np.ndarray:
+def _choose(folder: str | Path, settings: LoaderSettings) -> Int[np.ndarray, 'n']:
     """Record numbers of the questions that pass the filters, in the order of the records."""
-    wanted = [task for task in settings.tasks if CATEGORY_OF[task] in settings.categories]
-    chosen: dict[str, list[int]] = {task: [] for task in wanted}
-    for i, record in enumerate(records):
-        task = record['task'].decode()
-        if task in chosen and settings.zoom_needed in (None, bool(record['zoom_needed'])):
-            chosen[task].append(i)
-    if settings.per_task is not None:
-        rng = np.random.default_rng(settings.seed)
-        chosen = {
-            task: [own[i] for i in rng.permutation(len(own))[: settings.per_task]] for task, own in chosen.items()
-        }
-    return np.array(sorted(i for own in chosen.values() for i in own), np.int64)
+    tasks, zooms = _marks(str(Path(folder).resolve()), settings.split)
+    chosen = []
+    for task in (task for task in settings.tasks if CATEGORY_OF[task] in settings.categories):
+        fits = tasks == task
+        if settings.zoom_needed is not None:
+            fits &= zooms == settings.zoom_needed
+        own = np.flatnonzero(fits)
+        if settings.per_task is not None:
+            # Drawn for each task on its own: asking for fewer tasks leaves the others' questions as they were.
+            rng = np.random.default_rng([settings.seed, crc32(task.encode())])
+            own = rng.permutation(own)[: settings.per_task]
+        chosen.append(own)
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+
+
+@functools.lru_cache(maxsize=16)
+def _marks(folder: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Task and zoom_needed of every question; kept, because a run opens the same data set for stage after stage."""
+    records = list(open_records(folder, 'questions', split))
+    return np.array([record['task'].decode() for record in records]), np.array(
+        [bool(record['zoom_needed']) for record in records]
+    )
 
 
 def _bytes(image: Image.Image) -> int:
