@@ -18,5 +18,5 @@ How to add a source, in one file. Write a module with
 `read` fills in `Page` with what the source knows and leaves the rest None: each task takes the pages that have what it needs and reports the
 others. Panels without `order` are ordered by their boxes (`right_to_left` and `double` matter then). Count losses in a `reading.Tally`, bring
 boxes onto the page with `reading.clip_box`, look for images with `reading.find_image`, end with `reading.keep_readable`. Then build with
---config.data.reader=your.module; manga109.py is an example of about 200 lines.
+--config=configs/build_ai4va_fg.py:your.module; manga109.py is an example of about 200 lines.
 """
