@@ -29,16 +29,22 @@ PUBLISHED: dict[Task, Published] = {
 }
 
 
-def describe(task: str) -> str:
-    """The paper's numbers for a task in one table cell; '-' where it gives none."""
-    known = PUBLISHED.get(task)
-    if known is None:
-        return '-'
-    upto, above = ('up to ', '> ') if task == 'action_recognition' else ('', '')
-    parts = [
-        f'zero-shot {100 * known.zero_shot:.1f}' if known.zero_shot is not None else '',
-        f'oracle zoom {100 * known.oracle_zoom:.1f}' if known.oracle_zoom is not None else '',
-        f'RARL {upto}+{100 * known.rarl_gain:.1f}' if known.rarl_gain is not None else '',
-        f'IoU {above}{known.zoom_iou:g}' if known.zoom_iou is not None else '',
-    ]
-    return ', '.join(part for part in parts if part)
+@dataclass(frozen=True)
+class Line:
+    """One published result as a table shows it; '' where a number was not given."""
+
+    name: str
+    score: str = ''  # percent
+    gain: str = ''  # points to zero shot
+    zoom_iou: str = ''
+
+
+def lines(task: str) -> list[Line]:
+    """What the paper says of a task, a line for each of its settings; empty where it gives nothing."""
+    known = PUBLISHED.get(task, Published())
+    up_to, above = ('up to ', '> ') if task == 'action_recognition' else ('', '')
+    gain = '' if known.rarl_gain is None else f'{up_to}{100 * known.rarl_gain:+.1f}'
+    overlap = '' if known.zoom_iou is None else f'{above}{known.zoom_iou:g}'
+    zero_shot = [] if known.zero_shot is None else [Line('paper: zero-shot', f'{100 * known.zero_shot:.1f}')]
+    oracle = [] if known.oracle_zoom is None else [Line('paper: oracle zoom', f'{100 * known.oracle_zoom:.1f}')]
+    return zero_shot + oracle + ([Line('paper: RARL', '', gain, overlap)] if gain or overlap else [])

@@ -5,11 +5,14 @@ A table is data; `to_rich` prints it, `to_markdown` puts it into a README, and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rich.cells
+import rich.console
 import rich.table
 import rich.text
 
@@ -36,12 +39,21 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Section:
+    """The rows of one task."""
+
+    task: str
+    heading: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """Cells as text, the first column being names."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    sections: tuple[Section, ...]
     notes: tuple[str, ...]  # printed below
 
 
@@ -100,90 +112,142 @@ def _pair(rows: Sequence[tuple[Record, Record]], seed: int) -> Paired:
 
 
 def side_by_side(results: Sequence[Result]) -> Table:
-    """One row a task, two columns a result, the differences being to the first of them."""
+    """A section for each task, in it a row for each result, differences being to the first of them, and the paper's rows."""
     if not results:
         raise ValueError('a table needs at least one result: name an evaluation folder.')
     first, *others = results
-    compared = [compare(first, other) for other in others]
+    compared = [{}, *(compare(first, other) for other in others)]
     adjusted = [
         dict(zip(paired, holm([each.p_bootstrap for each in paired.values()]), strict=True)) for paired in compared
     ]
-    columns = ['task', 'metric', 'n']
-    for result in results:
-        columns += [result.name, *([f'Δ to {first.name}'] if result is not first else []), 'zoom IoU']
-    rows = []
+    sections = []
     for task in sorted({task for result in results for task in result.summary['tasks']}):
-        cells = [task, _metric(results, task), _count(results, task)]
-        for i, result in enumerate(results):
-            measured = result.summary['tasks'].get(task)
-            difference = [_difference(compared[i - 1].get(task), adjusted[i - 1].get(task))] if i else []
-            cells += [_accuracy(measured), *difference, _overlap(measured)]
-        rows.append((*cells, published.describe(task)))
-    return Table('Evaluation', (*columns, 'paper, 7B on AI4VA-FG'), tuple(rows), _notes(results))
+        own = [(result, result.summary['tasks'].get(task)) for result in results]
+        rows = [
+            (result.name, *_score(measured), *_difference(paired.get(task), p.get(task)), *_zooms(measured))
+            for (result, measured), paired, p in zip(own, compared, adjusted, strict=True)
+        ]
+        paper = [(line.name, '', line.score, line.gain, '', '', line.zoom_iou, '') for line in published.lines(task)]
+        metric = next(measured['metric'] for _, measured in own if measured is not None)
+        sections.append(Section(task, f'{task} ({metric.replace("_", " ")})', (*rows, *paper)))
+    columns = ('', 'n', 'score, %', 'Δ', 'p', 'McNemar', 'zoom IoU', 'zooms, %')
+    return Table('Evaluation', columns, tuple(sections), _notes(results))
 
 
-def _metric(results: Sequence[Result], task: str) -> str:
-    return next(result.summary['tasks'][task]['metric'] for result in results if task in result.summary['tasks'])
-
-
-def _count(results: Sequence[Result], task: str) -> str:
-    counts = [result.summary['tasks'][task]['n'] if task in result.summary['tasks'] else 0 for result in results]
-    return str(counts[0]) if len(set(counts)) == 1 else '/'.join(map(str, counts))
-
-
-def _accuracy(measured: dict[str, Any] | None) -> str:
-    if measured is None or measured['accuracy'] is None:
-        return '-'
+def _score(measured: dict[str, Any] | None) -> tuple[str, str]:
+    if measured is None:
+        return '', ''
+    if measured['accuracy'] is None:
+        return str(measured['n']), 'not judged'
     low, high = measured['interval']
     text = f'{100 * measured["accuracy"]:.1f} [{100 * low:.1f}, {100 * high:.1f}]'
-    return f'{text} ({measured["unjudged"]} unjudged)' if measured['unjudged'] else text
+    return str(measured['n']), f'{text} ({measured["unjudged"]} not judged)' if measured['unjudged'] else text
 
 
-def _difference(paired: Paired | None, p_adjusted: float | None) -> str:
+def _difference(paired: Paired | None, p_adjusted: float | None) -> tuple[str, str, str]:
     if paired is None:
-        return '-'
+        return '', '', ''
     mark = ' *' if p_adjusted < SIGNIFICANT else ''
-    exact = '' if paired.p_mcnemar is None else f', McNemar {_p(paired.p_mcnemar)}'
-    return f'{100 * paired.difference:+.1f} [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}] p {_p(paired.p_bootstrap)}{exact}{mark}'
+    exact = '' if paired.p_mcnemar is None else _p(paired.p_mcnemar)
+    return (
+        f'{100 * paired.difference:+.1f} [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]',
+        _p(paired.p_bootstrap) + mark,
+        exact,
+    )
 
 
 def _p(value: float) -> str:
     return '< 0.001' if value < 0.001 else f'{value:.3f}'
 
 
-def _overlap(measured: dict[str, Any] | None) -> str:
-    if measured is None or measured['zoom_iou_first'] is None:
-        return '-'
-    return f'{measured["zoom_iou_first"]:.2f} (used {100 * measured["zoom_rate"]:.0f} %)'
+def _zooms(measured: dict[str, Any] | None) -> tuple[str, str]:
+    if measured is None:
+        return '', ''
+    overlap = measured['zoom_iou_first']
+    return '' if overlap is None else f'{overlap:.2f}', f'{100 * measured["zoom_rate"]:.0f}'
 
 
 def _notes(results: Sequence[Result]) -> tuple[str, ...]:
     notes = [
-        'Percent, with 95 % intervals over resampled pages; zoom IoU is of the first successful zoom with the region it overlaps most.'
+        'Brackets: 95 % over resampled pages. Zoom IoU: of the first successful zoom with the region that it overlaps most. '
+        'Zooms: answers with at least one.'
     ]
     if len(results) > 1:
         notes.append(
-            f'Δ is paired by question and resampled by page; * marks p < {SIGNIFICANT} of the bootstrap after Holm over the tasks.'
+            f'Δ: to {results[0].name}, in points, paired by question, resampled by page; p is of that bootstrap; * marks p < {SIGNIFICANT} after Holm over the tasks. '
+            'McNemar: exact, over questions.'
         )
     if any(task in published.PUBLISHED for result in results for task in result.summary['tasks']):
         notes.append(
-            'Paper: arXiv 2511.06490, whose questions and splits are not released; it is no test of ours against theirs.'
+            'Paper: arXiv 2511.06490, Qwen2.5-VL-7B on AI4VA-FG. Its questions are not released: beside ours for orientation only.'
         )
     return tuple(notes)
 
 
-def to_rich(table: Table) -> rich.table.Table:
-    """For the terminal. Cells are plain text: nothing in a name is read as markup."""
-    out = rich.table.Table(title=table.title, caption='\n'.join(table.notes), caption_justify='left')
-    for i, column in enumerate(table.columns):
-        out.add_column(rich.text.Text(column), justify='left' if i < 2 else 'right')
-    for row in table.rows:
-        out.add_row(*(rich.text.Text(cell) for cell in row))
-    return out
+@dataclass(frozen=True)
+class ForTerminal:
+    """A table that rich prints: a line for each row where there is room, else two. Cells are plain text: nothing in a name is read as markup."""
+
+    table: Table
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> rich.console.RenderResult:
+        lines = [self.table.columns, *(row for section in self.table.sections for row in section.rows)]
+        narrow = sum(_widths(lines)) + len(self.table.columns) - 1 > options.max_width
+        widths = _widths(map(_stack, lines) if narrow else lines)
+        widths[0] = max(8, min(widths[0], options.max_width - sum(widths[1:]) - len(widths) + 1))
+        yield rich.text.Text(self.table.title, style='bold')
+        yield _grid([self.table.columns], widths, narrow, 'dim')
+        for section in self.table.sections:
+            yield rich.text.Text(section.heading, style='bold')
+            yield _grid(section.rows, widths, narrow, '')
+        yield from (rich.text.Text(note, style='dim') for note in self.table.notes)
+
+
+def to_rich(table: Table) -> ForTerminal:
+    """For `rich.print`, at 80 columns and more."""
+    return ForTerminal(table)
+
+
+def _stack(row: Sequence[str]) -> tuple[str, ...]:
+    """A row in two lines: intervals below their means, McNemar's p below the bootstrap's, headers at their spaces."""
+    name, n, score, difference, p, mcnemar, *zooms = row
+    two = [cell.replace(' [', '\n[') for cell in (score, difference)]
+    return (
+        name,
+        n,
+        *two,
+        f'{p}\n{mcnemar}'.rstrip('\n'),
+        *(cell.replace(' ', '\n') if cell[:1].isalpha() else cell for cell in zooms),
+    )
+
+
+def _widths(rows: Iterable[Sequence[str]]) -> list[int]:
+    columns = zip(*rows, strict=True)
+    return [max(rich.cells.cell_len(line) for cell in column for line in cell.split('\n')) for column in columns]
+
+
+def _grid(rows: Sequence[Sequence[str]], widths: Sequence[int], narrow: bool, style: str) -> rich.table.Table:
+    """Rows whose columns line up with those of the other sections; a name that is too long is folded."""
+    grid = rich.table.Table.grid(padding=(0, 1))
+    for i, width in enumerate(widths):
+        grid.add_column(justify='right' if i else 'left', width=width, overflow='fold', no_wrap=i > 0)
+    for row in rows:
+        grid.add_row(*(rich.text.Text(cell, style=style) for cell in (_stack(row) if narrow else row)))
+    return grid
 
 
 def to_markdown(table: Table) -> str:
     """A GitHub table followed by its notes."""
-    lines = [table.columns, tuple('---' if i < 2 else '---:' for i in range(len(table.columns))), *table.rows]
-    text = ['| ' + ' | '.join(cell.replace('|', '\\|') for cell in line) + ' |' for line in lines]
+    empty = ('',) * (len(table.columns) - 1)
+    lines = [table.columns, ('---', *('---:' for _ in empty))]
+    for section in table.sections:
+        lines += [(f'**{_escape(section.heading)}**', *empty), *(tuple(map(_escape, row)) for row in section.rows)]
+    text = ['| ' + ' | '.join(line) + ' |' for line in lines]
     return '\n'.join([*text, '', *table.notes]) + '\n'
+
+
+def _escape(cell: str) -> str:
+    """Text that a Markdown table shows as it is."""
+    return re.sub(r'([\\|*<])', r'\\\1', cell)

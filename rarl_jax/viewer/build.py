@@ -186,7 +186,7 @@ def _comparison(title: str, results: Sequence[Result], run: Run) -> Comparison |
     except ValueError as error:
         run.notes.append(f'{title}: {error}')
         return None
-    tasks = [row[0] for row in table.rows]
+    tasks = [section.task for section in table.sections]
     dots = tuple((task, charts.dots([result.summary['tasks'].get(task) for result in results])) for task in tasks)
     return Comparison(title, table, tuple(result.name for result in results), dots)
 

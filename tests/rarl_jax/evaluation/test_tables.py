@@ -54,12 +54,23 @@ def test_other_questions_are_refused(before, tmp_path):
 
 def test_markdown_has_every_number(before, after):
     text = to_markdown(side_by_side([*load(before), *load(after, 'zoom')]))
-    head, _, action, depth = text.splitlines()[:4]
-    assert head.split('|')[1:4] == [' task ', ' metric ', ' n ']
-    assert '33.3 [' in action and '+66.7 [' in action and action.count('*') == 1
-    assert '0.40 (used 100 %)' in action and '0.90 (used 100 %)' in action
-    assert 'zero-shot 43.5, oracle zoom 55.8, RARL up to +32.7, IoU > 0.85' in action
-    assert depth.startswith('| depth_comparison | accuracy | 1/0 |') and '| - |' in depth
+    rows = [[cell.strip() for cell in line.split(' | ')] for line in text.splitlines()]
+    assert (
+        rows[0][3] == 'Δ' and 'Δ: to before, in points' in text and rows[2][0] == '| **action_recognition (accuracy)**'
+    )
+    assert rows[3][:3] == ['| before', '12', '33.3 [8.3, 58.3]'] and rows[3][3:6] == ['', '', '']
+    assert (
+        rows[4][:2] == ['| after zoom', '12'] and rows[4][2].startswith('100.0 [') and rows[4][3].startswith('+66.7 [+')
+    )
+    assert rows[4][4:] == ['\\< 0.001 \\*', '0.008', '0.90', '100 |']
+    assert [row[0] for row in rows[5:8]] == ['| paper: zero-shot', '| paper: oracle zoom', '| paper: RARL']
+    assert (rows[5][2], rows[6][2], rows[7][3], rows[7][6]) == (
+        '43.5',
+        '55.8',
+        'up to +32.7',
+        '> 0.85',
+    )
+    assert rows[9][0] == '| before' and rows[9][1] == '1' and rows[10][:3] == ['| after zoom', '', '']
 
 
 def test_terminal_table_reads_names_as_text(tmp_path):
@@ -67,7 +78,20 @@ def test_terminal_table_reads_names_as_text(tmp_path):
     out = Console(file=io.StringIO(), width=200)
     out.print(to_rich(side_by_side(load(folder))))
     assert '[red]x[/]|' in out.file.getvalue()
-    assert r'\|' in to_markdown(side_by_side(load(folder))).splitlines()[0]
+    assert r'[red]x[/]\|' in to_markdown(side_by_side(load(folder)))
+
+
+@pytest.mark.parametrize(('width', 'one_line'), [(80, False), (120, True)])
+def test_the_terminal_loses_no_number(before, after, width, one_line):
+    table = side_by_side([*load(before), *load(after)])
+    out = Console(file=io.StringIO(), width=width)
+    out.print(to_rich(table))
+    printed = out.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width and '…' not in printed
+    cells = [cell for section in table.sections for row in section.rows for cell in row]
+    assert {word for cell in cells for word in cell.split()} <= set(printed.split())
+    own = next(line for line in printed.splitlines() if line.startswith('after zoom'))
+    assert ('[' in own) == one_line
 
 
 def test_command_line(before, after, capsys):
