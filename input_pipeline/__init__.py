@@ -5,9 +5,10 @@
     ai4va          reader of AI4VA's COCO files with their sidecar          manga109   reader of Manga109's XML
     reading_order  panels and balloons in the order in which they are read  scene      a page with its things sorted into its panels
     tasks/         the seven tasks: Page -> Questions                       balance    takes away questions that a habit would answer
-    baselines      how far one gets without looking                         report     what a build made, as JSON and as a page
+    baselines      how far one gets without looking                         report, report_page  what a build made, as JSON and as a page
     dataset        ArrayRecord on disk                                      loader     batches from it
     build          all of it in one go                                      interchange/  other projects' formats
+    synthetic, drawing   pages drawn in AI4VA's format                      traces     supervised conversations from questions
 
 How to add a source, in one file. Write a module with
 

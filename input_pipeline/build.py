@@ -17,8 +17,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from input_pipeline import dataset, interchange, report
-from input_pipeline.balance import balance
+from input_pipeline import dataset, interchange, report, report_page
+from input_pipeline.balance import BalanceSettings, balance
 from input_pipeline.schema import Page, Question
 from input_pipeline.tasks import Skip, TaskSettings, Vocabulary, collect_vocabulary, make_questions
 
@@ -38,9 +38,7 @@ class BuildSettings:
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)  # of train, validation and test, of the pages of each series
     keep_source_split: bool = True  # use the source's own splits where it has them
     seed: int = 0  # of splits, questions and balancing
-    # most that one answer may have among questions about the same pair of things (depth_comparison), in [0.5, 1)
-    balance_share: float = 0.6
-    balance_least: int = 10  # pairs asked about less often are left alone
+    balance: BalanceSettings = field(default_factory=BalanceSettings)
     examples: int = 6  # pictures of each task in the report
     exports: tuple[interchange.Format, ...] = ()  # other formats, written to OUT/exports/
 
@@ -68,7 +66,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
             )
         pages = dataset.split_pages(pages, settings.shares, settings.seed, settings.keep_source_split)
         questions, skipped = ask(pages, settings.tasks, settings.seed, collect_vocabulary(pages), bar('asking'))
-        questions, taken = balance(questions, settings.balance_share, settings.balance_least, settings.seed)
+        questions, taken = balance(questions, settings.balance, settings.seed)
         asked_about = {question.page_id for question in questions}
         pages = [page for page in pages if page.id in asked_about]
         made = out.with_name(out.name + '.incomplete')
@@ -76,7 +74,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         _write(made, pages, questions, bar('writing'))
         summary = report.summarise(read_report, pages, questions, skipped, taken, settings.tasks.model_pixels)
         summary['settings'] = described
-        report.write_html(made / 'report', summary, pages, questions, settings.examples)
+        report_page.write_page(made / 'report', summary, pages, questions, settings.examples)
         interchange.export(made / 'exports', out / 'exports', pages, questions, settings.exports, bar('exporting'))
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     (made / REPORT).write_text(text, encoding='utf-8')

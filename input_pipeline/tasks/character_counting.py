@@ -1,7 +1,8 @@
 """character_counting: how many times somebody is drawn on the page, or how many characters there are.
 
 Wording         'How many times is NAME drawn on this page?', 'How many characters are drawn on this page?'
-Answer space    whole numbers from 0; chance is the share of the most frequent count, which the build report gives.
+Answer space    whole numbers from 0; chance is the share of the most frequent count: at most 40 %, to which `balance` thins it, and the build
+                report tells it.
 Distractors     none (open form). Somebody of the series who is absent is asked for now and then, so that 0 occurs.
 Regions         all panels: one must look into each (and any figure outside them); or the figures counted.
 Metric          accuracy, with partial credit for off by one.

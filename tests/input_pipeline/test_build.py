@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from configs import build_ai4va_fg
+from input_pipeline.balance import BalanceSettings
 from input_pipeline.build import BuildSettings, build, load_reader
 from input_pipeline.interchange.common import bare_prompt
 from input_pipeline.loader import LoaderSettings, load, read_questions
@@ -123,7 +124,7 @@ def test_two_builds_are_the_same(built, questions, tmp_path):
 
 def test_a_failed_build_leaves_nothing_that_looks_whole(built, tmp_path, monkeypatch):
     folder, _ = built
-    monkeypatch.setattr('input_pipeline.report.write_html', lambda *_: 1 / 0)
+    monkeypatch.setattr('input_pipeline.report_page.write_page', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(settings(folder, out=str(tmp_path / 'half')))
     assert not (tmp_path / 'half').exists()
@@ -170,8 +171,8 @@ def test_a_folder_with_something_else_is_not_touched(built, tmp_path):
 @pytest.mark.parametrize('variant', ['', 'smoke', 'input_pipeline.manga109'])
 def test_the_config_names_settings_that_exist(variant):
     data = build_ai4va_fg.get_config(variant).data.to_dict()
-    tasks = TaskSettings(**data.pop('tasks'))
-    settings = BuildSettings(tasks=tasks, **data)
+    nested = {'tasks': TaskSettings(**data.pop('tasks')), 'balance': BalanceSettings(**data.pop('balance'))}
+    settings = BuildSettings(**nested, **data)
     load_reader(settings.reader, settings.read)
     with pytest.raises(ValueError, match='is no reader'):
         build_ai4va_fg.get_config('x')

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from input_pipeline.balance import balance
+from input_pipeline.balance import BalanceSettings, balance
 from input_pipeline.schema import TASKS, Balloon, Character, Page, Panel, Question, Region
 from input_pipeline.tasks import Skip, TaskSettings, collect_vocabulary, make_questions
 from input_pipeline.tasks.common import zoom_needed
@@ -302,13 +302,13 @@ def depth_question(i, answer, prompt='In panel 1, which is nearer to the reader:
 
 def test_balance_thins_the_frequent_answer_of_a_pair():
     questions = [depth_question(i, 'X' if i % 5 else 'Y') for i in range(50)]  # 40 X, 10 Y
-    kept, dropped = balance(questions, 0.6, least=10, seed=0)
+    kept, dropped = balance(questions, BalanceSettings(), seed=0)
     assert Counter(question.answer for question in kept) == {'X': 15, 'Y': 10}
     assert dropped == {'depth_comparison': 25}
-    assert kept == balance(questions, 0.6, least=10, seed=0)[0]
-    assert balance(questions[:9], 0.6, least=10, seed=0)[0] == questions[:9]
+    assert kept == balance(questions, BalanceSettings(), seed=0)[0]
+    assert balance(questions[:9], BalanceSettings(), seed=0)[0] == questions[:9]
     one_sided = [depth_question(i, 'X') for i in range(20)]
-    assert balance(one_sided, 0.6, least=10, seed=0)[0] == one_sided
+    assert balance(one_sided, BalanceSettings(), seed=0)[0] == one_sided
 
 
 def test_balance_looks_at_each_question_asked():
@@ -317,5 +317,22 @@ def test_balance_looks_at_each_question_asked():
     questions = [depth_question(i, 'X' if i < 19 else 'Y') for i in range(20)] + [
         depth_question(20 + i, 'Y' if i < 19 else 'X', far) for i in range(20)
     ]
-    kept, _ = balance(questions, 0.6, least=10, seed=0)
+    kept, _ = balance(questions, BalanceSettings(), seed=0)
     assert len(kept) == 4  # 1 of the 19 and the 1 that differs, twice
+
+
+def test_balance_thins_the_most_frequent_count_of_each_form():
+    def counted(i, answer, prompt):
+        return Question(
+            f'q{i}', 'p', 'character_counting', 'character', prompt, (), answer, ((0, 0, 1, 1),), False, 'train'
+        )
+
+    times = [
+        counted(i, '1' if i < 40 else '2' if i < 52 else '3', 'How many times is Ann drawn on this page?')
+        for i in range(60)
+    ]
+    people = [counted(100 + i, str(i % 4), 'How many characters are drawn on this page?') for i in range(20)]
+    kept, dropped = balance(times + people, BalanceSettings(), seed=0)
+    assert Counter(question.answer for question in kept if 'times' in question.prompt) == {'1': 13, '2': 12, '3': 8}
+    assert kept[-20:] == people
+    assert dropped == {'character_counting': 27}
