@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params, unstack, weight_table
 from rarl_jax.qwen2_5_vl.positions import mrope_positions
 from rarl_jax.qwen2_5_vl.vision import VisionBuckets, plan_vision
-from rarl_jax.qwen2_5_vl.weights import load_params, tensors_of
+from rarl_jax.qwen2_5_vl.weights import hub_name, load_params, tensors_of
 from tests.parity.reference import (
     CONFIGS,
     END,
@@ -53,18 +54,17 @@ def pair(name, tmp_path_factory) -> Pair:
     return Pair(config, reference, load_params(folder, config, jnp.float32), conversation(config))
 
 
-def our_logits(
-    pair: Pair, config: Config | None = None, talk: Conversation | None = None, tap=None, index=None
-) -> np.ndarray:
-    """[T, V] of the pair's conversation; `tap` records the residual stream, the other arguments bring in a mistake."""
+@partial(jax.jit, static_argnums=0)
+def run_logits(config, params, ids, positions, index, batch):
+    return Qwen2_5_VL(config).apply({'params': params}, ids[None], positions[:, None], index[None], batch)[0]
+
+
+def our_logits(pair: Pair, config: Config | None = None, talk: Conversation | None = None, index=None) -> np.ndarray:
+    """[T, V] of the pair's conversation; the arguments bring in a mistake."""
     config, talk = config or pair.config, talk or pair.talk
     batch = plan_vision(talk.images, config.vision)
     index = talk.feature_index(batch.merged_slots.shape[1]) if index is None else index
-    model = Qwen2_5_VL(config) if tap is None else Qwen2_5_VL(config, constrain=tap)
-    run = jax.jit(
-        lambda params: model.apply({'params': params}, talk.ids[None], talk.positions[:, None], index[None], batch)
-    )
-    return np.asarray(run(pair.params))[0]
+    return np.asarray(run_logits(config, pair.params, talk.ids, talk.positions, index, batch))
 
 
 @pytest.fixture(scope='module')
@@ -100,15 +100,16 @@ def our_states(pair: Pair) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarra
     talk, batch = pair.talk, plan_vision(pair.talk.images, pair.config.vision)
     merged = batch.merged_slots.shape[1]
 
-    def run(params):
+    def run(params, batch, ids, index, positions):
         seen = []
         model = Qwen2_5_VL(pair.config, constrain=lambda x, axes: seen.append(x) or x)
         features = model.apply({'params': params}, batch, method='encode_images')
-        x = model.apply({'params': params}, talk.ids[None], features, talk.feature_index(merged)[None], method='embed')
-        model.apply({'params': params}, x, talk.positions[:, None], method='hidden')
+        x = model.apply({'params': params}, ids[None], features, index[None], method='embed')
+        model.apply({'params': params}, x, positions[:, None], method='hidden')
         return seen, features
 
-    seen, features = jax.tree.map(np.asarray, jax.jit(run)(pair.params))
+    outputs = jax.jit(run)(pair.params, batch, talk.ids, talk.feature_index(merged), talk.positions)
+    seen, features = jax.tree.map(np.asarray, outputs)
     held = np.arange(pair.config.vision.window_patches) < batch.window_lengths[:, None]
     blocks = [x[held] for x in seen[1 : 1 + pair.config.vision.depth]]
     features = np.concatenate([features[number, : image.merged(2)] for number, image in enumerate(talk.images)])
@@ -139,11 +140,11 @@ def test_gradients(pair, scan, remat):
     talk, batch = pair.talk, plan_vision(pair.talk.images, pair.config.vision, VisionBuckets((4,), (30,), (256,)))
     model, index = Qwen2_5_VL(pair.config, scan=scan, remat=remat), talk.feature_index(256 // 4)
 
-    def loss(params):
-        rows = model.apply({'params': params}, talk.ids[None], talk.positions[:, None], index[None], batch)[0, :-1]
-        return -jnp.take_along_axis(jax.nn.log_softmax(rows), talk.ids[1:, None], axis=-1).mean()
+    def loss(params, ids, positions, index, batch):
+        rows = model.apply({'params': params}, ids[None], positions[:, None], index[None], batch)[0, :-1]
+        return -jnp.take_along_axis(jax.nn.log_softmax(rows), ids[1:, None], axis=-1).mean()
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(pair.params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(pair.params, talk.ids, talk.positions, index, batch)
     pair.reference.zero_grad()
     inputs = talk.torch_inputs()
     expected = pair.reference(**inputs, labels=inputs['input_ids']).loss
@@ -159,8 +160,6 @@ def test_gradients(pair, scan, remat):
 
 
 def hub_parameters(reference: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    from rarl_jax.qwen2_5_vl.weights import hub_name
-
     return [(hub_name(name), weight) for name, weight in reference.named_parameters()]
 
 
@@ -231,10 +230,8 @@ class Greedy:
     """Cached decoding of one row, as a sampler does it: prefill, steps, an appended chunk, steps."""
 
     def __init__(self, pair: Pair, length: int):
-        self.config, self.model = pair.config, Qwen2_5_VL(pair.config)
-        self.params = jax.jit(unstack)(pair.params)
+        self.config, self.params = pair.config, jax.jit(unstack)(pair.params)
         self.cache, self.held, self.position = text.init_cache(pair.config.text, 1, length, jnp.float32), 0, 0
-        self.extend = jax.jit(self._extend, donate_argnums=1)
 
     def append(self, ids: np.ndarray, images: tuple) -> int:
         """Feeds a chunk with its images; returns the best next token."""
@@ -242,31 +239,36 @@ class Greedy:
         self.position = len(ids) + delta
         part = Conversation(ids, images, positions, delta)
         batch = plan_vision(images, self.config.vision)
-        features = self.model.apply({'params': self.params}, batch, method='encode_images')
         index = part.feature_index(batch.merged_slots.shape[1])
-        return self._feed(ids, features, index, positions)
+        return self._feed(embed_chunk(self.config, self.params, ids, index, batch), positions)
 
     def generate(self, token: int, tokens: int) -> np.ndarray:
         """`token` and what follows it, `tokens` in all; the last one is not fed."""
         out = [token]
         while len(out) < tokens:
             positions, self.position = np.full((3, 1), self.position), self.position + 1
-            out.append(self._feed(np.array(out[-1:]), None, None, positions))
+            out.append(self._feed(self.params['text']['embed'][out[-1]][None, None], positions))
         return np.array(out)
 
-    def _feed(self, ids, features, index, positions) -> int:
-        embeds = self.model.apply(
-            {'params': self.params}, ids[None], features, None if index is None else index[None], method='embed'
+    def _feed(self, embeds, positions) -> int:
+        best, self.cache = step(
+            self.config.text, self.params['text'], self.cache, embeds, positions[:, None], np.array([self.held])
         )
-        best, self.cache = self.extend(self.params, self.cache, embeds, positions[:, None], np.array([self.held]))
-        self.held += len(ids)
+        self.held += embeds.shape[1]
         return int(best)
 
-    def _extend(self, params, cache, embeds, positions, start):
-        lengths = jnp.array([embeds.shape[1]])
-        hidden, cache = text.extend(self.config.text, params['text'], cache, embeds, positions, start, lengths)
-        logits = text.logits(params['text'], hidden[0, -1])
-        return jnp.argmax(logits.at[jnp.array(SPECIAL)].set(-jnp.inf)), cache
+
+@partial(jax.jit, static_argnums=0)
+def embed_chunk(config, params, ids, index, batch):
+    model = Qwen2_5_VL(config)
+    features = model.apply({'params': params}, batch, method='encode_images')
+    return model.apply({'params': params}, ids[None], features, index[None], method='embed')
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def step(config, params, cache, embeds, positions, start):
+    hidden, cache = text.extend(config, params, cache, embeds, positions, start, jnp.array([embeds.shape[1]]))
+    return jnp.argmax(text.logits(params, hidden[0, -1]).at[jnp.array(SPECIAL)].set(-jnp.inf)), cache
 
 
 def test_two_turns_with_an_inserted_crop(pair):

@@ -1,0 +1,282 @@
+"""How fast the model runs: forward, prefill, forward + backward.
+
+    python -m experiments.benchmarks.model [--small]
+
+ours    this package, jitted, float32, layers unrolled
+peer    transformers' Qwen2_5_VLForConditionalGeneration (sdpa), float32, on as many threads
+Both sides have the same weights' shapes and the same conversation of a page and text, and take turns. On a GPU, further rows run the
+published 3B and 7B with random weights in bf16 and tell the share of the device's peak (MFU); they have no peer.
+The last line is one JSON object; ratio > 1 means ours is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from jaxtyping import Array, Float
+from PIL import Image
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from rarl_jax.qwen2_5_vl import text
+from rarl_jax.qwen2_5_vl.config import PRESETS, Config, TextConfig, VisionConfig
+from rarl_jax.qwen2_5_vl.images import Patches, PixelLimits, patchify
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.qwen2_5_vl.params import Params, count_params, init_params, unstack
+from rarl_jax.qwen2_5_vl.positions import mrope_positions
+from rarl_jax.qwen2_5_vl.vision import VisionBatch, plan_vision
+
+GOALS = {'forward': 1.0, 'prefill': 1.0, 'forward + backward': 0.8}  # ours over peer, tokens a second
+MFU_GOALS = {'prefill': 0.55, 'training step': 0.50}
+PEAK_FLOPS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}  # dense bf16, datasheets
+PAGE = (224, 280)  # px: 80 image tokens
+RUNS = 5
+
+
+def _sized(text_config: TextConfig, vision: VisionConfig) -> Config:
+    """Token ids inside a small vocabulary."""
+    return Config(text_config, vision, 4, 5, 6, 7, 1, 2)
+
+
+CONFIGS = {
+    '10M': _sized(
+        TextConfig(4096, 256, 896, 8, 8, 4, 1e4, (4, 6, 6), 1e-6, True), VisionConfig(6, 192, 512, 6, 256, (2, 5))
+    ),
+    '150M': _sized(
+        TextConfig(32_000, 768, 2816, 12, 12, 4, 1e4, (8, 12, 12), 1e-6, True),
+        VisionConfig(8, 384, 1152, 6, 768, (3, 7)),
+    ),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Work:
+    """A batch of conversations, each a page and text."""
+
+    ids: np.ndarray  # [B, T]
+    positions: np.ndarray  # [3, B, T]
+    index: np.ndarray  # [B, T], rows of the features
+    batch: VisionBatch
+
+
+def make_work(config: Config, rows: int, length: int, size: tuple[int, int]) -> tuple[Work, list[Patches]]:
+    rng = np.random.default_rng(0)
+    limits = PixelLimits(28 * 28, size[0] * size[1])
+    pages = [Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)) for _ in range(rows)]
+    images = [patchify(page, limits, config.vision) for page in pages]
+    merged = images[0].merged(config.vision.spatial_merge_size)
+    words = rng.integers(10, 1000, (rows, length - merged - 2))
+    marks = [config.vision_start_token_id, *[config.image_token_id] * merged, config.vision_end_token_id]
+    ids = np.concatenate([np.tile(marks, (rows, 1)), words], axis=1)
+    positions, _ = mrope_positions(ids[0], [images[0].grid], config.image_token_id, config.vision.spatial_merge_size)
+    batch = plan_vision(images, config.vision)
+    index = np.full(ids.shape, -1, np.int32)
+    index[:, 1 : merged + 1] = np.arange(rows)[:, None] * batch.merged_slots.shape[1] + np.arange(merged)
+    return Work(ids, np.tile(positions[:, None], (1, rows, 1)), index, batch), images
+
+
+# ---- ours
+
+
+def forward(model: Qwen2_5_VL, params: Params, work: Work) -> Float[Array, 'B T V']:
+    return model.apply({'params': params}, work.ids, work.positions, work.index, work.batch)
+
+
+def loss(params: Params, model: Qwen2_5_VL, work: Work) -> Float[Array, '']:
+    logits = forward(model, params, work)[:, :-1]
+    chosen = jnp.take_along_axis(logits, work.ids[:, 1:, None], axis=-1)[..., 0]
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen)
+
+
+def prefill(model: Qwen2_5_VL, params: Params, work: Work) -> tuple[Float[Array, 'B V'], text.Cache]:
+    """What a sampler does with a prompt: features, cache, logits of the last token."""
+    variables, config = {'params': params}, model.config.text
+    features = model.apply(variables, work.batch, method='encode_images')
+    embeds = model.apply(variables, work.ids, features, work.index, method='embed')
+    cache = text.init_cache(config, *work.ids.shape, model.dtype)
+    hidden, cache = text.prefill(config, params['text'], cache, embeds, work.positions, model.attention)
+    return text.logits(params['text'], hidden[:, -1]), cache
+
+
+def our_runs(config: Config, work: Work) -> dict[str, Callable[[], object]]:
+    model, params = Qwen2_5_VL(config), jax.jit(init_params, static_argnums=1)(jax.random.key(0), config)
+    sliced = jax.jit(unstack)(params)
+    run_forward = jax.jit(lambda params, work: forward(model, params, work))
+    run_prefill = jax.jit(lambda params, work: prefill(model, params, work))
+    run_backward = jax.jit(jax.value_and_grad(lambda params, work: loss(params, model, work)))
+    arguments = jax.device_put(work)
+    return {
+        'forward': lambda: jax.block_until_ready(run_forward(params, arguments)),
+        'prefill': lambda: jax.block_until_ready(run_prefill(sliced, arguments)),
+        'forward + backward': lambda: jax.block_until_ready(run_backward(params, arguments)),
+    }
+
+
+# ---- the peer
+
+
+def peer_runs(config: Config, work: Work, images: list[Patches]) -> dict[str, Callable[[], object]]:
+    model = Qwen2_5_VLForConditionalGeneration._from_config(Qwen2_5_VLConfig(**config.to_hf())).float()
+    ids = torch.from_numpy(work.ids)
+    inputs = {
+        'input_ids': ids,
+        'attention_mask': torch.ones_like(ids),
+        'mm_token_type_ids': (ids == config.image_token_id).int(),
+        'pixel_values': torch.from_numpy(np.concatenate([image.pixels for image in images])),
+        'image_grid_thw': torch.tensor([image.grid for image in images]),
+    }
+
+    def without_gradient(**more):
+        with torch.no_grad():
+            return model(**inputs, **more)
+
+    def backward():
+        model.zero_grad()
+        model(**inputs, labels=ids, use_cache=False).loss.backward()
+
+    return {
+        'forward': lambda: without_gradient(use_cache=False),
+        'prefill': lambda: without_gradient(use_cache=True, logits_to_keep=1),
+        'forward + backward': backward,
+    }
+
+
+# ---- measuring
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def compare(name: str, config: Config, rows: int, length: int, size: tuple[int, int]) -> Iterator[dict[str, object]]:
+    """Tokens a second of both sides, which take turns; the first run of each, which compiles, does not count."""
+    work, images = make_work(config, rows, length, size)
+    ours, peer = our_runs(config, work), peer_runs(config, work, images)
+    for case in ours:
+        times = [(seconds(ours[case]), seconds(peer[case])) for _ in range(RUNS + 1)][1:]
+        speed_ours, speed_peer = (work.ids.size / statistics.median(side) for side in zip(*times, strict=True))
+        yield {
+            'case': f'{case}, {count_params(config) / 1e6:.0f} M parameters ({name}), {rows} x {length} tokens',
+            'ours': round(speed_ours, 1),
+            'peer': round(speed_peer, 1),
+            'unit': 'tokens/s',
+            'ratio': round(speed_ours / speed_peer, 3),
+            'goal': GOALS[case],
+            'runs': RUNS,
+        }
+
+
+def flops(config: Config, work: Work) -> float:
+    """Of one forward pass: 2 a weight and token (the embedding table is looked up, not multiplied), and attention over the causal half."""
+    t, v, (rows, length) = config.text, config.vision, work.ids.shape
+    layer = (
+        t.hidden_size * t.head_dim * (2 * t.num_heads + 2 * t.num_kv_heads) + 3 * t.hidden_size * t.intermediate_size
+    )
+    decoder = work.ids.size * (2 * t.num_layers * layer + t.num_layers * 2 * length * t.hidden_size)
+    patches = int(work.batch.image_lengths.sum())
+    block = 4 * v.hidden_size**2 + 3 * v.hidden_size * v.intermediate_size
+    full = len(v.fullatt_block_indexes)
+    seen = full * patches / rows + (v.depth - full) * v.window_patches
+    return decoder + patches * (2 * v.depth * block + 4 * seen * v.hidden_size)
+
+
+def share_of_peak(name: str, run: Callable[[], object], work_flops: float) -> dict[str, object]:
+    kind = jax.devices()[0].device_kind
+    peak = next((value for key, value in PEAK_FLOPS.items() if key in kind), None)
+    if peak is None:
+        raise ValueError(f'device {kind}: its peak is not in PEAK_FLOPS; add it from the datasheet.')
+    run()
+    share = work_flops / peak / statistics.median(seconds(run) for _ in range(RUNS))
+    goal = next(goal for case, goal in MFU_GOALS.items() if case in name)
+    return {
+        'case': name,
+        'ours': round(share, 4),
+        'peer': None,
+        'unit': 'MFU',
+        'ratio': None,
+        'goal': goal,
+        'runs': RUNS,
+    }
+
+
+def on_gpu(rows: int, length: int, page: tuple[int, int]) -> Iterator[dict[str, object]]:
+    """Prefill of 3B and 7B, a whole AdamW step of 3B; all state in bf16, so that one device holds it."""
+    for size in ('3B', '7B'):
+        model = Qwen2_5_VL(PRESETS[size], jnp.bfloat16, jnp.bfloat16, attention='cudnn')
+        params = jax.jit(init_params, static_argnums=(1, 2))(jax.random.key(0), PRESETS[size], jnp.bfloat16)
+        work, _ = make_work(PRESETS[size], rows, length, page)
+        held = jax.device_put(work)
+        if size == '3B':
+            yield training_step(dataclasses.replace(model, scan=True, remat='attention'), params, work)
+        sliced = jax.jit(unstack, donate_argnums=0)(params)
+        run = jax.jit(lambda params, work, model=model: prefill(model, params, work))
+        yield share_of_peak(
+            f'prefill, {size}, {rows} x {length} tokens',
+            lambda run=run, sliced=sliced, held=held: jax.block_until_ready(run(sliced, held)),
+            flops(PRESETS[size], work),
+        )
+
+
+def training_step(model: Qwen2_5_VL, params: Params, work: Work) -> dict[str, object]:
+    """Forward, backward and update; the head's share counts, as every token has a loss."""
+    optimizer, held = optax.adamw(1e-6), jax.device_put(work)
+
+    def update(state, work):
+        params, moments = state
+        gradient = jax.grad(loss)(params, model, work)
+        change, moments = optimizer.update(gradient, moments, params)
+        return optax.apply_updates(params, change), moments
+
+    step = jax.jit(update, donate_argnums=0)
+    state = [(jax.tree.map(jnp.copy, params), optimizer.init(params))]
+
+    def run():
+        state[0] = jax.block_until_ready(step(state[0], held))
+
+    head = 2 * work.ids.size * model.config.text.hidden_size * model.config.text.vocab_size
+    rows, length = work.ids.shape
+    return share_of_peak(f'training step, 3B, {rows} x {length} tokens', run, 3 * (flops(model.config, work) + head))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--small', action='store_true', help='the same cases shrunk, under a minute')
+    small = parser.parse_args().small
+    torch.set_num_threads(os.cpu_count())
+    rows, length, page = (1, 96, (112, 140)) if small else (2, 256, PAGE)
+    cases = [
+        case
+        for name, config in CONFIGS.items()
+        for case in compare(name, _shrunk(config) if small else config, rows, length, page)
+    ]
+    if jax.default_backend() == 'gpu':
+        cases += on_gpu(2, 1024, PAGE) if small else on_gpu(4, 4096, (1008, 1008))
+    machine = f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}'
+    print(json.dumps({'name': 'model', 'machine': machine, 'cases': cases}))
+
+
+def _shrunk(config: Config) -> Config:
+    return dataclasses.replace(
+        config,
+        text=dataclasses.replace(config.text, num_layers=2, vocab_size=4096),
+        vision=dataclasses.replace(config.vision, depth=2, fullatt_block_indexes=(1,)),
+    )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,99 @@
+"""Folders that transformers and peft write and read."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.numpy import load_file
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from rarl_jax.qwen2_5_vl.config import PRESETS, Config
+from rarl_jax.qwen2_5_vl.lora import LoraConfig, init_adapter, join, merge, save_adapter
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.qwen2_5_vl.params import weight_table
+from rarl_jax.qwen2_5_vl.vision import plan_vision
+from rarl_jax.qwen2_5_vl.weights import hub_name, hub_shape, load_params, save_params
+from tests.parity.reference import CONFIGS, conversation, random_reference, relative
+
+
+def logits(config: Config, params: dict) -> np.ndarray:
+    talk = conversation(config)
+    batch = plan_vision(talk.images, config.vision)
+    index = talk.feature_index(batch.merged_slots.shape[1])
+    run = jax.jit(lambda p, *inputs: Qwen2_5_VL(config).apply({'params': p}, *inputs))
+    return np.asarray(run(params, talk.ids[None], talk.positions[:, None], index[None], batch))[0]
+
+
+def reference_logits(config: Config, model: torch.nn.Module) -> np.ndarray:
+    with torch.no_grad():
+        return model(**conversation(config).torch_inputs()).logits[0].float().numpy()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('shard', ['100MB', '40KB'])
+def test_their_folder_through_us_is_equal_to_the_bit(name, dtype, shard, tmp_path):
+    """HF -> here -> HF, single and sharded, tied and not."""
+    random_reference(CONFIGS[name]).to(dtype).save_pretrained(tmp_path / 'theirs', max_shard_size=shard)
+    assert Config.from_folder(tmp_path / 'theirs') == CONFIGS[name]
+    params = load_params(tmp_path / 'theirs', CONFIGS[name], jnp.dtype(str(dtype).removeprefix('torch.')))
+    save_params(tmp_path / 'ours', params, CONFIGS[name], 40_000)
+    theirs, ours = (
+        {name: array for file in (tmp_path / side).glob('*.safetensors') for name, array in load_file(file).items()}
+        for side in ('theirs', 'ours')
+    )
+    assert len(list((tmp_path / 'theirs').glob('*.safetensors'))) > 1 or shard == '100MB'
+    assert theirs.keys() == ours.keys()  # transformers saves under the hub's names too
+    assert all(
+        ours[name].dtype == theirs[name].dtype and ours[name].tobytes() == theirs[name].tobytes() for name in theirs
+    )
+
+
+def test_transformers_loads_our_folder(name, tmp_path):
+    """config.json and weights of our own make the same model there, on every weight."""
+    config = CONFIGS[name]
+    random_reference(config).save_pretrained(tmp_path / 'theirs')
+    save_params(tmp_path / 'ours', load_params(tmp_path / 'theirs', config, jnp.float32), config, 40_000)
+    loaded, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path / 'ours', attn_implementation='eager', output_loading_info=True
+    )
+    assert not report['missing_keys'] and not report['unexpected_keys'] and not report['mismatched_keys']
+    assert loaded.dtype == torch.float32
+    assert np.array_equal(reference_logits(config, loaded), reference_logits(config, random_reference(config)))
+
+
+@pytest.mark.parametrize('vision', [False, True])
+def test_peft_loads_our_adapter(vision, tmp_path):
+    config, lora = CONFIGS['untied'], LoraConfig(4, 8.0, ('q_proj', 'v_proj', 'gate_proj', 'down_proj'), vision)
+    model = random_reference(config)
+    model.save_pretrained(tmp_path / 'base')
+    params = load_params(tmp_path / 'base', config, jnp.float32)
+    noise = np.random.default_rng(0)
+    adapter = init_adapter(jax.random.key(0), config, lora)
+    adapter = jax.tree.map(lambda leaf: leaf + 0.1 * noise.standard_normal(leaf.shape).astype(np.float32), adapter)
+    save_adapter(tmp_path / 'adapter', adapter, config, lora, str(tmp_path / 'base'))
+    base = reference_logits(config, model)
+    adapted = PeftModel.from_pretrained(model, tmp_path / 'adapter')
+    trained = {name for name, _ in adapted.named_parameters() if 'lora_' in name}
+    assert len(trained) == 2 * (4 * config.text.num_layers + 2 * vision * config.vision.depth)
+    expected = reference_logits(config, adapted)
+    assert relative(expected, base) > 0.1
+    assert relative(logits(config, join(params, adapter, lora)), expected) < 1e-4
+    assert relative(logits(config, merge(params, adapter, lora)), expected) < 1e-4
+
+
+@pytest.mark.parametrize('size', ['3B', '7B', '32B', '72B'])
+def test_published_shapes_are_theirs(size):
+    """Every weight of every published size has the name and the shape that transformers gives it, without taking memory."""
+
+    with torch.device('meta'):
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**PRESETS[size].to_hf()))
+    theirs = {hub_name(name): tuple(weight.shape) for name, weight in model.named_parameters()}
+    ours = {}
+    for weight in jax.tree.leaves(weight_table(PRESETS[size])):
+        layers = range(weight.shape[0]) if weight.stacked else [0]
+        ours |= {weight.hub.format(layer): hub_shape(weight) for layer in layers}
+    assert ours == theirs
