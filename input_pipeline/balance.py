@@ -27,6 +27,7 @@ def balance(questions: Sequence[Question], settings: BalanceSettings, seed: int)
     Questions of one split that look alike form a group: depth comparisons of the same two things in the same direction (nearer or farther),
     and counts of the same form (how often somebody is drawn, or how many characters there are). In each group the most frequent answer is
     thinned at random to its share of what stays: 'the character or the tree?' can then not be answered 'the character' without looking.
+    A group that has one answer only goes whole: nobody needs to look to answer it.
     """
     groups: dict[tuple, list[int]] = defaultdict(list)
     for i, question in enumerate(questions):
@@ -50,7 +51,7 @@ def _surplus(members: Sequence[int], questions: Sequence[Question], share: float
     top, times = answers.most_common(1)[0]
     others = len(members) - times
     keep = int(np.floor(others * share / (1 - share)))
-    if times <= keep or others == 0:
-        return set()  # a group with one answer only is a fact of the comic; dropping it whole would hide it
+    if times <= keep:
+        return set()
     frequent = [i for i in members if questions[i].answer == top]
     return {frequent[j] for j in rng.permutation(times)[keep:]}
