@@ -2,21 +2,11 @@
 
     FOLDER/images/NAME.png (or FOLDER/, FOLDER/train/, FOLDER/val/, FOLDER/test/)
     FOLDER/train-annotations.json, val-annotations.json, test-annotations.json     at least one; its split becomes `Page.split`
-    FOLDER/sidecar.json                                                            what the public release lacks
+    FOLDER/sidecar.json                                                            what the public release lacks (sidecar.py)
 
 COCO's `bbox` [x, y, w, h] becomes (x1, y1, x2, y2). Masks (polygons, RLE, empty) are not used, except that the bounds of polygons stand in for a missing bbox.
 `attributes.Interdepth` orders things inside a panel; by the look of the published renderings larger is farther, and `larger_is_farther` turns that round.
 Intradepth orders the parts of one thing and is not used.
-
-The sidecar is keyed by image file name and annotation id; every field is optional and null means absent:
-
-    {"version": 1,
-     "pages": {"NAME.png": {"series": "Placid et Muzo", "reading_direction": "left_to_right" | "right_to_left", "description": "...",
-                            "annotations": {"123": {"action": "running", "identity": "Placid",    a character's
-                                                    "text": "Look out!",                          a balloon's or lettering's
-                                                    "reading_order": 0,                           a panel's or a balloon's, from 0
-                                                    "speaker": 130,                               a balloon's: annotation id of the character
-                                                    "round": true, "description": "..."}}}}}      a panel's
 
 Source: Groenquist et al. 2024, "Unlocking Comics: The AI4VA Dataset for Visual Understanding".
 """
@@ -29,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from input_pipeline.reading import Progress, ReadReport, Tally, clip_box, find_image, keep_readable, read_json
+from input_pipeline.reading import Progress, ReadReport, Tally, clip_box, find_image, keep_readable, read_json, tidy
 from input_pipeline.schema import Balloon, Box, Character, Page, Panel, Region, Split
+from input_pipeline.sidecar import read_sidecar
 
 Role = Literal['panel', 'character', 'balloon', 'region', 'ignore']
 
@@ -39,19 +30,7 @@ ANNOTATIONS: tuple[tuple[Split, str], ...] = (
     ('validation', 'val-annotations.json'),
     ('test', 'test-annotations.json'),
 )
-SIDECAR = 'sidecar.json'
-SIDECAR_VERSION = 1
-SIDECAR_PAGE: dict[str, type] = {'series': str, 'reading_direction': str, 'description': str, 'annotations': dict}
-SIDECAR_ANNOTATION: dict[str, type | tuple[type, ...]] = {
-    'action': str,
-    'identity': str,
-    'text': str,
-    'description': str,
-    'reading_order': int,
-    'speaker': (int, str),
-    'round': bool,
-}
-READING_DIRECTIONS = ('left_to_right', 'right_to_left')
+LARGEST = 1e9  # no coordinate or depth is beyond it, and Python's unbounded integers would not fit a float
 
 # Lower-case category name -> what it is here. Names absent from this table are counted in the report.
 CATEGORIES: dict[str, Role] = {
@@ -91,7 +70,7 @@ class ReadSettings:
     annotations: tuple[tuple[Split, str], ...] = ANNOTATIONS  # split -> file name in the folder
     # where page images are looked for, in this order
     image_folders: tuple[str, ...] = ('images', '.', 'train', 'val', 'test')
-    sidecar: str = SIDECAR  # file name in the folder; need not be there
+    sidecar: str = 'sidecar.json'  # file name in the folder; need not be there
     categories: Mapping[str, Role] = field(default_factory=CATEGORIES.copy)  # lower-case category name -> role
     larger_is_farther: bool = True  # direction of Interdepth
     source: str = 'ai4va'  # name of the source in pages and reports
@@ -115,7 +94,7 @@ def read(folder: str | Path, settings: ReadSettings, progress: Progress | None =
         names = ', '.join(name for _, name in settings.annotations)
         raise FileNotFoundError(f'{folder} holds no annotation file: expected at least one of {names}.')
     tally = Tally()
-    sidecar = _read_sidecar(folder / settings.sidecar)
+    sidecar = read_sidecar(folder / settings.sidecar)
     pages: list[Page] = []
     seen: dict[str, bool] = {}  # image's stem -> whether its page is usable
     for split, path in files:
@@ -125,49 +104,6 @@ def read(folder: str | Path, settings: ReadSettings, progress: Progress | None =
             tally.drop('sidecar page without annotations', name)
     pages = keep_readable(pages, tally, settings.max_pixels, settings.threads, progress)
     return pages, tally.report(settings.source, pages)
-
-
-# --- The sidecar
-
-
-def _read_sidecar(path: Path) -> dict[str, dict[str, Any]]:
-    """The sidecar's pages, checked key by key; {} where there is no sidecar."""
-    if not path.is_file():
-        return {}
-    content = read_json(path)
-    if (
-        not isinstance(content, dict)
-        or content.get('version') != SIDECAR_VERSION
-        or not isinstance(content.get('pages'), dict)
-    ):
-        raise ValueError(
-            f'{path} is not a sidecar of version {SIDECAR_VERSION}: expected {{"version": {SIDECAR_VERSION}, "pages": {{...}}}}.'
-        )
-    for name, page in content['pages'].items():
-        _check_fields(path, name, page, SIDECAR_PAGE)
-        direction = page.get('reading_direction')
-        if direction is not None and direction not in READING_DIRECTIONS:
-            raise ValueError(
-                f'{path}: page {name}: reading_direction is {direction!r}, expected one of {READING_DIRECTIONS}.'
-            )
-        for key, fields in (page.get('annotations') or {}).items():
-            _check_fields(path, f'{name}, annotation {key}', fields, SIDECAR_ANNOTATION)
-    return content['pages']
-
-
-def _check_fields(path: Path, where: str, fields: Any, expected: Mapping[str, Any]) -> None:
-    if not isinstance(fields, dict):
-        raise ValueError(
-            f'{path}: {where}: found {type(fields).__name__}, expected an object with keys among {sorted(expected)}.'
-        )
-    for key, value in fields.items():
-        if key not in expected:
-            raise ValueError(f'{path}: {where}: unknown key {key!r}, expected one of {sorted(expected)}.')
-        right = value is None or isinstance(value, expected[key])
-        if isinstance(value, bool) and expected[key] is not bool:
-            right = False  # bool is an int to Python, and true is no reading order
-        if not right:
-            raise ValueError(f'{path}: {where}: {key} is {value!r}, expected {expected[key]}.')
 
 
 # --- COCO
@@ -187,31 +123,40 @@ def _read_file(
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
             raise ValueError(f'{path} is not a COCO instances file: it has no list {key!r}.')
-    names = {
-        c['id']: str(c['name']).strip().lower()
-        for c in coco['categories']
-        if isinstance(c, dict) and {'id', 'name'} <= c.keys()
-    }
-    by_image = _group_annotations(coco, tally)
+    categories = _entries(coco['categories'], ('id', 'name'), tally, 'category')
+    names = {category['id']: str(category['name']).strip().lower() for category in categories}
+    images = _entries(coco['images'], ('id', 'file_name', 'width', 'height'), tally, 'image')
+    annotations = _entries(coco['annotations'], ('id', 'image_id', 'category_id'), tally, 'annotation')
+    by_image = _group_annotations(images, annotations, tally)
     pages, image_ids = [], set()
-    for image in coco['images']:
+    for image in images:
         page = _start_page(folder, image, split, image_ids, seen, tally, settings)
         if page is None:
             continue
-        extra = sidecar.get(image['file_name'], {})
+        extra = sidecar.get(str(image['file_name']), {})
         pages.append(_fill_page(page, by_image.get(image['id'], []), names, extra, tally, settings))
     return pages
 
 
-def _group_annotations(coco: Mapping[str, Any], tally: Tally) -> dict[Any, list[dict[str, Any]]]:
+def _entries(things: list[Any], keys: tuple[str, ...], tally: Tally, kind: str) -> list[dict[str, Any]]:
+    """The things that are objects with all `keys`, each a number or a text; the others are counted."""
+    usable = []
+    for thing in things:
+        if isinstance(thing, dict) and all(isinstance(thing.get(key), int | str) for key in keys):
+            usable.append(thing)
+        else:
+            tally.drop(f'{kind} without a usable {", ".join(keys[:-1])} or {keys[-1]}', repr(thing)[:80])
+    return usable
+
+
+def _group_annotations(
+    images: list[dict[str, Any]], annotations: list[dict[str, Any]], tally: Tally
+) -> dict[Any, list[dict[str, Any]]]:
     """Image id -> its annotations; a repeated annotation id keeps its first."""
-    known = {image.get('id') for image in coco['images'] if isinstance(image, dict)}
+    known = {image['id'] for image in images}
     grouped: dict[Any, list[dict[str, Any]]] = {}
     seen: set[str] = set()
-    for annotation in coco['annotations']:
-        if not isinstance(annotation, dict) or not {'id', 'image_id', 'category_id'} <= annotation.keys():
-            tally.drop('annotation without id, image_id or category_id', repr(annotation)[:80])
-            continue
+    for annotation in annotations:
         key = str(annotation['id'])
         if key in seen:
             tally.drop('annotation id used twice', key)
@@ -225,7 +170,7 @@ def _group_annotations(coco: Mapping[str, Any], tally: Tally) -> dict[Any, list[
 
 def _start_page(
     folder: Path,
-    image: Any,
+    image: Mapping[str, Any],
     split: Split,
     image_ids: set[Any],
     seen: dict[str, bool],
@@ -233,9 +178,6 @@ def _start_page(
     settings: ReadSettings,
 ) -> Page | None:
     """An empty page for one entry of `images`, or None with the reason counted."""
-    if not isinstance(image, dict) or not {'id', 'file_name', 'width', 'height'} <= image.keys():
-        tally.drop('image entry without id, file_name, width or height', repr(image)[:80])
-        return None
     name = str(image['file_name'])
     stem = Path(name).stem
     if image['id'] in image_ids or seen.get(stem):
@@ -244,7 +186,7 @@ def _start_page(
     image_ids.add(image['id'])
     seen[stem] = False
     width, height = image['width'], image['height']
-    if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in (width, height)):
+    if not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v < LARGEST for v in (width, height)):
         tally.drop('image entry without a positive size', name)
         return None
     path, problem = find_image(folder, settings.image_folders, name)
@@ -280,9 +222,9 @@ def _fill_page(
     _count_orphans(page, annotations, fields_of, tally)
     return replace(
         page,
-        series=extra.get('series') or page.series,
+        series=tidy(extra.get('series')) or page.series,
         right_to_left=extra.get('reading_direction') == 'right_to_left',
-        description=extra.get('description'),
+        description=tidy(extra.get('description')),
         panels=_checked_orders(things['panel'], page, tally),
         characters=tuple(things['character']),
         balloons=_checked_speakers(_checked_orders(things['balloon'], page, tally), things['character'], page, tally),
@@ -320,7 +262,7 @@ def _raw_box(annotation: Mapping[str, Any]) -> tuple[float, float, float, float]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > LARGEST
 
 
 def _thing(
@@ -335,16 +277,16 @@ def _thing(
 ) -> Panel | Character | Balloon | Region:
     key = str(annotation['id'])
     if role == 'panel':
-        return Panel(key, box, fields.get('reading_order'), bool(fields.get('round')), fields.get('description'))
+        return Panel(key, box, fields.get('reading_order'), bool(fields.get('round')), tidy(fields.get('description')))
     if role == 'balloon':
         speaker = fields.get('speaker')
         return Balloon(
-            key, box, fields.get('text'), fields.get('reading_order'), None if speaker is None else str(speaker)
+            key, box, tidy(fields.get('text')), fields.get('reading_order'), None if speaker is None else str(speaker)
         )
     depth = _depth(annotation, tally, where, settings)
     if role == 'character':
-        return Character(key, box, fields.get('identity'), fields.get('action'), depth)
-    return Region(key, box, name, fields.get('text'), depth)
+        return Character(key, box, tidy(fields.get('identity')), tidy(fields.get('action')), depth)
+    return Region(key, box, name, tidy(fields.get('text')), depth)
 
 
 def _depth(annotation: Mapping[str, Any], tally: Tally, where: str, settings: ReadSettings) -> float | None:

@@ -13,6 +13,7 @@ Sources: Matsui et al. 2017 (arXiv 1510.04389), Ogawa et al. 2018 (arXiv 1803.08
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -216,7 +217,9 @@ def _with_speakers(
 
 
 def _number(text: str | None) -> float | None:
+    """None for what is no finite number."""
     try:
-        return float(text)
+        value = float(text)
     except (TypeError, ValueError):
         return None
+    return value if math.isfinite(value) else None

@@ -81,6 +81,11 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def tidy(text: str | None) -> str | None:
+    """A text from a source on one line with single spaces; None where there is no word in it."""
+    return ' '.join((text or '').split()) or None
+
+
 def clip_box(box: Sequence[float], width: int, height: int, min_side: float) -> tuple[Box | None, bool]:
     """The part of a box (x1, y1, x2, y2 px) on its page, and whether it had to be changed.
 
@@ -106,12 +111,15 @@ def find_image(folder: Path, subfolders: Iterable[str], name: str) -> tuple[Path
         return None, 'image name points outside the folder'
     root = folder.resolve()
     for subfolder in subfolders:
-        path = (folder / subfolder / name).resolve()
-        if not path.is_file():
+        try:
+            path = (folder / subfolder / name).resolve()
+            found = path.is_file()
+        except (OSError, RuntimeError):  # a name too long, a link to itself
             continue
-        if not path.is_relative_to(root):
+        if found and not path.is_relative_to(root):
             return None, 'image name points outside the folder'
-        return path, None
+        if found:
+            return path, None
     return None, 'image file missing'
 
 

@@ -5,6 +5,8 @@ import struct
 import zlib
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from input_pipeline import ai4va
@@ -63,13 +65,13 @@ BROKEN = {
     'half outside': (lambda a: a.update(bbox=[-30, 10, 60, 60]), 'box clipped to its page', 'incomplete'),
     'outside': (lambda a: a.update(bbox=[900, 10, 60, 60]), 'box outside its page, empty or not a number', 'dropped'),
     'no area': (lambda a: a.update(bbox=[10, 10, 0, 60]), 'box outside its page, empty or not a number', 'dropped'),
-    'infinite': (lambda a: a.update(bbox=[10, 10, float('inf'), 60]), 'box outside its page, empty or not a number', 'dropped'),
+    'infinite': (lambda a: a.update(bbox=[10, 10, float('inf'), 60]), 'annotation without a usable bbox', 'dropped'),
     'bbox is text': (lambda a: a.update(bbox='10 10 20 20'), 'annotation without a usable bbox', 'dropped'),
     'no bbox, empty mask': (lambda a: a.pop('bbox'), 'annotation without a usable bbox', 'dropped'),
     'RLE alone': (lambda a: a.update(bbox=None, segmentation={'size': [9, 9], 'counts': 'PQ'}), 'annotation without a usable bbox', 'dropped'),
     'unknown category': (lambda a: a.update(category_id=28), 'category not mapped: 28', 'dropped'),
     'same id': (lambda a: a.update(id=0), 'annotation id used twice', 'dropped'),
-    'no id': (lambda a: a.pop('id'), 'annotation without id, image_id or category_id', 'dropped'),
+    'no id': (lambda a: a.pop('id'), 'annotation without a usable id, image_id or category_id', 'dropped'),
     'no such image': (lambda a: a.update(image_id=77), 'annotation of an unknown image', 'dropped'),
 }  # fmt: skip
 
@@ -177,11 +179,43 @@ def test_a_page_listed_twice_is_read_once(folder):
     assert report.dropped == {'image listed twice': 2}
 
 
-@pytest.mark.parametrize('size', [(0, 10), (-5, 10), ('400', 560), (None, 560), (True, 560)])
+@pytest.mark.parametrize('size', [(0, 10), (-5, 10), ('400', 560), (True, 560)])
 def test_an_impossible_size_is_counted(folder, size):
     edit(folder, lambda coco: coco['images'][0].update(width=size[0], height=size[1]))
     _, report = ai4va.read(folder, SETTINGS)
     assert report.dropped == {'image entry without a positive size': 1}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_the_file_says_it_is_read_or_refused_in_a_sentence(tmp_path, data):
+    """One value of the annotation file, at any depth, becomes anything that JSON can hold."""
+    folder = tmp_path if (tmp_path / 'train-annotations.json').is_file() else write_folder(tmp_path, pages=1)
+    if not (folder / 'kept.json').is_file():
+        (folder / 'kept.json').write_text((folder / 'train-annotations.json').read_text())
+    coco = json.loads((folder / 'kept.json').read_text())
+    place, path = coco, []
+    while isinstance(place, dict | list) and place and (not path or data.draw(st.integers(0, 3))):
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(min(len(place), 5))))
+        path.append((place, key))
+        place = place[key]
+    holder, key = path[-1]
+    holder[key] = data.draw(JSON | st.just(10**400) | st.just('x' * 300))
+    (folder / 'train-annotations.json').write_text(json.dumps(coco))
+    try:
+        pages, report = ai4va.read(folder, SETTINGS)
+    except ValueError as error:
+        assert str(error).endswith('.')
+        return
+    assert report.pages == len(pages)
+    assert len(pages) == 1 or report.dropped
 
 
 # --- The sidecar

@@ -94,7 +94,7 @@ def test_panels_are_numbered_from_right_to_left(folder):
     ('old', 'new', 'kind', 'reason'),
     [
         ('xmin="100" ymin="100"', 'xmin="oops" ymin="100"', 'dropped', 'annotation without a usable box'),
-        ('xmin="100" ymin="100"', 'xmin="nan" ymin="100"', 'dropped', 'box outside its page, empty or not a number'),
+        ('xmin="100" ymin="100"', 'xmin="nan" ymin="100"', 'dropped', 'annotation without a usable box'),
         ('xmin="100" ymin="100"', 'xmin="300" ymin="100"', 'dropped', 'box outside its page, empty or not a number'),
         ('xmin="100" ymin="100"', 'xmin="-40" ymin="100"', 'incomplete', 'box clipped to its page'),
         ('id="b1"', 'id="b0"', 'dropped', 'annotation id missing or used twice'),
@@ -102,6 +102,7 @@ def test_panels_are_numbered_from_right_to_left(folder):
         ('<face id="h0"', '<nose id="h0"', 'dropped', 'element not mapped: nose'),
         ('id="b2"', 'id="bb"', 'incomplete', 'speaker is not a body of the page'),
         ('index="0" width="800"', 'index="0" width="?"', 'dropped', 'page without index, width or height'),
+        ('index="0" width="800"', 'index="0" width="inf"', 'dropped', 'page without index, width or height'),
     ],
 )
 def test_losses_are_counted(folder, old, new, kind, reason):
