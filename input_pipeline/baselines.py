@@ -27,12 +27,21 @@ _ITEM = re.compile(r'\b([A-Z]): ')
 
 
 def score_baselines(train: Sequence[Question], held_out: Sequence[Question]) -> dict[str, dict[str, Any]]:
-    """Per task {'n', 'chance', 'answer_prior', 'position', 'text'}: exact-match accuracy in [0, 1]; None where a baseline has no meaning."""
+    """Per task {'n', 'n_train', 'chance', 'answer_prior', 'position', 'text', 'margin'}: exact-match accuracies in [0, 1].
+
+    None where a baseline has no meaning. `margin` is half the 95 % interval of an accuracy of 0.5 over n questions: a baseline is above chance
+    only if it is so by more than that.
+    """
     table = {}
     for task in dict.fromkeys(question.task for question in held_out):
         fit = [question for question in train if question.task == task]
         asked = [question for question in held_out if question.task == task]
-        table[task] = {'n': len(asked), 'n_train': len(fit), 'chance': _chance(asked)}
+        table[task] = {
+            'n': len(asked),
+            'n_train': len(fit),
+            'chance': _chance(asked),
+            'margin': 0.98 / math.sqrt(len(asked)),
+        }
         for name, learn in (('answer_prior', learn_prior), ('position', learn_position), ('text', learn_text)):
             answer = learn(fit) if fit else None
             table[task][name] = None if answer is None else _accuracy(answer, asked)

@@ -82,7 +82,10 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Iterable[Row]]:
         'Tasks': (_task_row(task, row) for task, row in report['tasks'].items()),
         'Without looking at the page (exact match on held-out pages)': (
             {'task': task, 'n': row['n']}
-            | {name.replace('_', ' '): _percent(row[name]) for name in ('chance', 'answer_prior', 'position', 'text')}
+            | {
+                name.replace('_', ' '): _percent(row[name])
+                for name in ('chance', 'answer_prior', 'position', 'text', 'margin')
+            }
             for task, row in report['baselines'].items()
         ),
         'Questions that could not be made': report['skipped'],

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from input_pipeline.scene import Scene
-from input_pipeline.schema import Question
+from input_pipeline.schema import Character, Question
 from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
 from input_pipeline.tasks.distractors import draw_balanced
 from input_pipeline.tasks.naming import character_name
@@ -37,7 +37,9 @@ def questions(
     return finish(scene, 'action_recognition', wordings, rng, settings) + skipped
 
 
-def _ask(scene, i, character, rng, settings, vocabulary) -> Wording | str:
+def _ask(
+    scene: Scene, i: int, character: Character, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
+) -> Wording | str:
     """The question, or why there is none."""
     name = character_name(scene, i, character, rng, settings)
     if name is None:

@@ -48,7 +48,16 @@ def questions(
     return finish(scene, TASK, wordings, rng, settings) + skipped
 
 
-def _ask(scene, i, character, name, here, rng, settings, vocabulary) -> Wording | str:
+def _ask(
+    scene: Scene,
+    i: int,
+    character: Character,
+    name: str,
+    here: list[str],  # identities of the page that are asked about
+    rng: np.random.Generator,
+    settings: TaskSettings,
+    vocabulary: Vocabulary,
+) -> Wording | str:
     """The question, or why there is none."""
     choices: tuple[str, ...] = ()
     if rng.random() >= settings.open_share:

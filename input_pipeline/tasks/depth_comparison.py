@@ -49,7 +49,9 @@ def _things(scene: Scene, i: int, settings: TaskSettings) -> list[Character | Re
     return [*characters, *regions]
 
 
-def _ask(scene, i, a, b, rng, settings) -> Wording | str:
+def _ask(
+    scene: Scene, i: int, a: Character | Region, b: Character | Region, rng: np.random.Generator, settings: TaskSettings
+) -> Wording | str:
     """The question, or why there is none."""
     if abs(a.depth - b.depth) < settings.depth_gap:
         return 'the depths differ too little'

@@ -22,7 +22,7 @@ ALWAYS = 0.999  # largest inclusion probability that is aimed at
 
 def draw_among(rng: np.random.Generator, answer: str, others: Sequence[str], number: int) -> tuple[str, ...] | None:
     """The answer among `number` choices, shuffled, each of the others as likely as the next; None if there is no other."""
-    pool = sorted(set(others) - {answer})
+    pool = sorted(other for other in set(others) if not _alike(other, answer))
     if not pool:
         return None
     return _shuffled(rng, [answer, *(pool[i] for i in rng.permutation(len(pool))[: number - 1])])
@@ -33,7 +33,7 @@ def draw_balanced(
 ) -> tuple[str, ...] | None:
     """The answer among `number` choices, shuffled; `counts` tells how often each is right. None if there is no other."""
     words = tuple(sorted(counts))
-    others = [i for i, word in enumerate(words) if word != answer]
+    others = [i for i, word in enumerate(words) if not _alike(word, answer)]
     if not others:
         return None
     if len(others) < number:
@@ -94,6 +94,11 @@ def _inclusion_targets(counts: Float[np.ndarray, 'K'], number: int) -> Float[np.
             return targets
         targets[over] = ALWAYS
         free &= ~over
+
+
+def _alike(a: str, b: str) -> bool:
+    """Whether an answer could not be told from the other: 'Running' is no wrong answer where 'running' is right."""
+    return a.casefold() == b.casefold()
 
 
 def _shuffled(rng: np.random.Generator, choices: Sequence[str]) -> tuple[str, ...]:

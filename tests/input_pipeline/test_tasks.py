@@ -292,6 +292,8 @@ def test_choices_without_a_second_answer_are_none():
     assert draw_balanced(rng, 'run', {'run': 3}, 4) is None
     assert draw_among(rng, 'run', ['run'], 4) is None
     assert sorted(draw_balanced(rng, 'run', {'run': 3, 'sit': 1}, 4)) == ['run', 'sit']
+    assert draw_balanced(rng, 'run', {'run': 3, 'Run': 1}, 4) is None  # no wrong answer
+    assert draw_among(rng, 'Ann', ['ann', 'Bob'], 4) in (('Ann', 'Bob'), ('Bob', 'Ann'))
 
 
 def depth_question(i, answer, prompt='In panel 1, which is nearer to the reader: X or Y?'):
