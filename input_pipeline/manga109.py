@@ -127,17 +127,7 @@ def _read_page(
     if image is None:
         tally.drop('image file missing', f'{book}/{index:03d}.jpg')
         return []
-    things: dict[str, list] = {'frame': [], 'body': [], 'text': [], 'face': []}
-    boxes: set[str] = set()
-    for child in element:
-        where = f'{book}, page {index}, {child.tag} {child.get("id")}'
-        if child.tag not in things:
-            tally.drop(f'element not mapped: {child.tag}', where)
-        elif child.get('id') in boxes or not child.get('id'):
-            tally.drop('annotation id missing or used twice', where)
-        elif (box := _box(child, width, height, tally, where, settings)) is not None:
-            boxes.add(child.get('id'))
-            things[child.tag].append(_thing(child, box, names, tally, where, settings))
+    things = _read_things(element, (book, index, width, height), names, tally, settings)
     balloons = _with_speakers(
         things['text'], speakers, {body.id for body in things['body']}, tally, f'{book}, page {index}'
     )
@@ -156,6 +146,29 @@ def _read_page(
         regions=tuple(things['face']),
     )
     return [page]
+
+
+def _read_things(
+    element: ElementTree.Element,
+    page: tuple[str, int, int, int],  # book, index, width, height
+    names: dict[str | None, str | None],
+    tally: Tally,
+    settings: ReadSettings,
+) -> dict[str, list]:
+    """What the page holds, by element name."""
+    book, index, width, height = page
+    things: dict[str, list] = {'frame': [], 'body': [], 'text': [], 'face': []}
+    seen: set[str] = set()
+    for child in element:
+        where = f'{book}, page {index}, {child.tag} {child.get("id")}'
+        if child.tag not in things:
+            tally.drop(f'element not mapped: {child.tag}', where)
+        elif child.get('id') in seen or not child.get('id'):
+            tally.drop('annotation id missing or used twice', where)
+        elif (box := _box(child, width, height, tally, where, settings)) is not None:
+            seen.add(child.get('id'))
+            things[child.tag].append(_thing(child, box, names, tally, where, settings))
+    return things
 
 
 def _find(folder: Path, book: str, index: int) -> Path | None:
