@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw
 from input_pipeline.schema import TASKS, Page, Question
 
 PICTURE_SIDE = 560  # px: longer side of an example's picture
+THREADS = 2  # pages decoded at once
 RED = (220, 30, 30)
 
 Row = dict[str, Any]  # column -> cell
@@ -26,10 +28,16 @@ def write_page(
 ) -> None:
     """Writes index.html and pictures of up to `examples` questions of each task, spread over the pages."""
     folder.mkdir(parents=True, exist_ok=True)
-    page_of = {page.id: page for page in pages}
+    chosen = list(choose_examples(questions, examples))
+    needed = {question.page_id for question, _ in chosen}
+    shown = [page for page in pages if page.id in needed]
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:  # large pages take long to decode: each once, side by side
+        pictures = dict(zip((page.id for page in shown), pool.map(shrink, shown), strict=True))
+    widths = {page.id: page.width for page in shown}
     cards = []
-    for question, name in choose_examples(questions, examples):
-        draw_regions(page_of[question.page_id], question).save(folder / name, quality=85)
+    for question, name in chosen:
+        picture = pictures[question.page_id]
+        draw_regions(picture, question, picture.width / widths[question.page_id]).save(folder / name, quality=85)
         cards.append(_card(question, name))
     tables = ''.join(_table(title, list(rows)) for title, rows in _tables(report).items())
     body = f'{_summary(report)}{tables}<h2>Examples</h2><div class="cards">{"".join(cards)}</div>'
@@ -45,17 +53,22 @@ def choose_examples(questions: Sequence[Question], examples: int) -> Iterator[tu
             yield own[place], f'{task}_{number}.jpg'
 
 
-def draw_regions(page: Page, question: Question) -> Image.Image:
-    """The page, shrunk, with the question's regions in red."""
+def shrink(page: Page) -> Image.Image:
+    """The page with its longer side at PICTURE_SIDE."""
     with Image.open(page.image) as image:
         image.draft('RGB', (PICTURE_SIDE, PICTURE_SIDE))  # lets JPEG decode small at once; nothing for PNG
         picture = image.convert('RGB')
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    scale = picture.width / page.width
-    draw = ImageDraw.Draw(picture)
+    return picture
+
+
+def draw_regions(picture: Image.Image, question: Question, scale: float) -> Image.Image:
+    """A copy of the page's picture with the question's regions in red; `scale` is its px a px of the page."""
+    copy = picture.copy()
+    draw = ImageDraw.Draw(copy)
     for box in question.regions:
         draw.rectangle([v * scale for v in box], outline=RED, width=2)
-    return picture
+    return copy
 
 
 def _summary(report: Mapping[str, Any]) -> str:
