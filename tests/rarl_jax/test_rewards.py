@@ -1,6 +1,6 @@
 """Eq. 2 worked by hand, with each of its switches, and the form that a well-formed episode keeps."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from input_pipeline.schema import Question
+from rarl_jax import episode, zoom
 from rarl_jax.rewards import RewardSettings, answer_of, is_well_formed, matched_iou, reward, zoom_ious
 
 CALL = '<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 10, 10]}}\n</tool_call>'
@@ -15,20 +16,26 @@ ANSWER = '<answer>running</answer>'
 PLAIN = RewardSettings()
 
 
-@dataclass(frozen=True)
-class Zoom:
-    box: tuple | None
-    status: str = 'ok'
-
-    @property
-    def succeeded(self):
-        return self.status == 'ok'
+def zoomed(box, status='ok'):
+    return zoom.Zoom(requested=box, box=box, frame='original', status=status, turn=0)
 
 
-@dataclass(frozen=True)
-class Episode:
-    zooms: tuple = ()
-    turn_texts: tuple = (CALL, ANSWER)
+def episode_of(zooms=(), turn_texts=(CALL, ANSWER)):
+    nothing = np.zeros(0)
+    return episode.Episode(
+        question_id='q',
+        group=0,
+        sample=0,
+        ids=nothing.astype(int),
+        loss_mask=nothing.astype(bool),
+        sample_logprobs=nothing,
+        images=(),
+        zooms=tuple(zooms),
+        turn_texts=tuple(turn_texts),
+        turns=len(turn_texts),
+        finish_reason='answer',
+        page=zoom.PageFrame(100, 100, 100, 100),
+    )
 
 
 def question(*regions):
@@ -36,8 +43,8 @@ def question(*regions):
 
 
 ONE = question((0.0, 0.0, 10.0, 10.0))
-RIGHT_BOX = Episode((Zoom((0, 0, 10, 10)),))
-HALF_BOX = Episode((Zoom((0, 0, 10, 5)),))  # IoU 0.5
+RIGHT_BOX = episode_of((zoomed((0, 0, 10, 10)),))
+HALF_BOX = episode_of((zoomed((0, 0, 10, 5)),))  # IoU 0.5
 
 
 @pytest.mark.parametrize(
@@ -64,9 +71,9 @@ def test_equation_2(settings, accuracy, total):
 
 
 def test_zooms_are_paid_once_each_up_to_the_cap():
-    zooms = tuple(Zoom((20 * i, 0, 20 * i + 10, 10)) for i in range(4))
+    zooms = tuple(zoomed((20 * i, 0, 20 * i + 10, 10)) for i in range(4))
     for cap, count in ((0, 0), (1, 1), (3, 3), (9, 4)):
-        assert reward(Episode(zooms), ONE, 1.0, replace(PLAIN, max_paid_zooms=cap)).parts['tool_count'] == count
+        assert reward(episode_of(zooms), ONE, 1.0, replace(PLAIN, max_paid_zooms=cap)).parts['tool_count'] == count
 
 
 @pytest.mark.parametrize(
@@ -74,9 +81,9 @@ def test_zooms_are_paid_once_each_up_to_the_cap():
 )
 def test_failed_calls_and_duplicates_earn_nothing(status):
     box = (0, 0, 10, 10) if status in ('duplicate', 'no_budget') else None
-    alone = reward(Episode((Zoom(box, status),)), ONE, 1.0, PLAIN)
+    alone = reward(episode_of((zoomed(box, status),)), ONE, 1.0, PLAIN)
     assert (alone.parts['tool_count'], alone.parts['tool_iou'], alone.total) == (0.0, 0.0, 2.0)
-    beside = reward(Episode((*RIGHT_BOX.zooms, Zoom(box, status))), ONE, 1.0, PLAIN)
+    beside = reward(episode_of((*RIGHT_BOX.zooms, zoomed(box, status))), ONE, 1.0, PLAIN)
     assert beside.total == reward(RIGHT_BOX, ONE, 1.0, PLAIN).total
 
 
@@ -101,9 +108,9 @@ def test_matching_is_optimal_where_greed_is_not():
 
 
 def test_zoom_ious_of_first_and_second_zoom():
-    episode = Episode((Zoom(None, 'bad_box'), Zoom((0, 0, 10, 5)), Zoom((50, 50, 60, 60))))
-    assert zoom_ious(episode, ONE) == [0.5, 0.0]
-    assert zoom_ious(episode, question()) == [0.0, 0.0]
+    tried = episode_of((zoomed(None, 'bad_box'), zoomed((0, 0, 10, 5)), zoomed((50, 50, 60, 60))))
+    assert zoom_ious(tried, ONE) == [0.5, 0.0]
+    assert zoom_ious(tried, question()) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +181,6 @@ PIECES = st.sampled_from(
 
 @given(st.lists(st.one_of(st.text(), st.lists(PIECES, max_size=6).map(''.join)), max_size=4))
 def test_any_text_is_judged(turns):
-    paid = reward(Episode((), tuple(turns)), ONE, 0.0, PLAIN)
+    paid = reward(episode_of((), tuple(turns)), ONE, 0.0, PLAIN)
     assert paid.total in (0.0, 1.0)
     assert is_well_formed(turns) <= (answer_of(turns) is not None)
