@@ -26,8 +26,8 @@ class Scene:
     regions: tuple[tuple[Region, ...], ...]  # from left to right
 
     @property
-    def homeless(self) -> int:
-        """Characters that stand in no panel."""
+    def stray_characters(self) -> int:
+        """How many characters stand in no panel; questions that name a panel cannot ask about them."""
         return len(self.page.characters) - sum(map(len, self.characters))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Character, Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
+from input_pipeline.tasks.common import STRAY, Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
 from input_pipeline.tasks.distractors import draw_balanced
 from input_pipeline.tasks.naming import character_name
 
@@ -24,7 +24,7 @@ def questions(
 ) -> list[Question | Skip]:
     """Questions about every figure whose action is known and that can be named."""
     wordings: list[Wording] = []
-    skipped: list[Question | Skip] = []
+    skipped: list[Question | Skip] = scene.stray_characters * [Skip('action_recognition', scene.page.id, STRAY)]
     for i, group in enumerate(scene.characters):
         for character in group:
             made = 'the source gives no action'

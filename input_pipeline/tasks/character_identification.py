@@ -16,7 +16,7 @@ import numpy as np
 
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Character, Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
+from input_pipeline.tasks.common import STRAY, Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
 from input_pipeline.tasks.distractors import draw_among, draw_balanced
 from input_pipeline.tasks.naming import character_name
 
@@ -27,7 +27,7 @@ def questions(
     scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
 ) -> list[Question | Skip]:
     """One question about each identity of the page, for one of its figures that can be pointed at."""
-    skipped: list[Question | Skip] = []
+    skipped: list[Question | Skip] = scene.stray_characters * [Skip(TASK, scene.page.id, STRAY)]
     nameable: dict[str, list[tuple[int, Character, str]]] = {}
     for i, group in enumerate(scene.characters):
         for character in group:

@@ -14,6 +14,7 @@ from input_pipeline.scene import Scene
 from input_pipeline.schema import CATEGORY_OF, TASKS, Box, Page, Question, Task
 
 Naming = Literal['identity', 'panel', 'both']
+STRAY = 'the figure stands in no panel'  # a reason of a Skip
 LABELS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'  # of the items of an ordering
 
 

@@ -24,7 +24,9 @@ def questions(
 ) -> list[Question | Skip]:
     """Questions about runs of balloons that do not share a balloon."""
     del vocabulary
-    balloons = [balloon for balloon in _dialogue(scene) if balloon.text and balloon.text.strip()]
+    dialogue = _dialogue(scene)
+    balloons = [balloon for balloon in dialogue if balloon.text and balloon.text.strip()]
+    stray = len(scene.page.balloons) - len(dialogue)
     if not scene.page.balloons:
         return [Skip(TASK, scene.page.id, 'the page has no balloons')]
     if not balloons:
@@ -38,7 +40,8 @@ def questions(
         start += n
     if not wordings:
         return [Skip(TASK, scene.page.id, 'too few lines of dialogue that differ')]
-    return finish(scene, TASK, wordings, rng, settings)
+    skipped = stray * [Skip(TASK, scene.page.id, 'the balloon stands in no panel')]
+    return finish(scene, TASK, wordings, rng, settings) + skipped
 
 
 def _dialogue(scene: Scene) -> list[Balloon]:

@@ -253,6 +253,16 @@ def test_pages_without_what_a_task_needs_say_so():
     assert ask('action_recognition', lonely) == ([], ['the source knows no second action'])
 
 
+def test_what_stands_in_no_panel_is_counted():
+    stray = Character('c9', (385, 200, 399, 209), identity='Zoe', action='running')  # in the gutter
+    page = make_page(
+        characters=(ANN0, BOB2, stray), balloons=(*BALLOONS, Balloon('b9', (192, 30, 199, 60), text='Psst.'))
+    )
+    assert ask('action_recognition', page)[1] == ['the figure stands in no panel']
+    assert ask('character_identification', page)[1] == ['the figure stands in no panel']
+    assert ask('dialogue_reordering', page)[1] == ['the balloon stands in no panel']
+
+
 # --- Zoom, choices, balance
 
 
