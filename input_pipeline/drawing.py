@@ -200,7 +200,6 @@ def panel(rng: np.random.Generator, image: Image.Image, box: tuple[int, int, int
     (frame.ellipse if is_round else frame.rectangle)([x1, y1, x2 - 1, y2 - 1], outline=INK, width=3)
 
 
-
 def balloon(
     rng: np.random.Generator, image: Image.Image, room: tuple[int, int, int, int], text: str, speaker: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:

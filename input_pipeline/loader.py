@@ -51,6 +51,14 @@ class Sample:
     image: Image.Image  # RGB, the original page; shared between samples: copy before drawing on it
 
 
+@dataclass(frozen=True)
+class PageSample:
+    """A page and all questions about it that pass the filters."""
+
+    questions: tuple[Question, ...]
+    image: Image.Image  # RGB, the original page; shared: copy before drawing on it
+
+
 class PageStore:
     """The pages of one split by record number, the last used ones decoded."""
 
@@ -93,8 +101,43 @@ class SampleSource(grain.sources.RandomAccessDataSource):
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Sample:
+        page, question = self.question(index)
+        return Sample(question, self.page(page))
+
+    def question(self, index: int) -> tuple[int, Question]:
+        """A question without its page, and the page's record number."""
         record = self._questions[int(self._chosen[index])]
-        return Sample(to_question(record, self._split), self._pages[int(record['page_index'])])
+        return int(record['page_index']), to_question(record, self._split)
+
+    def page(self, index: int) -> Image.Image:
+        """The page of a record number, decoded."""
+        return self._pages[index]
+
+
+class PageSource(grain.sources.RandomAccessDataSource):
+    """The pages of one split that have questions which pass the filters."""
+
+    def __init__(self, folder: str | Path, settings: LoaderSettings):
+        samples = SampleSource(folder, settings)
+        self._samples, by_page = samples, {}
+        for i in range(len(samples)):
+            index, question = samples.question(i)
+            by_page.setdefault(index, []).append(question)
+        self._pages = [(index, tuple(questions)) for index, questions in sorted(by_page.items())]
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def __getitem__(self, index: int) -> PageSample:
+        page, questions = self._pages[index]
+        return PageSample(questions, self._samples.page(page))
+
+
+def load_pages(
+    folder: str | Path, settings: LoaderSettings, process_index: int = 0, process_count: int = 1
+) -> grain.IterDataset[list[PageSample]]:
+    """As `load`, but page by page: batches of `settings.batch_size` pages with all their questions."""
+    return _batches(PageSource(folder, settings), settings, process_index, process_count)
 
 
 def load(
@@ -104,7 +147,11 @@ def load(
 
     Every process must be given the same settings: all shuffle alike and each takes every `process_count`-th question of that order.
     """
-    dataset = grain.MapDataset.source(SampleSource(folder, settings)).seed(settings.seed)
+    return _batches(SampleSource(folder, settings), settings, process_index, process_count)
+
+
+def _batches(source, settings: LoaderSettings, process_index: int, process_count: int) -> grain.IterDataset:
+    dataset = grain.MapDataset.source(source).seed(settings.seed)
     if settings.shuffle:
         dataset = dataset.shuffle()
     # Cut first, repeat then: each process has whole epochs of its own share, and a share is as long in every epoch.

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from input_pipeline.schema import Box, Question, Task
+
+Kind = Literal['crop', 'point', 'answer', 'direct']
+KINDS: tuple[Kind, ...] = ('crop', 'point', 'answer', 'direct')
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,9 @@ class TraceSettings:
     """Which conversations are made, how often, and how well they are done."""
 
     crop: float = 0.0  # weight of conversations about a crop alone: one question, answered at once
-    point: float = 0.0  # weight of conversations in which every question gets a call and no crop is shown: dense practice of boxes
+    point: float = (
+        0.0  # weight of conversations in which every question gets a call and no crop is shown: dense practice of boxes
+    )
     answer: float = 1.0  # weight of conversations as a policy has them: one question, zooms, an answer
     direct: float = 0.0  # weight of conversations in which no tool is offered
     questions: int = 6  # most questions of a pointing conversation
@@ -38,6 +44,7 @@ class Step:
     box: Box | None = None  # region that a call names, px of the original page
     shown: bool = True  # whether the crop is shown; False = the conversation goes on without it
     answer: str | None = None  # words inside <answer>
+    thought: str | None = None  # words inside <think>, before the call or the answer; None = no such element
     text: str | None = None  # the whole turn as it stands, for turns that are malformed
 
 
@@ -76,9 +83,8 @@ def make_conversation(
       settings: which conversations are made.
       rng: numpy's generator; the conversation depends on nothing else.
     """
-    kinds = ('crop', 'point', 'answer', 'direct')
     weights = np.array([settings.crop, settings.point, settings.answer, settings.direct])
-    kind = kinds[rng.choice(4, p=weights / weights.sum())]
+    kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
     first = questions[rng.integers(len(questions))]
     if kind == 'point':
         return _pointing(questions, page_size, settings, rng)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
+from input_pipeline.traces import Conversation, Step
 from rarl_jax.chat import ANSWER_TOO_EARLY, FAILURE_WORDS, Call, Chat, call_text, read_turn, system_text, user_text
 from rarl_jax.qwen2_5_vl.config import VisionConfig
 from rarl_jax.qwen2_5_vl.images import Patches, PixelLimits, patchify
@@ -245,61 +246,46 @@ class Dialogue:
 # ---- supervised conversations ----
 
 
-@dataclass(frozen=True)
-class Step:
-    """One turn of a supervised answer: a zoom or an answer."""
-
-    thought: str | None = None  # words for <think>; None = no such element
-    box: Box | None = None  # region to zoom into, original px; None = this turn answers
-    label: str | None = None  # the call's label
-    answer: str | None = None  # words for <answer>; None = this turn zooms
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A question and the turns that answer it."""
-
-    prompt: str  # the question's words
-    steps: tuple[Step, ...]  # zooms, then an answer
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A supervised conversation about one page."""
-
-    question_id: str
-    image: Image.Image  # the page, RGB; with `is_crop` a crop alone
-    exchanges: tuple[Exchange, ...]  # several questions are denser supervision for one page's cost
-    offers_tool: bool = True  # whether the prompt describes the tool
-    is_crop: bool = False  # the image is shown at the size of crops
-
-
 def step_text(step: Step, host: Host, page: PageFrame) -> str:
     """The words of a supervised turn, its box in the policy's frame."""
+    if step.text is not None:
+        return step.text
     thought = '' if step.thought is None else f'<think>{step.thought}</think>'
     if step.box is None:
         return f'{thought}<answer>{step.answer}</answer>'
-    return thought + call_text(from_original(step.box, host.tool.box_frame, page), step.label)
+    return thought + call_text(from_original(step.box, host.tool.box_frame, page))
 
 
-def replay(trace: Trace, host: Host, budget: Budget, group: int = 0, sample: int = 0) -> Episode:
-    """The episode that a policy would make by writing exactly the trace's turns; `sample_logprobs` are 0.
+def replay(
+    conversation: Conversation, image: Image.Image, host: Host, budget: Budget, group: int = 0, sample: int = 0
+) -> Episode:
+    """The episode that a policy would make by writing exactly these turns about a page; `sample_logprobs` are 0.
 
     Raises:
-        ValueError: a zoom of the trace is refused, or the conversation is longer than budget.total_tokens. Turns are not limited.
+        ValueError: a zoom is refused, or the conversation is longer than budget.total_tokens. Turns are not limited.
     """
-    view = view_page(host, trace.image, host.crop if trace.is_crop else None)
-    limits = Budget(max_turns=1 + sum(len(e.steps) for e in trace.exchanges), total_tokens=budget.total_tokens)
+    if conversation.crop is None:
+        view = view_page(host, image)
+    else:
+        view = view_page(host, cut(image, conversation.crop), host.crop)
+    turns = sum(len(exchange.steps) for exchange in conversation.exchanges)
     dialogue = Dialogue(
-        host, view, limits, question_id=trace.question_id, group=group, sample=sample, offers_tool=trace.offers_tool
+        host,
+        view,
+        Budget(max_turns=1 + turns, total_tokens=budget.total_tokens),
+        question_id=conversation.question_id,
+        group=group,
+        sample=sample,
+        offers_tool=conversation.offers_tool,
     )
-    for exchange in trace.exchanges:
+    for exchange in conversation.exchanges:
         dialogue.ask(exchange.prompt)
         for step in exchange.steps:
             _take_step(dialogue, step)
     if len(dialogue.ids) > budget.total_tokens:
         raise ValueError(
-            f'Trace {trace.question_id}: {len(dialogue.ids)} tokens, at most {budget.total_tokens} fit; raise total_tokens or ask fewer questions.'
+            f'Conversation {conversation.question_id}: {len(dialogue.ids)} tokens, at most {budget.total_tokens} fit; '
+            'raise total_tokens or ask fewer questions.'
         )
     return dialogue.episode()
 
@@ -310,8 +296,11 @@ def _take_step(dialogue: Dialogue, step: Step) -> None:
     if ids[-1] != chat.call_close_id:
         ids.append(chat.turn_end_id)
     dialogue.take(ids, [0.0] * len(ids))
+    if step.box is not None and not step.shown:
+        return
     dialogue.end_turn()
     if step.box is not None and not dialogue.zooms[-1].succeeded:
         raise ValueError(
-            f'Trace {dialogue.question_id}: the zoom {step.box} was refused ({dialogue.zooms[-1].status}), expected a box that can be shown; correct the trace.'
+            f'Conversation {dialogue.question_id}: the zoom {step.box} was refused ({dialogue.zooms[-1].status}), '
+            'expected a box that can be shown; correct it.'
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float
+from optax import contrib
 
 Params = dict[str, Any]  # nested dict of arrays
 Labels = dict[str, Any]  # the params' structure with 'trained' or 'frozen' at every leaf
@@ -21,8 +22,10 @@ class OptimizerSettings:
     """One stage's optimizer."""
 
     learning_rate: float  # the schedule's peak
-    schedule: Literal['constant', 'cosine'] = (
-        'constant'  # after the warm-up; cosine falls to end_fraction at the stage's last step
+    kind: Literal['adamw', 'muon'] = 'adamw'  # muon: matrices move along orthogonalised momentum, all else by AdamW
+    matrix_rate: float = 10.0  # muon: the matrices' learning rate, as a multiple of learning_rate
+    schedule: Literal['constant', 'cosine', 'hold'] = (
+        'constant'  # after the warm-up; cosine and hold (level to the middle, then straight) fall to end_fraction at the last step
     )
     warmup: float = 0.0  # share of the stage's steps in which the rate rises linearly from 0
     end_fraction: float = 0.0  # cosine: the last rate, as a share of the peak
@@ -36,13 +39,42 @@ class OptimizerSettings:
 
 def make_optimizer(settings: OptimizerSettings, params: Params, steps: int) -> optax.GradientTransformation:
     """The settings' optimizer for a stage of `steps` updates. `params` may be abstract: only paths are read."""
-    trained = optax.chain(
-        optax.clip_by_global_norm(settings.max_grad_norm),
-        optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=jnp.float32),
-        optax.add_decayed_weights(settings.weight_decay, mask=_decayed),
-        optax.scale_by_learning_rate(make_schedule(settings, steps)),
-    )
+    schedule = make_schedule(settings, steps)
+    if settings.kind == 'muon':
+        rule = _muon(settings, schedule)
+    else:
+        rule = optax.chain(
+            optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=jnp.float32),
+            optax.add_decayed_weights(settings.weight_decay, mask=_decayed),
+            optax.scale_by_learning_rate(schedule),
+        )
+    trained = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), rule)
     return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, label(params, settings.frozen))
+
+
+def _muon(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (https://kellerjordan.github.io/posts/muon) for the matrices inside layers; AdamW for embeddings, the patch projection, norms and biases."""
+    return contrib.muon(
+        lambda count: settings.matrix_rate * schedule(count),
+        adam_b1=settings.b1,
+        adam_b2=settings.b2,
+        adam_learning_rate=schedule,
+        weight_decay=settings.weight_decay,
+        adam_weight_decay=settings.weight_decay,
+        muon_weight_dimension_numbers=_matrices,
+    )
+
+
+def _matrices(params: Params) -> Any:
+    """For each leaf inside layers that is a matrix, which of its last two axes is contracted: layers are stacked, so it may have three."""
+
+    def axes(path: tuple, leaf: Array) -> contrib.MuonDimensionNumbers | None:
+        name = path_name(path)
+        if not name.endswith('/w') or 'patch' in name:
+            return None
+        return contrib.MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,))
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
@@ -50,6 +82,9 @@ def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     peak, rising = settings.learning_rate, round(settings.warmup * steps)
     if settings.schedule == 'constant':
         after = optax.constant_schedule(peak)
+    elif settings.schedule == 'hold':
+        level = max(steps // 2 - rising, 0)
+        after = optax.linear_schedule(peak, settings.end_fraction * peak, max(steps - rising - level, 1), level)
     else:
         after = optax.cosine_decay_schedule(peak, max(steps - rising, 1), settings.end_fraction)
     if not rising:

@@ -1,0 +1,24 @@
+"""Seconds of a training step and of its parts."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """Starts when it is made."""
+
+    def __init__(self):
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, part: str) -> None:
+        """Books the time since the last lap on `part`."""
+        now = time.perf_counter()
+        self._laps[part], self._last = now - self._last, now
+
+    def metrics(self, tokens: int) -> dict[str, float]:
+        """time/PART, time/total, and tokens (prompts, images and answers) handled per second."""
+        total = time.perf_counter() - self._start
+        laps = {f'time/{part}': seconds for part, seconds in self._laps.items()}
+        return laps | {'time/total': total, 'throughput/tokens_per_second': tokens / total}

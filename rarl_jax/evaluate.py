@@ -1,0 +1,146 @@
+"""A stage that answers held-out questions: direct, with the policy's own zooms, with the right region shown, or with crops that show nothing of use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from input_pipeline.loader import LoaderSettings, Sample, SampleSource
+from input_pipeline.schema import Question
+from rarl_jax.chat import system_text
+from rarl_jax.episode import Episode
+from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environment
+from rarl_jax.evaluation.exports import write_exports
+from rarl_jax.evaluation.judge import ExactJudge, TokenF1Judge, judge_records
+from rarl_jax.evaluation.records import Mode, Record, hash_text, make_record
+from rarl_jax.evaluation.results import Provenance, source_commit, write_results
+from rarl_jax.evaluation.samples import SampleFile, rewrite_samples
+from rarl_jax.grading import grade
+from rarl_jax.rewards import answer_of
+from rarl_jax.sampler.policy import Policy
+from rarl_jax.sampler.rollout import rollout
+from rarl_jax.sampler.settings import CropControl, Sampling
+
+if TYPE_CHECKING:
+    from rarl_jax.run import Run
+    from rarl_jax.settings import EvaluateSettings
+
+CROPS: dict[Mode, CropControl] = {
+    'direct': 'real',  # never shown: the prompt offers no tool
+    'zoom': 'real',
+    'oracle_zoom': 'oracle',
+    'blank_crop': 'blank',
+    'shuffled_crop': 'shuffled',
+}
+
+
+def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
+    """Writes DIR/eval/NAME/{samples.jsonl, results.json, exports/}; a question answered before is not asked again."""
+    folder = run.workdir / 'eval' / name
+    questions, sources = held_out(run, stage)
+    policy = Policy.of(run.model, run.params, run.host)
+    with SampleFile(folder, identity(run, name, stage)) as file:
+        todo = {mode: file.missing(questions, mode, decoding(stage)) for mode in stage.modes}
+        answered = sum(len(questions) - len(rest) for rest in todo.values())
+        with run.progress(name, len(questions) * len(stage.modes), answered) as bar:
+            for mode, rest in todo.items():
+                for start in range(0, len(rest), stage.batch_size):
+                    batch = rest[start : start + stage.batch_size]
+                    samples = [sources[doc_id] for doc_id, _ in batch]
+                    file.add(answer(run, policy, mode, stage, [doc_id for doc_id, _ in batch], samples))
+                    bar.advance(len(batch))
+                    run.leave_if_asked()
+        records = file.records
+    records = judged(run, stage, records)
+    if stage.judge != 'none':
+        rewrite_samples(folder, records)
+    results = write_results(folder, provenance(run, name), records)
+    write_exports(folder / 'exports', records)
+    run.metrics.write(run.global_step(name), name, headline(results))
+
+
+def held_out(run: Run, stage: EvaluateSettings) -> tuple[list[Question], SampleSource]:
+    """The stage's questions, the same in every run of a seed, and their samples by place."""
+    source = SampleSource(
+        run.data_dir,
+        LoaderSettings(split=stage.split, tasks=stage.tasks, per_task=stage.questions or None, seed=run.settings.seed),
+    )
+    return [source.question(i)[1] for i in range(len(source))], source
+
+
+def answer(
+    run: Run, policy: Policy, mode: Mode, stage: EvaluateSettings, doc_ids: Sequence[int], samples: Sequence[Sample]
+) -> list[Record]:
+    """Lets the policy answer a batch of questions in one mode."""
+    greedy = stage.samples == 1
+    sampling = Sampling(stage.samples, stage.temperature, greedy, offers_tool=mode != 'direct', crop=CROPS[mode])
+    episodes = rollout(policy, samples, run.settings.sampler, sampling, run.key('evaluate', 0))
+    by_question: dict[int, list[Episode]] = {}
+    for episode in episodes:
+        by_question.setdefault(episode.group, []).append(episode)
+    records = []
+    for group, own in by_question.items():
+        question = samples[group].question
+        said = [answer_of(episode.turn_texts) for episode in own]
+        grades = [grade(question.task, question.answer, words, question.choices) for words in said]
+        records.append(make_record(doc_ids[group], question, own, said, grades, mode, decoding(stage)))
+    return records
+
+
+def judged(run: Run, stage: EvaluateSettings, records: list[Record]) -> list[Record]:
+    """The records with open answers graded by the stage's judge."""
+    if stage.judge == 'none':
+        return records
+    if stage.judge == 'endpoint':
+        judge = EndpointJudge(endpoint_from_environment(), run.workdir / 'judge_cache.jsonl')
+    else:
+        judge = ExactJudge() if stage.judge == 'exact' else TokenF1Judge()
+    return judge_records(records, judge, {'panel_understanding'})
+
+
+def decoding(stage: EvaluateSettings) -> str:
+    return 'greedy' if stage.samples == 1 else 'sampled'
+
+
+def prompt_hash(run: Run) -> str:
+    return hash_text(system_text(run.host.tool.box_frame, True))
+
+
+def pixel_limits(run: Run) -> dict[str, tuple[int, int]]:
+    host = run.host
+    return {'page': (host.page.min_pixels, host.page.max_pixels), 'crop': (host.crop.min_pixels, host.crop.max_pixels)}
+
+
+def identity(run: Run, name: str, stage: EvaluateSettings) -> dict:
+    """What the answers depend on: a folder of answers begun under another identity is refused."""
+    return {
+        'checkpoint': run.policy_name(name),
+        'prompt_hash': prompt_hash(run),
+        'pixel_limits': pixel_limits(run),
+        'seed': run.settings.seed,
+        'samples': stage.samples,
+        'temperature': stage.temperature,
+    }
+
+
+def provenance(run: Run, name: str) -> Provenance:
+    return Provenance(
+        stage=name,
+        step=run.global_step(name),
+        checkpoint=run.policy_name(name),
+        commit=source_commit(),
+        prompt_hash=prompt_hash(run),
+        pixel_limits=pixel_limits(run),
+        seed=run.settings.seed,
+    )
+
+
+def headline(results: dict) -> dict[str, float]:
+    """The numbers that go into metrics.jsonl."""
+    numbers = {}
+    for mode, evaluation in results['evaluations'].items():
+        for task, found in evaluation['tasks'].items():
+            for figure in ('accuracy', 'zoom_iou_first', 'zoom_rate'):
+                if found[figure] is not None:
+                    numbers[f'eval/{mode}/{figure}/{task}'] = found[figure]
+    return numbers

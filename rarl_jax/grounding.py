@@ -1,0 +1,286 @@
+"""A stage that gives eyes to a vision tower that has seen nothing: every image token learns to say what lies under it, in the decoder's own words.
+
+A decoder that is trained on conversations alone, tower and all from nothing, stays for long at the mere distribution of boxes: it must learn to see,
+to find and to speak at once. Here the tower learns first, densely, from all tokens of an image:
+
+    page   each token inside a region: the answer of its question (whose figure it is) and the region's box, one number a coordinate
+    crop   each token: the answer of the question that the crop belongs to
+
+A word's score is the dot product of the token's feature, through a projection that is thrown away afterwards, with the word's embedding: what the
+tower learns to write is what the decoder reads. A published checkpoint needs none of this.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from input_pipeline.loader import LoaderSettings, PageSample, load_pages, read_questions
+from input_pipeline.schema import Box, Question
+from input_pipeline.traces import loosen
+from rarl_jax import optim
+from rarl_jax.batches import Buckets, plan_images
+from rarl_jax.clock import Clock
+from rarl_jax.episode import Host, PageView, view_page
+from rarl_jax.qwen2_5_vl.images import Patches, patchify
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.qwen2_5_vl.params import Params
+from rarl_jax.qwen2_5_vl.vision import VisionBatch
+from rarl_jax.zoom import cut, from_original
+
+if TYPE_CHECKING:
+    from rarl_jax.run import Run
+    from rarl_jax.settings import GroundingSettings
+
+LEAST_COVER = 0.05  # share of a token's area that a region must cover for the token to speak of it
+
+
+@dataclass(frozen=True)
+class Words:
+    """The ids of the words that image tokens may say."""
+
+    answers: dict[str, int]  # answers of all tasks -> place in `ids`
+    ids: Int[np.ndarray, 'W']
+    numbers: Int[np.ndarray, 'N']  # ids of the whole numbers from 0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GroundingBatch:
+    """What the image tokens of a step should say."""
+
+    pages: VisionBatch
+    word: Int[np.ndarray, 'I M']  # place of the answer among Words.ids; -1 = no region here; -2 = padding
+    box: Int[np.ndarray, 'I M 4']  # xyxy in px of the page as the policy sees it
+    crops: VisionBatch
+    answer: Int[np.ndarray, 'C M']  # place among Words.ids; -2 = padding
+    task: Int[np.ndarray, 'C']  # place among the stage's crop tasks
+
+
+def train(run: Run, name: str, stage: GroundingSettings) -> None:
+    """Trains the run's tower and embeddings for `stage.steps` updates, from wherever the stage stands."""
+    words = find_words(run, stage)
+    heads = init_heads(
+        run.key(name, 0), run.model.config.text.hidden_size, len(stage.crop_tasks), run.model.config.init_scale
+    )
+    optimizer = optim.make_optimizer(stage.optimizer, run.params | {'heads': heads}, stage.steps)
+    update = make_update(run.model, words, optimizer)
+    tasks = (*stage.page_tasks, *stage.crop_tasks)
+    loader = LoaderSettings(batch_size=stage.pages, tasks=tasks, seed=run.settings.seed, drop_remainder=True)
+    learner = run.begin(name, optimizer, iter(load_pages(run.data_dir, loader, *run.processes)), {'heads': heads})
+    with run.progress(name, stage.steps, learner.step) as bar:
+        while learner.step < stage.steps:
+            clock = Clock()
+            rng = np.random.default_rng([run.settings.seed, zlib.crc32(name.encode()), learner.step])
+            batch = make_batch(run, next(learner.batches), words, stage, rng)
+            clock.lap('images')
+            learner, metrics = update(learner, batch)
+            metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            clock.lap('update')
+            run.after_step(name, learner, metrics | clock.metrics(batch.word.size + batch.answer.size), stage)
+            bar.advance(loss=metrics['loss'], who=metrics['grounding/word'], iou=metrics['grounding/iou'])
+
+
+def find_words(run: Run, stage: GroundingSettings) -> Words:
+    """The answers of the training split and the numbers of a page's side. ValueError for one that the tokenizer needs several tokens for."""
+    tasks = {*stage.page_tasks, *stage.crop_tasks}
+    answers = sorted({q.answer for q in read_questions(run.data_dir, 'train') if q.task in tasks})
+    chat, side = run.host.chat, int(np.sqrt(run.host.page.max_pixels) * 2)
+    numbers = []
+    for number in range(side):
+        if len(ids := chat.encode(str(number))) > 1:
+            break
+        numbers += ids
+    ids = [chat.encode(answer) for answer in answers]
+    if long := [answer for answer, own in zip(answers, ids, strict=True) if len(own) > 1]:
+        raise ValueError(
+            f'Grounding needs answers of one token, but {long[:3]} have several: make them phrases of the tokenizer.'
+        )
+    return Words({answer: i for i, answer in enumerate(answers)}, np.array(ids)[:, 0], np.array(numbers))
+
+
+# ---------------------------------------------------------------- what the tokens should say
+
+
+def make_batch(
+    run: Run, pages: Sequence[PageSample], words: Words, stage: GroundingSettings, rng: np.random.Generator
+) -> GroundingBatch:
+    """Labels for all image tokens of the pages, and of crops cut from them."""
+    views = [view_page(run.host, page.image) for page in pages]
+    labels = [
+        label_page(run.host, view, [q for q in page.questions if q.task in stage.page_tasks], words)
+        for view, page in zip(views, pages, strict=True)
+    ]
+    crops, answers, tasks = [], [], []
+    for page in pages:
+        asked = [q for q in page.questions if q.task in stage.crop_tasks]
+        for i in rng.permutation(len(asked))[: stage.crops_a_page]:
+            crops.append(cut_crop(run.host, page, asked[i], stage, rng))
+            answers.append(words.answers[asked[i].answer])
+            tasks.append(stage.crop_tasks.index(asked[i].task))
+    page_plan = plan_images([view.patches for view in views], run.host.vision, Buckets())
+    crop_plan = plan_images(crops, run.host.vision, Buckets())
+    word, box = pad_labels(labels, page_plan.merged_slots.shape)
+    answer = np.full(crop_plan.merged_slots.shape, -2, np.int32)
+    for row, (crop, place) in enumerate(zip(crops, answers, strict=True)):
+        answer[row, : crop.merged(run.host.vision.spatial_merge_size)] = place
+    task = np.zeros(len(answer), np.int32)
+    task[: len(tasks)] = tasks
+    return GroundingBatch(page_plan, word, box, crop_plan, answer, task)
+
+
+def label_page(
+    host: Host, view: PageView, questions: Sequence[Question], words: Words
+) -> tuple[Int[np.ndarray, 'M'], Int[np.ndarray, 'M 4']]:
+    """For each image token the answer and the box of the region that covers most of it; -1 where none covers enough."""
+    side = host.vision.patch_size * host.vision.spatial_merge_size
+    rows, columns = (n // host.vision.spatial_merge_size for n in view.patches.grid[1:])
+    y, x = (axis.reshape(-1) * side for axis in np.mgrid[:rows, :columns])
+    word, box = np.full(rows * columns, -1, np.int32), np.zeros((rows * columns, 4), np.int32)
+    most = np.full(rows * columns, LEAST_COVER * side * side)
+    for question in questions:
+        x1, y1, x2, y2 = seen = from_original(question.regions[0], 'model', view.frame)
+        cover = np.clip(np.minimum(x + side, x2) - np.maximum(x, x1), 0, None)
+        cover *= np.clip(np.minimum(y + side, y2) - np.maximum(y, y1), 0, None)
+        here = cover > most
+        word[here], box[here], most[here] = words.answers[question.answer], np.round(seen), cover[here]
+    return word, np.clip(box, 0, len(words.numbers) - 1)
+
+
+def pad_labels(labels, shape: tuple[int, int]) -> tuple[Int[np.ndarray, 'I M'], Int[np.ndarray, 'I M 4']]:
+    word, box = np.full(shape, -2, np.int32), np.zeros((*shape, 4), np.int32)
+    for row, (own_word, own_box) in enumerate(labels):
+        word[row, : len(own_word)], box[row, : len(own_box)] = own_word, own_box
+    return word, box
+
+
+def cut_crop(host: Host, page: PageSample, question: Question, stage: GroundingSettings, rng) -> Patches:
+    box: Box = loosen(question.regions[0], stage.crop_scale, stage.crop_shift, page.image.size, rng)
+    return patchify(cut(page.image, box), host.crop, host.vision)
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def init_heads(key: Array, width: int, tasks: int, scale: float) -> Params:
+    """The projections that are thrown away. Leaves named `w` are matrices [in, out]."""
+    keys = jax.random.split(key, 3)
+    return {
+        'nobody': scale * jax.random.normal(keys[0], (width,)),  # stands for "no region here"
+        'box': {'w': scale * jax.random.normal(keys[1], (4, width, width))},
+        'answer': {'w': scale * jax.random.normal(keys[2], (tasks, width, width))},
+    }
+
+
+def grounding_loss(
+    model: Qwen2_5_VL, params: Params, batch: GroundingBatch, words: Words
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+    """Cross-entropies of words, boxes and crops' answers, and how often they are right."""
+    heads, embed = params['heads'], params['text']['embed']
+    variables = {'params': {'text': params['text'], 'vision': params['vision']}}
+    pages = model.apply(variables, batch.pages, method='encode_images')
+    crops = model.apply(variables, batch.crops, method='encode_images')
+    vocabulary, numbers = embed[words.ids], embed[words.numbers]
+
+    word_logits = pages @ jnp.concatenate([vocabulary, heads['nobody'][None]]).T
+    target = jnp.where(batch.word == -1, len(words.ids), batch.word)
+    word_loss, word_right = cross_entropy(word_logits, target, batch.word > -2)
+    box_logits = jnp.einsum('imd,kde->imke', pages, heads['box']['w']) @ numbers.T
+    inside = batch.word >= 0
+    box_loss, _ = cross_entropy(box_logits, batch.box, inside[..., None])
+    crop_logits = jnp.einsum('cmd,cde->cme', crops, heads['answer']['w'][batch.task]) @ vocabulary.T
+    crop_loss, crop_right = cross_entropy(crop_logits, batch.answer, batch.answer >= 0)
+
+    loss = word_loss + 0.3 * box_loss + 0.5 * crop_loss
+    overlap = box_iou(box_logits.argmax(-1), batch.box)
+    metrics = {
+        'loss': loss,
+        'grounding/word': word_right,
+        'grounding/iou': jnp.where(inside, overlap, 0).sum() / jnp.maximum(inside.sum(), 1),
+        'grounding/answer': crop_right,
+    }
+    return loss, metrics
+
+
+def cross_entropy(logits, target, counts) -> tuple[Float[Array, ''], Float[Array, '']]:
+    """Mean over what counts of -log p(target), and the share in which the target is the likeliest."""
+    target = jnp.maximum(target, 0)
+    counts = jnp.broadcast_to(counts, target.shape)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    total = jnp.maximum(counts.sum(), 1)
+    return jnp.where(counts, loss, 0).sum() / total, (counts & (logits.argmax(-1) == target)).sum() / total
+
+
+def box_iou(a: Int[Array, '... 4'], b: Int[Array, '... 4']) -> Float[Array, '...']:
+    """Intersection over union of boxes, pair by pair; 0 for reversed ones."""
+    sides = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
+    shared = jnp.maximum(sides, 0).prod(-1)
+    areas = jnp.maximum(a[..., 2:] - a[..., :2], 0).prod(-1) + jnp.maximum(b[..., 2:] - b[..., :2], 0).prod(-1)
+    return shared / jnp.maximum(areas - shared, 1)
+
+
+def make_update(model: Qwen2_5_VL, words: Words, optimizer: optax.GradientTransformation) -> Any:
+    """(learner, batch) -> (learner, metrics), one step down the loss."""
+
+    def step(params, opt_state, batch):
+        (loss, metrics), gradient = jax.value_and_grad(lambda p: grounding_loss(model, p, batch, words), has_aux=True)(
+            params
+        )
+        params, opt_state, numbers = optim.apply(optimizer, params, opt_state, gradient, loss)
+        return params, opt_state, metrics | numbers
+
+    jitted = jax.jit(step, donate_argnums=(0, 1))
+
+    def update(learner, batch):
+        params, opt_state, metrics = jitted(learner.params, learner.opt_state, batch)
+        return learner.advanced(params, opt_state), metrics
+
+    return update
+
+
+# ---- what is shown, and what there is to say about it ----
+
+
+def page_targets(pages: Sequence[tuple[Page, Image.Image]], names: Sequence[str], host: Host) -> PageTargets:
+    """Pages as the policy sees them, with the figure under each image token: the one that covers most of it."""
+    views = [view_page(host, image) for _, image in pages]
+    images = plan_images([view.patches for view in views], host.vision, Buckets())
+    shape = images.merged_slots.shape
+    who, box = np.full(shape, -1, np.int32), np.zeros((*shape, 4), np.int32)
+    for row, ((page, _), view) in enumerate(zip(pages, views, strict=True)):
+        tokens = token_boxes(view.patches, host)
+        who[row, : len(tokens)] = 0
+        most = np.full(len(tokens), COVERED * np.prod(tokens[0, 2:] - tokens[0, :2]))
+        scale = np.tile([view.frame.model_width / page.width, view.frame.model_height / page.height], 2)
+        for figure in page.characters:
+            if figure.identity not in names:
+                continue
+            placed = np.array(figure.box) * scale
+            covered = overlap(tokens, placed)
+            better = np.flatnonzero(covered > most)
+            who[row, better], box[row, better] = names.index(figure.identity) + 1, np.round(placed)
+            most[better] = covered[better]
+    return PageTargets(images, who, box)
+
+
+def token_boxes(patches: Patches, host: Host) -> Float[np.ndarray, 'M 4']:
+    """Where each image token lies on the resized page, px, raster order."""
+    merge = host.vision.spatial_merge_size
+    side = merge * host.vision.patch_size
+    rows, columns = patches.grid[1] // merge, patches.grid[2] // merge
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    return np.stack([x, y, x + 1, y + 1], axis=1).astype(float) * side
+
+
+def overlap(boxes: Float[np.ndarray, 'M 4'], box: Float[np.ndarray, '4']) -> Float[np.ndarray, 'M']:
+    """Area that each of `boxes` shares with `box`, px."""
+    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+    return np.clip(sides, 0, None).prod(axis=1)

@@ -1,0 +1,69 @@
+"""Launch a run: `python -m rarl_jax.main --config=configs/NAME.py[:variant] [--workdir=DIR] [--config.key=value ...]`.
+
+The same command on the same workdir goes on where the run stopped. Ctrl-C and SIGTERM save first.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import sys
+import traceback
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+
+
+def describe_configs() -> str:
+    """One line a config file: its path and the first line of its docstring."""
+    lines = []
+    for path in sorted(CONFIGS.glob('[!_]*.py')):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ''
+        lines.append(f'  configs/{path.name}: {docstring.partition(chr(10))[0]}')
+    return '\n'.join(lines)
+
+
+def check_config_path(argv: list[str]) -> None:
+    """Refuse a --config that is no file, naming the nearest one that is."""
+    given = [a.partition('=')[2] for a in argv if a.startswith('--config=')]
+    given += [argv[i + 1] for i, a in enumerate(argv[:-1]) if a == '--config']
+    for value in given:
+        path = value.rpartition('.py')[0] + '.py' if '.py' in value else value
+        if not Path(path).is_file():
+            near = difflib.get_close_matches(Path(path).name, [p.name for p in CONFIGS.glob('*.py')], 1, 0.0)
+            raise FileNotFoundError(f'No config file {path}: did you mean --config=configs/{near[0]}?')
+
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', '', 'Where the run writes; runs/NAME of the config if left out.')
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ValueError(f'Unknown arguments {argv[1:]}: every setting is written --config.key=value.')
+    from rarl_jax import run  # after the flags: --help answers without loading JAX
+
+    name = Path(config_flags.get_config_filename(flags.FLAGS['config']).rpartition('.py')[0]).name
+    workdir = Path(_WORKDIR.value or f'runs/{name}').resolve()
+    run.run(_CONFIG.value, workdir)
+
+
+def cli() -> None:
+    """Run `main`; what a user can repair is told in one sentence, with the traceback in a file."""
+    sys.modules['__main__'].__doc__ = f'{__doc__}\nConfigs:\n{describe_configs()}\n'
+    try:
+        check_config_path(sys.argv[1:])
+        flags.mark_flag_as_required('config')
+        app.run(main)
+    except (ValueError, FileNotFoundError, flags.Error) as error:
+        log = Path('rarl_jax_error.log')
+        log.write_text(traceback.format_exc())
+        print(f'error: {error}\n(the traceback is in {log.resolve()})', file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    cli()

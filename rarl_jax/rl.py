@@ -1,0 +1,140 @@
+"""A stage of GRPO: questions, rollouts, rewards, advantages, one update; and again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from input_pipeline.loader import LoaderSettings, Sample, load
+from rarl_jax import rewards
+from rarl_jax.advantages import advantages, without_variance
+from rarl_jax.batches import Buckets
+from rarl_jax.clock import Clock
+from rarl_jax.episode import Episode
+from rarl_jax.grading import grade
+from rarl_jax.optim import make_optimizer
+from rarl_jax.rewards import Reward, RewardSettings
+from rarl_jax.sampler.policy import Policy
+from rarl_jax.sampler.rollout import rollout
+from rarl_jax.sampler.settings import Sampling
+from rarl_jax.trajectories import write_rollouts
+from rarl_jax.update import ReferencePolicy, Updater, micro_batches, reinforcement
+
+if TYPE_CHECKING:
+    from rarl_jax.run import Run
+    from rarl_jax.settings import RlSettings
+
+CUT_OFF = ('turn_limit', 'turn_length', 'total_length')  # finish reasons of an episode that a budget ended
+
+
+def train(run: Run, name: str, stage: RlSettings) -> None:
+    """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
+    optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
+    updater = Updater(
+        run.model,
+        reinforcement(stage.loss),
+        optimizer,
+        temperature=stage.temperature,
+        trains_vision='vision' not in stage.optimizer.frozen,
+        length=run.settings.sampler.budget.turn_tokens,
+    )
+    reference = ReferencePolicy(run.model, run.initial_params(), stage.temperature) if stage.loss.kl_weight else None
+    sampling = Sampling(samples=stage.group_size, temperature=stage.temperature, offers_tool=stage.offer_tool)
+    loader = LoaderSettings(batch_size=stage.questions, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
+    learner = run.begin(name, optimizer, iter(load(run.data_dir, loader, *run.processes)))
+    with run.progress(name, stage.steps, learner.step) as bar:
+        while learner.step < stage.steps:
+            clock = Clock()
+
+            # ---- answer a group of times each, with the policy as it is
+            samples = next(learner.batches)
+            policy = Policy.of(run.model, learner.params, run.host)
+            key = run.key(name, learner.step)
+            episodes = rollout(policy, samples, run.settings.sampler, sampling, key)
+            clock.lap('rollout')
+
+            # ---- judge
+            paid = [judge(e, samples[e.group], stage.reward) for e in episodes]
+            mask = loss_masks(episodes, stage.drop_cut_off)
+            total = np.array([reward.total for reward in paid])
+            group = np.array([e.group for e in episodes])
+            advantage = advantages(stage.advantage, total, group, stage.group_size, mask)
+            clock.lap('reward')
+
+            # ---- learn
+            learned = [
+                dataclasses.replace(e, loss_mask=m[: len(e.ids)] > 0) for e, m in zip(episodes, mask, strict=True)
+            ]
+            batches = micro_batches(learned, advantage, run.model.config, Buckets(), stage.micro_batch)
+            if reference is not None:
+                batches = [reference.annotate(batch) for batch in batches]
+            learner, metrics = updater(learner, batches, float(mask.sum()), len(episodes))
+            metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            clock.lap('update')
+
+            # ---- tell and save
+            if (learner.step - 1) % stage.show_every == 0:
+                show(run, name, learner.step, samples, episodes, paid, advantage)
+            metrics |= rollout_metrics(episodes, paid, samples) | clock.metrics(sum(len(e.ids) for e in episodes))
+            metrics['group/zero_variance'] = float(without_variance(total, group).mean())
+            run.after_step(name, learner, metrics, stage)
+            bar.advance(reward=metrics['reward/total'], iou=metrics['zoom/iou_first'])
+
+
+def judge(episode: Episode, sample: Sample, settings: RewardSettings) -> Reward:
+    """Grades the answer and pays the episode."""
+    question = sample.question
+    said = rewards.answer_of(episode.turn_texts)
+    return rewards.reward(episode, question, grade(question.task, question.answer, said, question.choices), settings)
+
+
+def loss_masks(episodes: Sequence[Episode], drop_cut_off: bool) -> Float[np.ndarray, 'B T']:
+    """The chosen tokens that count, padded to the longest episode; with `drop_cut_off` none of an episode that a budget ended."""
+    mask = np.zeros((len(episodes), max(len(e.ids) for e in episodes)), np.float32)
+    for row, episode in enumerate(episodes):
+        if not (drop_cut_off and episode.finish_reason in CUT_OFF):
+            mask[row, : len(episode.ids)] = episode.loss_mask
+    return mask
+
+
+def rollout_metrics(episodes: Sequence[Episode], paid: Sequence[Reward], samples: Sequence[Sample]) -> dict[str, float]:
+    """Means over a batch of episodes, and of each reward part over each task's."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for episode, reward in zip(episodes, paid, strict=True):
+        question = samples[episode.group].question
+        values['reward/total'].append(reward.total)
+        for part, value in reward.parts.items():
+            values[f'reward/{part}'].append(value)
+            values[f'reward/{part}/{question.task}'].append(value)
+        for place, iou in zip(('first', 'second'), rewards.zoom_ious(episode, question), strict=False):
+            values[f'zoom/iou_{place}'].append(iou)
+        values['zoom/calls'].append(len(episode.zooms))
+        values['zoom/failed'].append(sum(not zoom.succeeded for zoom in episode.zooms))
+        values['length/response'].append(float(episode.loss_mask.sum()))
+        values['length/turns'].append(episode.turns)
+        values['length/cut_off'].append(episode.finish_reason in CUT_OFF)
+    values.setdefault('zoom/iou_first', [0.0])
+    return {name: float(np.mean(each)) for name, each in values.items()}
+
+
+def show(run: Run, name: str, step: int, samples, episodes, paid, advantage) -> None:
+    """Keeps the first two groups of a step for the report."""
+    kept = [i for i, episode in enumerate(episodes) if episode.group < 2]
+    shown = [samples[group] for group in range(min(2, len(samples)))]
+    write_rollouts(
+        run.workdir / 'rollouts',
+        step,
+        name,
+        [episodes[i] for i in kept],
+        questions={sample.question.id: sample.question for sample in shown},
+        rewards=[paid[i] for i in kept],
+        advantages=[float(advantage[i].sum() / max(1, (advantage[i] != 0).sum())) for i in kept],
+        pages={sample.question.page_id: sample.image for sample in shown},
+        decode=run.host.chat.decode,
+    )

@@ -1,0 +1,82 @@
+"""A stage of supervised learning: pages with their questions, conversations made from annotations, one update; and again."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from input_pipeline.loader import LoaderSettings, PageSample, load_pages, read_questions
+from input_pipeline.schema import Task
+from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
+from rarl_jax.batches import Buckets
+from rarl_jax.clock import Clock
+from rarl_jax.episode import Episode, replay
+from rarl_jax.optim import make_optimizer
+from rarl_jax.update import Updater, imitation, micro_batches
+
+if TYPE_CHECKING:
+    from rarl_jax.run import Run
+    from rarl_jax.settings import SftSettings
+
+
+def train(run: Run, name: str, stage: SftSettings) -> None:
+    """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
+    optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
+    updater = Updater(run.model, imitation, optimizer, trains_vision='vision' not in stage.optimizer.frozen)
+    loader = LoaderSettings(batch_size=stage.pages, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
+    learner = run.begin(name, optimizer, iter(load_pages(run.data_dir, loader, *run.processes)))
+    answers = answer_spaces(run, stage)
+    with run.progress(name, stage.steps, learner.step) as bar:
+        while learner.step < stage.steps:
+            clock = Clock()
+            pages = next(learner.batches)
+            rng = np.random.default_rng([run.settings.seed, zlib.crc32(name.encode()), learner.step])
+            kind, episodes = converse(run, pages, answers, stage, rng)
+            clock.lap('traces')
+            unweighted = np.zeros((len(episodes), 1), np.float32)
+            batches = micro_batches(episodes, unweighted, run.model.config, Buckets(), stage.micro_batch)
+            tokens = sum(int(e.loss_mask.sum()) for e in episodes)
+            learner, metrics = updater(learner, batches, tokens, len(episodes))
+            metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            clock.lap('update')
+            metrics |= {f'loss/{kind}': metrics['loss']} | clock.metrics(sum(len(e.ids) for e in episodes))
+            run.after_step(name, learner, metrics, stage)
+            bar.advance(loss=metrics['loss'])
+
+
+def converse(
+    run: Run,
+    pages: Sequence[PageSample],
+    answers: Mapping[Task, Sequence[str]],
+    stage: SftSettings,
+    rng: np.random.Generator,
+) -> tuple[Kind, list[Episode]]:
+    """The episodes of a step: conversations of one kind, so that their lengths are alike and little is padded."""
+    weights = np.array([getattr(stage.traces, kind) for kind in KINDS])
+    kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
+    settings = only(stage.traces, kind)
+    episodes = []
+    for page in pages:
+        for _ in range(stage.crops_a_page if kind == 'crop' else 1):
+            conversation = make_conversation(page.questions, page.image.size, answers, settings, rng)
+            episodes.append(replay(conversation, page.image, run.host, run.settings.sampler.budget, len(episodes)))
+    return kind, episodes
+
+
+def only(settings: TraceSettings, kind: Kind) -> TraceSettings:
+    """The settings with no other kind of conversation."""
+    return dataclasses.replace(settings, **{each: float(each == kind) for each in KINDS})
+
+
+def answer_spaces(run: Run, stage: SftSettings) -> dict[Task, list[str]]:
+    """All answers of each task in the training split, from which guesses are drawn."""
+    spaces: dict[Task, set[str]] = {task: set() for task in stage.tasks}
+    for question in read_questions(run.data_dir, 'train'):
+        if question.task in spaces:
+            spaces[question.task].add(question.answer)
+    return {task: sorted(space) for task, space in spaces.items()}
