@@ -50,6 +50,13 @@ QUESTION_FEATURES = {
 }
 
 
+class LocalInfo(tfds.core.DatasetInfo):
+    """The data set's description, without TFDS's search for it in its public bucket, which leaves an empty folder behind each time."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing: no data set of ours lies there."""
+
+
 class Comics(tfds.core.ShardBasedBuilder):
     """Writes pages and questions; which of the two is the builder's config."""
 
@@ -67,9 +74,7 @@ class Comics(tfds.core.ShardBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = PAGE_FEATURES if self.builder_config.name == 'pages' else QUESTION_FEATURES
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-        )
+        return LocalInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
     def _shard_iterators_per_split(self, dl_manager):
         del dl_manager  # nothing is downloaded
