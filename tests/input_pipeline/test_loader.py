@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import ai4va, dataset
-from input_pipeline.loader import LoaderSettings, PageStore, count, decode, load, read_questions
+from input_pipeline.loader import LoaderSettings, PageStore, count, decode, load, load_pages, read_questions
 from input_pipeline.schema import Page
 from input_pipeline.tasks import Skip, TaskSettings, collect_vocabulary, make_questions
 from tests.input_pipeline.pages import write_folder
@@ -123,6 +123,22 @@ def test_filters(built):
     assert both == tasks()
     with pytest.raises(ValueError, match='widen the filters'):
         load(folder, replace(base, tasks=('character_counting',), categories=('reorder',)))
+
+
+def test_page_by_page_each_page_comes_once_with_all_its_questions(built):
+    folder, pages, _ = built
+    numbers = {page.id: i for i, page in enumerate(pages)}
+    settings = LoaderSettings(batch_size=5, epochs=1, tasks=('action_recognition', 'character_counting'))
+    batches = list(load_pages(folder, settings))
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    samples = [sample for batch in batches for sample in batch]
+    for sample in samples:
+        assert np.asarray(sample.image)[0, 0, 0] == numbers[sample.questions[0].page_id] * 7
+        assert len({question.page_id for question in sample.questions}) == 1
+    asked = sorted(question.id for sample in samples for question in sample.questions)
+    assert asked == sorted(
+        question.id for question in read_questions(folder, 'train') if question.task in settings.tasks
+    )
 
 
 def test_the_last_batch_may_be_dropped(built):
