@@ -46,7 +46,9 @@ def test_merging_worked_by_hand():
     params, adapter = small_params(), moved_adapter()
     a, b = (np.asarray(adapter['text']['layers']['q'][name])[1] for name in ('lora_a', 'lora_b'))
     expected = np.asarray(params['text']['layers']['q']['w'])[1] + 3.0 * a @ b  # alpha / rank = 3
-    np.testing.assert_allclose(merge(params, adapter, LORA)['text']['layers']['q']['w'][1], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        merge(params, adapter, LORA)['text']['layers']['q']['w'][1], expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_only_what_is_asked_for_is_adapted():

@@ -1,0 +1,114 @@
+"""On eight virtual devices: loading, loss, gradient and greedy tokens equal one device's."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rarl_jax.qwen2_5_vl import text
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.qwen2_5_vl.params import abstract_params, logical_axes, unstack
+from rarl_jax.qwen2_5_vl.positions import mrope_positions
+from rarl_jax.qwen2_5_vl.vision import VisionBuckets, plan_vision
+from rarl_jax.qwen2_5_vl.weights import load_params, save_params, tensors_of
+from rarl_jax.sharding import MeshSettings, constrain, make_mesh, param_shardings, replicated
+from tests.rarl_jax.qwen2_5_vl.small import CONFIG, VISION, small_image, small_params
+
+ON_EIGHT = """
+import sys, jax
+jax.config.update('jax_num_cpu_devices', 8)
+from tests.rarl_jax.qwen2_5_vl import test_sharded
+test_sharded.check_on_eight_devices(sys.argv[1])
+"""
+ROWS, STEPS = 8, 4
+
+
+@pytest.mark.slow
+def test_on_eight_devices(tmp_path):
+    command = [sys.executable, '-c', ON_EIGHT, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def make_batch():
+    """Eight rows of text of different lengths, each with an image of its own size."""
+    rng = np.random.default_rng(0)
+    images = [small_image(28 * int(rng.integers(1, 5)), 28 * int(rng.integers(1, 4)), row) for row in range(ROWS)]
+    batch = plan_vision(images, VISION, VisionBuckets((ROWS,), (48,), (48,)))
+    ids, positions = np.zeros((ROWS, 32), np.int32), np.zeros((3, ROWS, 32), np.int32)
+    index, lengths = np.full((ROWS, 32), -1, np.int32), np.zeros(ROWS, np.int32)
+    for row, image in enumerate(images):
+        talk = np.array([3, *[40] * image.merged(2), *rng.integers(3, 40, rng.integers(4, 16))])
+        lengths[row] = len(talk)
+        ids[row, : len(talk)] = talk
+        positions[:, row, : len(talk)] = mrope_positions(talk, [image.grid], 40, 2)[0]
+        index[row, 1 : 1 + image.merged(2)] = row * batch.merged_slots.shape[1] + np.arange(image.merged(2))
+    return ids, positions, index, batch, lengths
+
+
+def loss(model, params, ids, positions, index, batch, lengths):
+    rows = jax.nn.log_softmax(model.apply({'params': params}, ids, positions, index, batch)[:, :-1])
+    chosen = jnp.take_along_axis(rows, ids[:, 1:, None], axis=-1)[..., 0]
+    counts = jnp.arange(ids.shape[1] - 1) < lengths[:, None] - 1
+    return -jnp.sum(chosen * counts) / jnp.sum(counts)
+
+
+def greedy(model, params, ids, positions, index, batch, lengths):
+    """A prefill and STEPS decoded tokens, in one program."""
+    config, inside = model.config.text, partial(model.apply, {'params': params})
+    embeds = inside(ids, inside(batch, method='encode_images'), index, method='embed')
+    cache = text.init_cache(config, ROWS, ids.shape[1] + STEPS, jnp.float32)
+    hidden, cache = text.prefill(config, params['text'], cache, embeds, positions)
+    last, rows = lengths - 1, jnp.arange(ROWS)
+    token, position = jnp.argmax(text.logits(params['text'], hidden[rows, last]), axis=-1), positions[:, rows, last] + 1
+    tokens = [token]
+    for step in range(STEPS):
+        embeds, place = inside(token[:, None], method='embed'), (position + step)[:, :, None]
+        hidden, cache = text.extend(
+            config, params['text'], cache, embeds, place, lengths + step, jnp.ones_like(lengths)
+        )
+        token = jnp.argmax(text.logits(params['text'], hidden[:, 0]), axis=-1)
+        tokens.append(token)
+    return jnp.stack(tokens, axis=1)
+
+
+def check_on_eight_devices(folder):
+    assert jax.device_count() == 8
+    save_params(folder, small_params(), CONFIG, 30_000)
+    inputs = make_batch()
+    expected_loss, expected = jax.jit(jax.value_and_grad(partial(loss, Qwen2_5_VL(CONFIG))))(small_params(), *inputs)
+    expected_tokens = jax.jit(partial(greedy, Qwen2_5_VL(CONFIG)))(unstack(small_params()), *inputs)
+    # Each mesh with one of the ways through the layers: a compilation on eight devices takes its time.
+    for sizes, scan, remat in (((1, 8, 1), False, 'none'), ((1, 4, 2), True, 'attention'), ((2, 2, 2), True, 'none')):
+        mesh = make_mesh(MeshSettings(*sizes))
+        places = param_shardings(abstract_params(CONFIG), logical_axes(CONFIG), mesh)
+        params = load_params(folder, CONFIG, jnp.float32, places)
+        assert jax.tree.all(jax.tree.map(lambda leaf, place: leaf.sharding == place, params, places))
+        stored = dict(tensors_of(params, CONFIG))
+        assert all(np.array_equal(stored[name], array) for name, array in tensors_of(small_params(), CONFIG))
+        up = params['text']['layers']['up']['w'].addressable_shards[0].data.shape
+        assert up == (
+            CONFIG.text.num_layers,
+            CONFIG.text.hidden_size // sizes[1],
+            CONFIG.text.intermediate_size // sizes[2],
+        )
+
+        held = jax.tree.map(lambda x, mesh=mesh: jax.device_put(x, replicated(mesh, x.ndim)), inputs)
+        model = Qwen2_5_VL(CONFIG, scan=scan, remat=remat, constrain=constrain(mesh))
+        step = jax.jit(jax.value_and_grad(partial(loss, model)), out_shardings=(None, places))
+        for _ in range(2):
+            value, gradient = step(params, *held)
+        assert step._cache_size() == 1
+        np.testing.assert_allclose(value, expected_loss, rtol=1e-5)
+        close = partial(np.testing.assert_allclose, rtol=1e-4)
+        jax.tree.map(lambda a, b, close=close: close(a, b, atol=2e-5 * np.abs(b).max()), gradient, expected)
+        tokens = jax.jit(partial(greedy, Qwen2_5_VL(CONFIG, constrain=constrain(mesh))))(
+            jax.jit(unstack)(params), *held
+        )
+        assert np.array_equal(tokens, expected_tokens)
+    assert len(np.unique(expected_tokens)) > 8
