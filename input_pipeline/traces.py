@@ -32,6 +32,7 @@ class TraceSettings:
     crop_shift: float = 0.05  # most by which its centre lies off, in widths and heights of the region
     box_scale: tuple[float, float] = (1.0, 1.0)  # the same of the boxes that calls name
     box_shift: float = 0.0
+    exact_rate: float = 0.0  # share of calls whose box is the region itself, whatever box_scale and box_shift say
     zoom_rate: float = 1.0  # share of answers that zoom first; the others guess
     malformed_rate: float = 0.0  # share of answers whose tags are wrong
     all_answers: bool = False  # a guess is drawn from all answers of the task, even where the question names choices
@@ -95,7 +96,7 @@ def make_conversation(
         return Conversation(first.id, first.page_id, (exchange,), offers_tool=True, crop=box)
     steps: tuple[Step, ...]
     if kind == 'answer' and rng.random() < settings.zoom_rate:
-        boxes = (loosen(box, settings.box_scale, settings.box_shift, page_size, rng) for box in first.regions)
+        boxes = [_named(box, page_size, settings, rng) for box in first.regions]
         steps = (*(Step(box=box) for box in boxes), _final(first.answer, settings, rng))
     else:
         pool = first.choices if first.choices and not settings.all_answers else answers[first.task]
@@ -112,10 +113,17 @@ def _pointing(questions, page_size, settings: TraceSettings, rng: np.random.Gene
     exchanges = []
     for question in chosen.values():
         region = question.regions[rng.integers(len(question.regions))]
-        box = loosen(region, settings.box_scale, settings.box_shift, page_size, rng)
+        box = _named(region, page_size, settings, rng)
         exchanges.append(Exchange(question.prompt, (Step(box=box, shown=False),)))
     first = next(iter(chosen.values()))
     return Conversation(first.id, first.page_id, tuple(exchanges), offers_tool=True)
+
+
+def _named(region: Box, page_size: tuple[int, int], settings: TraceSettings, rng: np.random.Generator) -> Box:
+    """The box that a call names for a region."""
+    if rng.random() < settings.exact_rate:
+        return region
+    return loosen(region, settings.box_scale, settings.box_shift, page_size, rng)
 
 
 def _final(answer: str, settings: TraceSettings, rng: np.random.Generator) -> Step:
