@@ -1,4 +1,7 @@
-"""What the config files are put together from: settings with their defaults written out, so that every one can be set on the command line."""
+"""What the config files are put together from.
+
+`to_config` writes settings out with their defaults, so that every one of them can be set on the command line.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.schema import Task
+from input_pipeline.synthetic import DrawSettings
+from input_pipeline.tasks import TaskSettings
+from rarl_jax.episode import Budget
+from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.qwen2_5_vl.small import SmallShape
+from rarl_jax.sampler.settings import SamplerSettings
+from rarl_jax.settings import DataSettings, ModelSettings, RunSettings
+from rarl_jax.sharding import MeshSettings
+
+SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
+SMALL_SHAPE = SmallShape(mlp=256, vision_layers=3, vision_mlp=192, vision_window=56, full_blocks=(1,), rope_theta=1e4)
+
 
 def to_config(settings: Any) -> ConfigDict:
-    """A settings object with all its fields, defaults included, as a config."""
+    """A settings object with all its fields as a config."""
     return ConfigDict({name: _plain(value) for name, value in vars(settings).items()})
 
 
@@ -19,3 +35,50 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return ConfigDict({name: _plain(each) for name, each in value.items()})
     return value
+
+
+def small_model(path: str) -> ModelSettings:
+    """A small policy on a CPU: a page is 168 x 224 px to it (48 tokens), a crop at most 112 x 112 (16 tokens)."""
+    return ModelSettings(
+        path=path,
+        small=SMALL_SHAPE,
+        page=PixelLimits(56 * 56, 168 * 224),
+        crop=PixelLimits(56 * 56, 112 * 112),
+        scan_layers=False,
+        remat='none',
+    )
+
+
+def small_data(train: int, test: int) -> DataSettings:
+    """Drawn pages, so many for training and for the test, with the two tasks of the small world."""
+    tasks = TaskSettings(
+        tasks=(*SMALL_TASKS, 'character_identification'),
+        per_page=8,
+        naming=('both',),
+        open_share=1.0,
+        depth_things=('character',),
+        depth_polarity=('nearer',),
+        model_pixels=168 * 224,
+    )
+    return DataSettings(draw=DrawSettings(), pages={'train': train, 'test': test}, tasks=tasks)
+
+
+def small_sampler(max_turns: int = 3) -> SamplerSettings:
+    """Short conversations: a call has 11 tokens, an answer 4."""
+    return SamplerSettings(budget=Budget(max_turns=max_turns, turn_tokens=24, total_tokens=512), segment=16)
+
+
+def small_run(model: ModelSettings, data: DataSettings, stages: dict[str, Any], compare: tuple[str, ...]) -> ConfigDict:
+    """A run of the small world on one device; `stages` are its stages by name, in order."""
+    return to_config(
+        RunSettings(
+            seed=0,
+            model=model,
+            data=data,
+            sampler=small_sampler(),
+            mesh=MeshSettings(),
+            stages=tuple(stages),
+            stage=stages,
+            compare=compare,
+        )
+    )

@@ -1,18 +1,24 @@
-"""A run's data set: one that was built before, or one built now from a raw folder, or from pages drawn now."""
+"""What a run starts from: a data set and a policy's folder, named by the config or made now inside the workdir."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from input_pipeline import synthetic_files
 from input_pipeline.build import BuildSettings, build
+from input_pipeline.loader import read_questions
+from input_pipeline.synthetic_files import write_pages
+from rarl_jax.chat import CHAT_TEMPLATE, fixed_strings
+from rarl_jax.metrics import Progress
+from rarl_jax.qwen2_5_vl.small import write_small_folder
 
 if TYPE_CHECKING:
-    from rarl_jax.settings import DataSettings
+    from rich.console import Console
+
+    from rarl_jax.settings import DataSettings, ModelSettings
 
 
-def prepare_data(settings: DataSettings, workdir: Path, seed: int) -> Path:
+def prepare_data(settings: DataSettings, workdir: Path, seed: int, console: Console) -> Path:
     """The folder of the run's data set; FileNotFoundError if it is named but not there."""
     if settings.dir:
         if not Path(settings.dir).is_dir():
@@ -20,9 +26,36 @@ def prepare_data(settings: DataSettings, workdir: Path, seed: int) -> Path:
                 f'config.data.dir is {settings.dir!r}, which is no folder: build one with configs/build_ai4va_fg.py.'
             )
         return Path(settings.dir)
-    raw = Path(settings.raw) if settings.raw else workdir / 'data' / 'raw'
-    if not settings.raw:
-        synthetic_files.write_pages(raw, settings.draw, settings.pages, seed)
-    out = workdir / 'data' / 'built'
-    build(BuildSettings(raw=str(raw), out=str(out), tasks=settings.tasks, seed=seed))
+    raw, out = Path(settings.raw) if settings.raw else workdir / 'data' / 'raw', workdir / 'data' / 'built'
+    if not settings.raw and not out.is_dir():
+        with Progress(console, 'drawing pages', sum(settings.pages.values())) as bar:
+            write_pages(raw, settings.draw, settings.pages, seed, progress=lambda n: bar.advance(n))
+    build(BuildSettings(raw=str(raw), out=str(out), tasks=settings.tasks, seed=seed, examples=1))
     return out
+
+
+def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: int) -> Path:
+    """The folder of the policy that the run starts from; FileNotFoundError if it is named but not there.
+
+    With an empty path a small one with random weights is made; each answer of the data set is one token of its tokenizer.
+    """
+    if settings.path:
+        if not Path(settings.path).is_dir():
+            raise FileNotFoundError(
+                f'config.model.path is {settings.path!r}, which is no folder: give a Hugging Face folder of Qwen2.5-VL.'
+            )
+        return Path(settings.path)
+    folder = workdir / 'init'
+    if not (folder / 'model.safetensors').is_file():
+        questions = read_questions(data_dir, 'train')
+        answers = sorted({question.answer for question in questions})
+        write_small_folder(
+            folder,
+            corpus=[question.prompt for question in questions],
+            phrases=(*fixed_strings(), *answers),
+            chat_template=CHAT_TEMPLATE,
+            shape=settings.small,
+            page_pixels=(settings.page.min_pixels, settings.page.max_pixels),
+            seed=seed,
+        )
+    return folder

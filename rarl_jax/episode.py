@@ -301,6 +301,6 @@ def _take_step(dialogue: Dialogue, step: Step) -> None:
     dialogue.end_turn()
     if step.box is not None and not dialogue.zooms[-1].succeeded:
         raise ValueError(
-            f'Conversation {dialogue.question_id}: the zoom {step.box} was refused ({dialogue.zooms[-1].status}), '
+            f'Conversation {dialogue.question_id}: the zoom {step.box} was refused ({dialogue.finish_reason or dialogue.zooms[-1].status}), '
             'expected a box that can be shown; correct it.'
         )

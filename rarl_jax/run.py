@@ -23,7 +23,7 @@ from rich.console import Console
 from rarl_jax import evaluate, grounding, rl, sft
 from rarl_jax.chat import Chat
 from rarl_jax.checkpoints import Checkpoints
-from rarl_jax.data import prepare_data
+from rarl_jax.data import prepare_data, prepare_model
 from rarl_jax.episode import Host
 from rarl_jax.evaluation.tables import load as load_results
 from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
@@ -32,7 +32,7 @@ from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params
 from rarl_jax.qwen2_5_vl.weights import load_params, save_params
-from rarl_jax.settings import EvaluateSettings, RunSettings, TrainingSettings, settings_from
+from rarl_jax.settings import EvaluateSettings, ModelSettings, RunSettings, TrainingSettings, settings_from
 from rarl_jax.update import Learner
 from rarl_jax.viewer.build import build_report
 
@@ -68,7 +68,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for name in settings.stages:
             stage = settings.stage[name]
             if isinstance(stage, EvaluateSettings):
-                evaluate.evaluate(this, name, stage)
+                if this.is_due(name):
+                    evaluate.evaluate(this, name, stage)
             elif this.place(name) >= this.done:
                 TRAIN[stage.kind](this, name, stage)
         finish(this)
@@ -84,6 +85,7 @@ class Run:
     settings: RunSettings
     workdir: Path
     data_dir: Path  # a built data set
+    model_dir: Path  # the Hugging Face folder that the run started from
     model: Qwen2_5_VL
     host: Host  # the words and sizes of a conversation
     params: Params  # the policy as it stands
@@ -104,6 +106,11 @@ class Run:
     def processes(self) -> tuple[int, int]:
         return jax.process_index(), jax.process_count()
 
+    def is_due(self, name: str) -> bool:
+        """Whether the policy stands where an evaluation wants it: a resumed run is past those of earlier stages."""
+        before = self.settings.stages[: self.settings.stages.index(name)]
+        return self.saved is None and self.done == sum(stage in self.training for stage in before)
+
     def place(self, name: str) -> int:
         return self.training.index(name)
 
@@ -120,11 +127,11 @@ class Run:
 
     def policy_name(self, name: str) -> str:
         """Which policy stands when a stage begins: the folder it came from, and the updates since."""
-        return f'{self.settings.model.path}+{self.global_step(name)}'
+        return f'{self.model_dir.name}+{self.global_step(name)}'
 
     def initial_params(self) -> Params:
         """The weights that the run began with."""
-        return load_policy(self.settings, self.model.config)
+        return load_params(self.model_dir, self.model.config, self.model.param_dtype)
 
     # ---- what training stages call
 
@@ -211,23 +218,27 @@ def differences(before: Any, after: Any, path: str = 'config') -> Iterator[str]:
 def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     """Everything that is made once; the policy and `done` as the newest checkpoint has them."""
     console = Console()
-    model = build_model(settings)
+    data_dir = prepare_data(settings.data, workdir, settings.seed, console)
+    folder = prepare_model(settings.model, data_dir, workdir, settings.seed)
+    model = build_model(settings.model, folder)
+    chat = Chat.from_folder(folder)
     checkpoints = Checkpoints(workdir / 'checkpoints', settings.keep_checkpoints)
     saved = checkpoints.latest()
     this = Run(
         settings=settings,
         workdir=workdir,
-        data_dir=prepare_data(settings.data, workdir, settings.seed),
+        data_dir=data_dir,
+        model_dir=folder,
         model=model,
-        host=build_host(settings, model.config),
-        params=load_policy(settings, model.config),
+        host=Host(chat, model.config.vision, settings.model.page, settings.model.crop, settings.sampler.tool),
+        params=load_params(folder, model.config, model.param_dtype),
         metrics=MetricsWriter(workdir),
         checkpoints=checkpoints,
         compiles=CompileCounter(),
         console=console,
         signals=signals,
         done=saved['done'] if saved else 0,
-        saved=saved,
+        saved=saved if saved and not saved['finished'] else None,
     )
     if saved:
         this.params = checkpoints.restore({'params': this.params})['params']
@@ -235,25 +246,15 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     return this
 
 
-def build_model(settings: RunSettings) -> Qwen2_5_VL:
-    model = settings.model
+def build_model(settings: ModelSettings, folder: Path) -> Qwen2_5_VL:
     return Qwen2_5_VL(
-        Config.from_folder(model.path),
-        dtype=jnp.dtype(model.dtype),
-        param_dtype=jnp.dtype(model.param_dtype),
-        scan=model.scan_layers,
-        remat=model.remat,
-        attention=model.attention,
+        Config.from_folder(folder),
+        dtype=jnp.dtype(settings.dtype),
+        param_dtype=jnp.dtype(settings.param_dtype),
+        scan=settings.scan_layers,
+        remat=settings.remat,
+        attention=settings.attention,
     )
-
-
-def build_host(settings: RunSettings, config: Config) -> Host:
-    model = settings.model
-    return Host(Chat.from_folder(model.path), config.vision, model.page, model.crop, settings.sampler.tool)
-
-
-def load_policy(settings: RunSettings, config: Config) -> Params:
-    return load_params(settings.model.path, config, jnp.dtype(settings.model.param_dtype))
 
 
 @contextlib.contextmanager
@@ -303,5 +304,5 @@ def export(folder: Path, this: Run) -> None:
     """The policy as a Hugging Face folder that transformers loads, with tokenizer, processor and chat template."""
     save_params(folder, this.params, this.model.config)
     for name in TOKENIZER_FILES:
-        if (source := Path(this.settings.model.path) / name).is_file():
+        if (source := this.model_dir / name).is_file():
             shutil.copyfile(source, folder / name)

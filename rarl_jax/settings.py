@@ -24,10 +24,10 @@ from rarl_jax.evaluation.records import Mode
 from rarl_jax.losses import LossSettings
 from rarl_jax.optim import OptimizerSettings
 from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.qwen2_5_vl.small import SmallShape
 from rarl_jax.rewards import RewardSettings
 from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.sharding import MeshSettings
-
 
 PUBLISHED_LIMITS = PixelLimits(56 * 56, 3584 * 3584)  # of the published processor
 
@@ -36,7 +36,10 @@ PUBLISHED_LIMITS = PixelLimits(56 * 56, 3584 * 3584)  # of the published process
 class ModelSettings:
     """The policy."""
 
-    path: str  # a Hugging Face folder: config.json, *.safetensors, tokenizer, chat template
+    path: (
+        str  # a Hugging Face folder: config.json, *.safetensors, tokenizer, chat template; '' = a `small` one, made now
+    )
+    small: SmallShape | None = None  # sizes of a policy that is made from nothing
     dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations and the KV cache
     param_dtype: Literal['float32', 'bfloat16'] = 'float32'  # of the trained weights
     page: PixelLimits = PUBLISHED_LIMITS  # how large the policy sees a page
