@@ -12,8 +12,9 @@ from PIL import Image
 
 from input_pipeline.loader import Sample
 from input_pipeline.schema import Question
+from input_pipeline.traces import Conversation, Exchange, Step
 from rarl_jax import chat
-from rarl_jax.episode import Budget, Episode, Host
+from rarl_jax.episode import Budget, Episode, Host, replay
 from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.images import PixelLimits
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
@@ -93,6 +94,15 @@ def sample(
         split='test',
     )
     return Sample(question, page(number))
+
+
+def acted(sample: Sample, *steps: Step, group: int = 0, budget: Budget = BUDGET, **conversation: object) -> Episode:
+    """The episode in which a policy takes exactly these turns."""
+    exchanges = (Exchange(sample.question.prompt, steps),)
+    told = Conversation(
+        **{'exchanges': exchanges, 'offers_tool': True, **conversation}, question_id=sample.question.id, page_id=''
+    )
+    return replay(told, sample.image, host(), budget, group=group)
 
 
 def follow_script(monkeypatch, episodes: list[Episode]) -> None:
