@@ -9,6 +9,7 @@ teaches it by RARL's warm start and main stage, measures it again on the same he
 from ml_collections import ConfigDict
 
 from configs._parts import SMALL_TASKS, small_data, small_model, small_run
+from rarl_jax.batches import Buckets
 from rarl_jax.losses import LossSettings
 from rarl_jax.optim import OptimizerSettings
 from rarl_jax.rewards import RewardSettings
@@ -51,6 +52,8 @@ def rl_stage(steps: int, smoke: bool, reward: RewardSettings, offer_tool: bool =
         loss=LossSettings(),
         offer_tool=offer_tool,
         micro_batch=0 if smoke else 128,
+        # One shape or two: each costs a compilation of some seconds.
+        buckets=Buckets() if smoke else Buckets((160, 224, 320), (160, 288), (768, 1152, 1792), (192,)),
         save_every=20,
         show_every=1 if smoke else 16,
     )

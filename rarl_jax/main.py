@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
@@ -44,6 +44,7 @@ _WORKDIR = flags.DEFINE_string('workdir', '', 'Where the run writes; runs/NAME o
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f'Unknown arguments {argv[1:]}: every setting is written --config.key=value.')
+    logging.set_verbosity(logging.WARNING)  # the libraries tell their every step
     from rarl_jax import run  # after the flags: --help answers without loading JAX
 
     name = Path(config_flags.get_config_filename(flags.FLAGS['config']).rpartition('.py')[0]).name

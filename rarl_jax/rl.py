@@ -14,7 +14,6 @@ from jaxtyping import Float
 from input_pipeline.loader import LoaderSettings, Sample, load
 from rarl_jax import rewards
 from rarl_jax.advantages import advantages, without_variance
-from rarl_jax.batches import Buckets
 from rarl_jax.clock import Clock
 from rarl_jax.episode import Episode
 from rarl_jax.grading import grade
@@ -71,7 +70,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             learned = [
                 dataclasses.replace(e, loss_mask=m[: len(e.ids)] > 0) for e, m in zip(episodes, mask, strict=True)
             ]
-            batches = micro_batches(learned, advantage, run.model.config, Buckets(), stage.micro_batch)
+            batches = micro_batches(learned, advantage, run.model.config, stage.buckets, stage.micro_batch)
             if reference is not None:
                 batches = [reference.annotate(batch) for batch in batches]
             learner, metrics = updater(learner, batches, float(mask.sum()), len(episodes))

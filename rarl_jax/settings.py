@@ -20,6 +20,7 @@ from input_pipeline.synthetic import DrawSettings
 from input_pipeline.tasks import TaskSettings
 from input_pipeline.traces import TraceSettings
 from rarl_jax.advantages import Estimator
+from rarl_jax.batches import Buckets
 from rarl_jax.evaluation.records import Mode
 from rarl_jax.losses import LossSettings
 from rarl_jax.optim import OptimizerSettings
@@ -88,6 +89,7 @@ class SftSettings:
     traces: TraceSettings
     optimizer: OptimizerSettings
     tasks: tuple[Task, ...]
+    buckets: Buckets = dataclasses.field(default_factory=Buckets)  # sizes that batches are padded to
     crops_a_page: int = 4  # conversations about each page where they show a crop alone
     micro_batch: int = 0  # conversations a device pass; 0 = the whole batch
     save_every: int = 50  # steps
@@ -105,6 +107,7 @@ class RlSettings:
     reward: RewardSettings
     optimizer: OptimizerSettings
     loss: LossSettings
+    buckets: Buckets = dataclasses.field(default_factory=Buckets)  # sizes that batches are padded to
     offer_tool: bool = True  # False = plain RL: the policy answers from the page alone
     temperature: float = 1.0
     advantage: Estimator = 'grpo'

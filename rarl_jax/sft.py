@@ -13,7 +13,6 @@ import numpy as np
 from input_pipeline.loader import LoaderSettings, PageSample, load_pages, read_questions
 from input_pipeline.schema import Task
 from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
-from rarl_jax.batches import Buckets
 from rarl_jax.clock import Clock
 from rarl_jax.episode import Episode, replay
 from rarl_jax.optim import make_optimizer
@@ -39,7 +38,7 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
             kind, episodes = converse(run, pages, answers, stage, rng)
             clock.lap('traces')
             unweighted = np.zeros((len(episodes), 1), np.float32)
-            batches = micro_batches(episodes, unweighted, run.model.config, Buckets(), stage.micro_batch)
+            batches = micro_batches(episodes, unweighted, run.model.config, stage.buckets, stage.micro_batch)
             tokens = sum(int(e.loss_mask.sum()) for e in episodes)
             learner, metrics = updater(learner, batches, tokens, len(episodes))
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
