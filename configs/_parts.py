@@ -21,7 +21,7 @@ from rarl_jax.settings import DataSettings, ModelSettings, RunSettings
 from rarl_jax.sharding import MeshSettings
 
 SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
-SMALL_SHAPE = SmallShape(mlp=256, vision_layers=3, vision_mlp=192, vision_window=56, full_blocks=(1,), rope_theta=1e4)
+SMALL_SHAPE = SmallShape(mlp=256, vision_layers=3, vision_mlp=192, vision_window=56, full_blocks=(1, 2), rope_theta=1e4)
 
 
 def to_config(settings: Any) -> ConfigDict:

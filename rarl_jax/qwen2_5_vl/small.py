@@ -36,6 +36,7 @@ SPECIAL = (
     '<|video_pad|>',
 )
 MARKERS = ('<tool_call>', '</tool_call>')  # single tokens, but not special ones: decoding keeps them, as with Qwen2.5
+PATCH_SCALE = 0.3  # of the patch projection's weights: they sum 1176 numbers, or 588 twice
 IMAGE_MEAN, IMAGE_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # CLIP's
 
 
@@ -274,7 +275,10 @@ def _processor_config(page_pixels: tuple[int, int]) -> dict[str, Any]:
 
 
 def random_weights(config: dict[str, Any], scale: float, seed: int) -> dict[str, Float[np.ndarray, '...']]:
-    """Every weight under the hub's name, float32: matrices normal with deviation `scale`, norms one, biases zero."""
+    """Every weight under the hub's name, float32: matrices normal with deviation `scale`, norms one, biases zero.
+
+    The patch projection starts smaller, and query weights start near the key weights of their group.
+    """
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in {**_text_shapes(config), **_vision_shapes(config['vision_config'])}.items():
@@ -284,6 +288,13 @@ def random_weights(config: dict[str, Any], scale: float, seed: int) -> dict[str,
             weights[name] = np.ones(shape, np.float32)
         else:
             weights[name] = (scale * rng.standard_normal(shape)).astype(np.float32)
+    weights['visual.patch_embed.proj.weight'] *= PATCH_SCALE
+    for name in [name for name in weights if name.endswith('q_proj.weight')]:
+        keys = weights[name.replace('q_proj', 'k_proj')].reshape(
+            config['num_key_value_heads'], -1, config['hidden_size']
+        )
+        queries = np.repeat(keys, config['num_attention_heads'] // len(keys), axis=0).reshape(weights[name].shape)
+        weights[name] = queries + weights[name] / 3  # a token first attends to what is like itself
     return weights
 
 
