@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from rarl_jax.settings import DataSettings, ModelSettings
 
 
+def build_data(settings: BuildSettings) -> None:
+    """Builds a data set and says where its report lies. ValueError if the config does not say from what and where to."""
+    for name in ('raw', 'out'):
+        if not getattr(settings, name):
+            raise ValueError(f'config.data.{name} is empty: give a folder, --config.data.{name}=DIR.')
+    build(settings)
+    print(f'Data set: {settings.out}
+Report: {settings.out}/report/index.html')
+
+
 def prepare_data(settings: DataSettings, workdir: Path, seed: int, console: Console) -> Path:
     """The folder of the run's data set; FileNotFoundError if it is named but not there."""
     if settings.dir:

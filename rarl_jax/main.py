@@ -14,6 +14,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rarl_jax.signals import Stopped
+
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 
 
@@ -59,6 +61,8 @@ def cli() -> None:
         check_config_path(sys.argv[1:])
         flags.mark_flag_as_required('config')
         app.run(main)
+    except Stopped as stopped:
+        print(stopped)
     except (ValueError, FileNotFoundError, flags.Error) as error:
         log = Path('rarl_jax_error.log')
         log.write_text(traceback.format_exc())

@@ -32,7 +32,9 @@ class OptimizerSettings:
     b1: float = 0.9  # decay of the mean of gradients
     b2: float = 0.999  # decay of the mean of squared gradients
     eps: float = 1e-8  # added to the root of that mean
-    weight_decay: float = 0.0  # times the learning rate; norms and biases are left alone
+    weight_decay: float = (
+        0.0  # times the learning rate; norms and biases are left alone, with muon all that AdamW moves
+    )
     max_grad_norm: float = 1.0  # gradients of a larger global norm are scaled down to it
     frozen: tuple[str, ...] = ()  # params that don't learn, by the start of their path: 'vision', 'text/embed'
 
@@ -60,7 +62,6 @@ def _muon(settings: OptimizerSettings, schedule: optax.Schedule) -> optax.Gradie
         adam_b2=settings.b2,
         adam_learning_rate=schedule,
         weight_decay=settings.weight_decay,
-        adam_weight_decay=settings.weight_decay,
         muon_weight_dimension_numbers=_matrices,
     )
 

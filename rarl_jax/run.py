@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
-import signal
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from input_pipeline.build import BuildSettings
 from rarl_jax import evaluate, grounding, rl, sft
 from rarl_jax.chat import Chat
 from rarl_jax.checkpoints import Checkpoints
-from rarl_jax.data import prepare_data, prepare_model
+from rarl_jax.data import build_data, prepare_data, prepare_model
 from rarl_jax.episode import Host
 from rarl_jax.evaluation.tables import load as load_results
 from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
@@ -33,6 +32,7 @@ from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params
 from rarl_jax.qwen2_5_vl.weights import load_params, save_params
 from rarl_jax.settings import EvaluateSettings, ModelSettings, RunSettings, TrainingSettings, settings_from
+from rarl_jax.signals import Stopped, stop_on_signal
 from rarl_jax.update import Learner
 from rarl_jax.viewer.build import build_report
 
@@ -55,13 +55,12 @@ TOKENIZER_FILES = (
 TRAIN = {'grounding': grounding.train, 'sft': sft.train, 'rl': rl.train}
 
 
-class Stopped(Exception):
-    """The user asked the run to end; everything is saved."""
-
-
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs the stages of a config in `workdir`, going on where an earlier run of the same config stopped."""
     settings = settings_from(config.to_dict())
+    if isinstance(settings, BuildSettings):
+        build_data(settings)
+        return
     claim(workdir, config)
     with stop_on_signal() as signals:
         this = open_run(settings, workdir, signals)
@@ -255,28 +254,6 @@ def build_model(settings: ModelSettings, folder: Path) -> Qwen2_5_VL:
         remat=settings.remat,
         attention=settings.attention,
     )
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[list[str]]:
-    """Collects the names of SIGINT and SIGTERM as they come, so that a stage can save at its next step and leave.
-
-    A second signal of the same kind acts as usual: somebody wants out now.
-    """
-    received: list[str] = []
-    previous = {}
-
-    def remember(number: int, frame: object) -> None:
-        received.append(signal.Signals(number).name)
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, remember)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 # ---------------------------------------------------------------- the end

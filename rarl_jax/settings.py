@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import dacite
 
+from input_pipeline.build import BuildSettings
 from input_pipeline.schema import Task
 from input_pipeline.synthetic import DrawSettings
 from input_pipeline.tasks import TaskSettings
@@ -159,17 +160,19 @@ class RunSettings:
             )
 
 
-def settings_from(config: Mapping[str, Any]) -> RunSettings:
+def settings_from(config: Mapping[str, Any]) -> RunSettings | BuildSettings:
     """Typed settings of a resolved config. ValueError names the key, what was found and what was expected."""
-    return _build(RunSettings, config)
+    if tuple(config['stages']) == ('build',):
+        return _typed(BuildSettings, config['data'], 'config.data')
+    return _typed(RunSettings, config, 'config')
 
 
-def _build(kind: type, values: Mapping[str, Any]) -> Any:
-    check_keys(kind, values, 'config')
+def _typed(kind: type, values: Mapping[str, Any], path: str) -> Any:
+    check_keys(kind, values, path)
     try:
         return dacite.from_dict(kind, dict(values), dacite.Config(strict=True, cast=[tuple]))
     except dacite.DaciteError as error:
-        raise ValueError(f'config: {error}; correct it in the config file or on the command line.') from error
+        raise ValueError(f'{path}: {error}; correct it in the config file or on the command line.') from error
 
 
 def check_keys(kind: Any, values: Any, path: str) -> None:
