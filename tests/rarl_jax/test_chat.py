@@ -119,7 +119,7 @@ def test_image_token_in_a_question_is_refused():
 
 
 def test_folder_without_tokenizer(tmp_path):
-    with pytest.raises(FileNotFoundError, match='tokenizer.json'):
+    with pytest.raises(FileNotFoundError, match=r'tokenizer\.json is missing'):
         Chat.from_folder(tmp_path)
 
 

@@ -1,0 +1,121 @@
+"""Whatever a policy writes, a rollout ends with whole episodes. The device is replaced by a script: no model runs here."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from rarl_jax.episode import Budget
+from rarl_jax.rewards import answer_of, is_well_formed
+from rarl_jax.sampler import rollout as module
+from rarl_jax.sampler.settings import SamplerSettings, Sampling
+from tests.rarl_jax.small_policy import host, policy, sample
+
+SETTINGS = SamplerSettings(budget=Budget(max_turns=4, turn_tokens=60, total_tokens=400), segment=7)
+
+
+class Script:
+    """Stands for the compiled programs: conversation q chooses the tokens of stream q one by one, then `<|im_end|>` for ever.
+
+    Its cache is the number of each row's conversation, so forks and compaction go through it as through a real one.
+    """
+
+    def __init__(self, streams: list[list[int]]):
+        self.streams = [iter(stream) for stream in streams]
+        self.end = host().chat.turn_end_id
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(module, '_row_keys', lambda key, questions, attempts: np.zeros(len(questions)))
+        patch.setattr(module, 'encode', lambda policy, images, limits, windows: (None, [0] * len(images)))
+        patch.setattr(module, 'prefill', lambda model, params, features, chunk: (None, np.arange(len(chunk.ids))))
+        patch.setattr(module, 'take_rows', lambda cache, rows, length: cache[rows])
+        patch.setattr(
+            module,
+            'first_tokens',
+            lambda program, params, hidden, rows, places, rules: self.draw(rows, np.ones(len(rows))),
+        )
+        patch.setattr(module, 'append', self.append)
+        patch.setattr(module, 'decode', self.decode)
+
+    def draw(self, rows, wanted):
+        ids = [next(self.streams[row], self.end) if want else -1 for row, want in zip(rows, wanted, strict=True)]
+        return np.array(ids), np.full(len(ids), -1.0)
+
+    def append(self, program, params, cache, features, chunk, rules):
+        return *self.draw(cache, chunk.lengths), cache
+
+    def decode(self, program, params, cache, pending, places, start, left, rules):
+        ids, left = np.full((program.segment, len(cache)), -1), left.copy()
+        for step in range(program.segment):
+            ids[step] = self.draw(cache, left > 0)[0]
+            left = np.where((left > 0) & ~np.isin(ids[step], program.stop_ids), left - 1, 0)
+        return ids, np.full(ids.shape, -1.0), cache
+
+
+number = st.one_of(
+    st.integers(-(10**6), 10**6).map(str),
+    st.floats(allow_nan=True).map(repr),
+    st.sampled_from(['NaN', 'Infinity', '-1', '1e999', '9' * 400, '"12"', 'null', 'true', '[]', '{}']),
+)
+box = st.lists(number, max_size=6).map(lambda numbers: f'[{", ".join(numbers)}]')
+name = st.sampled_from(['image_zoom_in_tool', 'other', ''])
+call = st.builds('<tool_call>\n{{"name": "{}", "arguments": {{"bbox_2d": {}}}}}\n</tool_call>'.format, name, box)
+good = st.tuples(*[st.integers(0, 160)] * 4).map(lambda b: f'{[b[0], b[1], b[0] + b[2] + 1, b[1] + b[3] + 1]}')
+zoom = st.builds(
+    '<tool_call>\n{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {}}}}}\n</tool_call>'.format, good
+)
+piece = st.one_of(
+    zoom,
+    call,
+    st.text(max_size=20),
+    st.sampled_from(
+        [
+            '<think>',
+            '</think>',
+            '<answer>',
+            '</answer>',
+            '<tool_call>',
+            '</tool_call>',
+            '<answer>running</answer>',
+            '<|im_end|>',
+            '\n',
+            '[' * 50,
+        ]
+    ),
+)
+tokens = st.lists(piece, max_size=8).map(lambda pieces: host().chat.encode(''.join(pieces)))
+bytes_ = st.lists(st.integers(0, 511), max_size=80)  # any ids: halves of characters among them
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.one_of(tokens, bytes_), min_size=1, max_size=20), st.booleans())
+@example([[]], True)
+def test_no_output_breaks_a_rollout(streams, offers_tool):
+    """Failure mode 10, with anything at all: broken JSON, NaN, huge, reversed, strings, several calls, calls with answers, noise."""
+    banned = set(host().chat.banned_ids)
+    streams = [[token for token in stream if token not in banned] for stream in streams]
+    samples = [sample(number) for number in range(len(streams))]
+    with pytest.MonkeyPatch.context() as patch:
+        Script(streams).install(patch)
+        episodes = module.rollout(policy(), samples, SETTINGS, Sampling(offers_tool=offers_tool), None)
+    for number, episode in enumerate(episodes):
+        check(episode, streams[number], number)
+
+
+def check(episode, stream, number):
+    chat, budget = host().chat, SETTINGS.budget
+    assert (episode.group, episode.question_id) == (number, f'page-{number}/q')
+    assert episode.finish_reason in ('answer', 'stop', 'turn_limit', 'turn_length', 'total_length')
+    assert len(episode.ids) == len(episode.loss_mask) == len(episode.sample_logprobs) <= budget.total_tokens
+    chosen = episode.ids[episode.loss_mask].tolist()
+    assert chosen == [*stream, *[chat.turn_end_id] * len(chosen)][: len(chosen)]
+    assert ((episode.sample_logprobs != 0) == episode.loss_mask).all()
+    assert episode.turns == len(episode.turn_texts) <= budget.max_turns
+    shown = [zoom for zoom in episode.zooms if zoom.succeeded]
+    assert len(episode.images) == 1 + len(shown) <= 1 + host().tool.max_crops
+    assert (episode.ids == chat.image_id).sum() == sum(image.merged(2) for image in episode.images)
+    for zoom in shown:
+        x1, y1, x2, y2 = zoom.box
+        assert 0 <= x1 < x2 <= episode.page.width and 0 <= y1 < y2 <= episode.page.height
+    assert (answer_of(episode.turn_texts) is not None) >= (episode.finish_reason == 'answer')
+    assert is_well_formed(episode.turn_texts) in (True, False)
