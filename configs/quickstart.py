@@ -35,7 +35,7 @@ def get_config(variant: str = '') -> ConfigDict:
         'rarl': measure,
     }
     model = small_model('' if smoke else 'experiments/quickstart_base')
-    data = small_data(train=8, test=4) if smoke else small_data(train=500, test=130)
+    data = small_data(train=8, test=4) if smoke else small_data(train=500, test=300)
     return small_run(model, data, stages, compare=('base:zoom', 'rarl:zoom', 'rarl:blank_crop'))
 
 

@@ -54,5 +54,5 @@ def get_config(variant: str = '') -> ConfigDict:
         'loosen': supervised(150, loose, rate=2e-4),
         'base': measure,
     }
-    data = small_data(train=8, test=4) if smoke else small_data(train=6000, test=130)
+    data = small_data(train=8, test=4) if smoke else small_data(train=6000, test=300)
     return small_run(small_model(''), data, stages, compare=('knows:zoom', 'base:zoom', 'base:blank_crop'))

@@ -229,6 +229,7 @@ class Chat:
     def __init__(self, tokenizer: Tokenizer, template: str):
         self._tokenizer = tokenizer
         self._template = _compile(template)
+        self._observations: dict[tuple[str, bool], list[int]] = {}
         self.image_id = self._id_of(IMAGE_PAD)
         self.turn_end_id = self._id_of(TURN_END)
         self.call_close_id = self._id_of(CALL_CLOSE)
@@ -269,18 +270,23 @@ class Chat:
     def observation_ids(self, last_id: int, text: str, image_tokens: int | None) -> list[int]:
         """What follows a turn that ended with `last_id`: its `<|im_end|>` where the policy stopped at `</tool_call>`, what the
         tool shows (an image of `image_tokens` merged tokens, a text, or both), and the opening of the next turn."""
-        parts = [{'type': 'text', 'text': '<tool_response>\n'}, *_parts(text, image_tokens is not None)]
-        content = [*parts, {'type': 'text', 'text': '\n</tool_response>'}]
-        return self._continue(last_id, {'role': 'user', 'content': content}, image_tokens)
+        words = (text, image_tokens is not None)
+        if words not in self._observations:  # a rollout needs a handful of them thousands of times
+            content = [*_parts('<tool_response>\n', False), *_parts(*words), *_parts('\n</tool_response>', False)]
+            self._observations[words] = self._continue({'role': 'user', 'content': content})
+        return self._joined(last_id, self._expand(self._observations[words], image_tokens))
 
     def question_ids(self, last_id: int, user: str) -> list[int]:
         """A further question after a turn that ended with `last_id`, up to the opening of its answer."""
-        return self._continue(last_id, _user(user, False), None)
+        return self._joined(last_id, self._continue(_user(user, False)))
 
-    def _continue(self, last_id: int, message: dict[str, Any], image_tokens: int | None) -> list[int]:
+    def _continue(self, message: dict[str, Any]) -> list[int]:
+        """Ids from the end of an assistant's turn, its `<|im_end|>` included, to the opening of the next; images are one id each."""
         rendered = self._render([{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a'}, message])
         start = rendered.index(f'{TURN_START}assistant\na{TURN_END}') + len(f'{TURN_START}assistant\na')
-        ids = self._expand(self.encode(rendered[start:]), image_tokens)
+        return self.encode(rendered[start:])
+
+    def _joined(self, last_id: int, ids: list[int]) -> list[int]:
         return ids[1:] if last_id == self.turn_end_id else ids
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
@@ -288,7 +294,7 @@ class Chat:
 
     def _expand(self, ids: list[int], image_tokens: int | None) -> list[int]:
         if image_tokens is None:
-            return ids
+            return list(ids)
         if ids.count(self.image_id) != 1:
             raise ValueError(
                 f'The prompt holds {ids.count(self.image_id)} image tokens, expected 1: take {IMAGE_PAD} out of the text.'

@@ -24,8 +24,7 @@ def build_data(settings: BuildSettings) -> None:
         if not getattr(settings, name):
             raise ValueError(f'config.data.{name} is empty: give a folder, --config.data.{name}=DIR.')
     build(settings)
-    print(f'Data set: {settings.out}
-Report: {settings.out}/report/index.html')
+    print(f'Data set: {settings.out}, report: {settings.out}/report/index.html')
 
 
 def prepare_data(settings: DataSettings, workdir: Path, seed: int, console: Console) -> Path:

@@ -54,13 +54,24 @@ def main(argv: list[str]) -> None:
     run.run(_CONFIG.value, workdir)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags; ValueError in one sentence for what no config has or refuses."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(lines[-1].removeprefix('ValueError: ')) from error
+    except AttributeError as error:
+        raise ValueError(f'The config has no such setting: {str(error.args[0]).replace(chr(10), " ")}') from error
+
+
 def cli() -> None:
     """Run `main`; what a user can repair is told in one sentence, with the traceback in a file."""
     sys.modules['__main__'].__doc__ = f'{__doc__}\nConfigs:\n{describe_configs()}\n'
     try:
         check_config_path(sys.argv[1:])
         flags.mark_flag_as_required('config')
-        app.run(main)
+        app.run(main, flags_parser=parse)
     except Stopped as stopped:
         print(stopped)
     except (ValueError, FileNotFoundError, flags.Error) as error:

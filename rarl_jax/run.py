@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         build_data(settings)
         return
     claim(workdir, config)
+    keep_compilations()
     with stop_on_signal() as signals:
         this = open_run(settings, workdir, signals)
         for name in settings.stages:
@@ -183,6 +185,14 @@ class Run:
 
 
 # ---------------------------------------------------------------- the beginning
+
+
+def keep_compilations() -> None:
+    """Compiled programs stay on disk for the next run, where the user's environment names no other place (JAX_COMPILATION_CACHE_DIR)."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
+        jax.config.update('jax_compilation_cache_dir', str(cache / 'rarl_jax' / 'xla'))
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:

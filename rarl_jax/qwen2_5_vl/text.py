@@ -167,7 +167,7 @@ def _write(
     old: Float[Array, 'B S K H'], slots: Int[Array, 'B T'], new: Float[Array, 'B T K H']
 ) -> Float[Array, 'B S K H']:
     rows = jnp.arange(len(old))[:, None]
-    return old.at[rows, slots].set(new.astype(old.dtype), mode='drop', unique_indices=False)
+    return old.at[rows, slots].set(new.astype(old.dtype), mode='drop')
 
 
 def _cached_layers(
