@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.optim import OptimizerSettings, apply, label, make_optimizer, make_schedule, stop_frozen
+from rarl_jax.optim import OptimizerSettings, apply, label, make_optimizer, make_schedule, path_name, stop_frozen
 
 PLAIN = OptimizerSettings(learning_rate=0.1, max_grad_norm=1e9)
 PARAMS = {
@@ -34,11 +34,15 @@ def test_first_step_of_adam_moves_by_the_learning_rate():
     assert numbers['optimizer/skipped'] == 0
 
 
-def test_decay_leaves_norms_and_biases_alone():
-    params, _, _ = stepped(replace(PLAIN, weight_decay=0.5))
-    for path, x in jax.tree_util.tree_leaves_with_path(params):
-        is_matrix = path[-1].key == 'w'
-        np.testing.assert_allclose(x, 0.9 - 0.1 * 0.5 * is_matrix, rtol=1e-6)
+@pytest.mark.parametrize(
+    ('kind', 'decayed_names'), [('adamw', ['text/layers/q/w', 'vision/patch/w']), ('muon', ['text/layers/q/w'])]
+)
+def test_decay_leaves_norms_and_biases_alone(kind, decayed_names):
+    settings = replace(PLAIN, kind=kind, matrix_rate=1.0)
+    plain, decayed = (stepped(replace(settings, weight_decay=decay))[0] for decay in (0.0, 0.5))
+    lost = jax.tree.map(lambda a, b: a - b, plain, decayed)
+    for path, x in jax.tree_util.tree_leaves_with_path(lost):
+        np.testing.assert_allclose(x, 0.1 * 0.5 * (path_name(path) in decayed_names), rtol=1e-5)
 
 
 def test_clip_scales_the_whole_gradient():
@@ -54,7 +58,22 @@ def test_schedules_by_hand():
     np.testing.assert_allclose([constant(i) for i in range(6)], [0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rtol=1e-6)
     cosine = make_schedule(replace(PLAIN, schedule='cosine', warmup=0.2, end_fraction=0.1), 10)
     np.testing.assert_allclose([cosine(i) for i in (0, 1, 2, 6, 10)], [0.05, 0.1, 0.1, 0.055, 0.01], rtol=1e-6)
+    hold = make_schedule(replace(PLAIN, schedule='hold', warmup=0.2, end_fraction=0.2), 10)
+    np.testing.assert_allclose([hold(i) for i in (0, 1, 2, 5, 7.5, 10)], [0.05, 0.1, 0.1, 0.1, 0.06, 0.02], rtol=1e-6)
     assert make_schedule(PLAIN, 10)(0) == pytest.approx(0.1)
+
+
+def test_muon_moves_matrices_in_all_directions_alike():
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), PARAMS)
+    params, _, _ = stepped(replace(PLAIN, kind='muon', matrix_rate=2.0, frozen=('vision',)), grads)
+    moved = np.asarray(params['text']['layers']['q']['w'] - 1) / (0.1 * 2.0)
+    for matrix in moved:  # each layer by itself
+        np.testing.assert_allclose(
+            np.linalg.svd(matrix, compute_uv=False), 1, atol=0.35
+        )  # what five Newton-Schulz steps leave
+    for x in (params['text']['norm'], params['text']['layers']['q']['b']):
+        np.testing.assert_allclose(abs(x - 1), 0.1 * 1.47, rtol=0.02)  # AdamW with Nesterov's look ahead
+    jax.tree.map(np.testing.assert_array_equal, params['vision'], PARAMS['vision'])
 
 
 def test_frozen_params_stay_and_cost_no_moments():
