@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rarl_jax.run import Run
     from rarl_jax.settings import GroundingSettings
 
+BOX_WEIGHT, CROP_WEIGHT = 0.3, 0.5  # of the parts of the loss, that of the words being 1
 LEAST_COVER = 0.05  # share of a token's area that a region must cover for the token to speak of it
 
 
@@ -63,6 +64,7 @@ class GroundingBatch:
     crops: VisionBatch
     answer: Int[np.ndarray, 'C M']  # place among Words.ids; -2 = padding
     task: Int[np.ndarray, 'C']  # place among the stage's crop tasks
+    crop_weight: Float[np.ndarray, '']  # of the crops' part in the loss
 
 
 def train(run: Run, name: str, stage: GroundingSettings) -> None:
@@ -80,7 +82,8 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
         while learner.step < stage.steps:
             clock = Clock()
             rng = np.random.default_rng([run.settings.seed, zlib.crc32(name.encode()), learner.step])
-            batch = make_batch(run, next(learner.batches), words, stage, rng)
+            weight = 0.0 if learner.step < stage.pages_alone else CROP_WEIGHT
+            batch = make_batch(run, next(learner.batches), words, stage, weight, rng)
             clock.lap('images')
             learner, metrics = update(learner, batch)
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
@@ -111,7 +114,12 @@ def find_words(run: Run, stage: GroundingSettings) -> Words:
 
 
 def make_batch(
-    run: Run, pages: Sequence[PageSample], words: Words, stage: GroundingSettings, rng: np.random.Generator
+    run: Run,
+    pages: Sequence[PageSample],
+    words: Words,
+    stage: GroundingSettings,
+    crop_weight: float,
+    rng: np.random.Generator,
 ) -> GroundingBatch:
     """Labels for all image tokens of the pages, and of crops cut from them."""
     views = [view_page(run.host, page.image) for page in pages]
@@ -134,7 +142,7 @@ def make_batch(
         answer[row, : crop.merged(run.host.vision.spatial_merge_size)] = place
     task = np.zeros(len(answer), np.int32)
     task[: len(tasks)] = tasks
-    return GroundingBatch(page_plan, word, box, crop_plan, answer, task)
+    return GroundingBatch(page_plan, word, box, crop_plan, answer, task, np.float32(crop_weight))
 
 
 def label_page(
@@ -199,7 +207,7 @@ def grounding_loss(
     crop_logits = jnp.einsum('cmd,cde->cme', crops, heads['answer']['w'][batch.task]) @ vocabulary.T
     crop_loss, crop_right = cross_entropy(crop_logits, batch.answer, batch.answer >= 0)
 
-    loss = word_loss + 0.3 * box_loss + 0.5 * crop_loss
+    loss = word_loss + BOX_WEIGHT * box_loss + batch.crop_weight * crop_loss
     overlap = box_iou(box_logits.argmax(-1), batch.box)
     metrics = {
         'loss': loss,
