@@ -46,12 +46,13 @@ def chosen_logprobs(
     chosen: Int[Array, 'B R'],
     temperature: float | Float[Array, ''] = 1.0,
     chunk: int = 1024,
-    entropy_gradient: bool = False,
+    entropy_gradient: bool = True,
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
     """log p(ids[t] | before t) and the entropy of that distribution, in float32 at the places in `chosen` (see `plan_chosen`), 0 elsewhere.
 
     ids[t] was chosen from the logits of hidden[t - 1], divided by `temperature`, nothing truncated. About `chunk` tokens' logits exist at a
-    time, counted over all devices. The entropy carries a gradient only where `entropy_gradient` asks for it: without, the backward pass is cheaper.
+    time, counted over all devices. Without `entropy_gradient` the entropy is a number to look at, and
+    the backward pass is cheaper.
     """
     batch, places = chosen.shape
     width = min(places, max(1, chunk // batch))  # places of each row in a chunk

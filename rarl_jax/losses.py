@@ -6,6 +6,7 @@ are float32 [B, T]. Minimising the loss makes tokens of positive advantage likel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -66,8 +67,9 @@ def policy_loss(
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
     """The loss of a (micro-)batch and its diagnostics, both as shares of the global batch: sum them over micro-batches.
 
-    ValueError if the settings weigh a KL and the batch brings no reference.
+    ValueError if an array is not [B, T], or the settings weigh a KL and the batch brings no reference.
     """
+    _check_shapes(logp, {'entropy': entropy} | batch._asdict())
     if settings.kl_weight and batch.reference_logprobs is None:
         raise ValueError(
             f'kl_weight is {settings.kl_weight} but the batch has no reference_logprobs: compute them, or set kl_weight to 0.'
@@ -75,7 +77,8 @@ def policy_loss(
     old = stop_gradient(logp) if batch.old_logprobs is None else batch.old_logprobs
     loss = token_loss(logp, old, batch.advantages, batch.mask, settings)
     loss *= correction_weight(old, batch.sample_logprobs, batch.mask, settings)
-    loss -= settings.entropy_weight * entropy
+    if settings.entropy_weight:
+        loss -= settings.entropy_weight * entropy
     diagnostics = token_diagnostics(logp, old, batch, settings) | {'policy/entropy': entropy}
     if batch.reference_logprobs is not None:
         divergence = kl(logp, batch.reference_logprobs, settings.kl_estimator)
@@ -83,6 +86,13 @@ def policy_loss(
         diagnostics['policy/kl'] = divergence
     means = {name: masked_sum(stop_gradient(x), batch.mask) / denominators.tokens for name, x in diagnostics.items()}
     return aggregate(loss, batch.mask, settings.aggregation, denominators), means
+
+
+def _check_shapes(logp: Tokens, others: Mapping[str, Tokens | None]) -> None:
+    """A rank too few would broadcast, and the loss be quietly wrong."""
+    for name, x in others.items():
+        if x is not None and x.shape != logp.shape:
+            raise ValueError(f'{name} has shape {x.shape}, expected that of logp, {logp.shape}: one number a token.')
 
 
 # ---------------------------------------------------------------- per token

@@ -30,7 +30,7 @@ def plain(table, hidden, temperature):
     return tuple(jnp.pad(x, ((0, 0), (1, 0))) * MASK for x in (logp, entropy))
 
 
-def ours(table, hidden, temperature, chunk, entropy_gradient=False):
+def ours(table, hidden, temperature, chunk, entropy_gradient=True):
     return chosen_logprobs(head(table), hidden, IDS, CHOSEN, temperature, chunk, entropy_gradient)
 
 

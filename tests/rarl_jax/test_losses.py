@@ -147,3 +147,8 @@ def test_settings_that_cannot_learn_are_refused():
         LossSettings(kl_weight=0.1, kl_estimator='k1')
     with pytest.raises(ValueError, match='no reference_logprobs'):
         policy_loss(LOGP, ENTROPY, BATCH, VERL, replace(PPO, kl_weight=0.1))
+
+
+def test_one_advantage_an_episode_is_refused():
+    with pytest.raises(ValueError, match=r'advantages has shape \(8, 1\), expected that of logp, \(8, 12\)'):
+        policy_loss(LOGP, ENTROPY, BATCH._replace(advantages=ADVANTAGES[:, :1]), VERL, PPO)
