@@ -25,17 +25,12 @@ class DrawSettings:
     height: int = 896  # px of the page
     panels: tuple[int, int] = (2, 5)  # least and most panels a page; at most 13
     figures: tuple[int, int] = (3, 6)  # least and most figures a page; at most 8 where the cast does not repeat
-    figure_size: tuple[int, int] = (
-        110,
-        160,
-    )  # px: least and most width and height of a figure, where its panel has room
+    figure_size: tuple[int, int] = (110, 160)  # px: least and most width and height of a figure, given room
     pair_rate: float = 0.8  # chance that a panel with a figure gets a second one, partly behind or before the first
     repeat_cast: bool = False  # whether one identity may appear in several panels of a page
     line: tuple[float, float] = (4.5, 6.0)  # px: width of the ink lines that tell the action
     noise: float = 7.0  # standard deviation of the print grain, of 255
-    blotch: float = (
-        6.0  # standard deviation of blotches some pixels wide, of 255: what a shrunken picture keeps of the grain
-    )
+    blotch: float = 6.0  # standard deviation of blotches some pixels wide, of 255, which a shrunken page keeps
     ageing: float = 16.0  # how much the paper yellows from left to right and pales from top to bottom, of 255
     round_rate: float = 0.15  # share of panels with at most one figure that are round vignettes
     balloon_rate: float = 0.5  # share of panels with a figure in which somebody speaks, where there is room

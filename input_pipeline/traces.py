@@ -22,7 +22,7 @@ class TraceSettings:
     """Which conversations are made, how often, and how well they are done."""
 
     crop: float = 0.0  # weight of conversations about a crop alone: one question, answered at once
-    point: float = 0.0  # weight of conversations in which every question gets a call but no crop: dense practice of boxes
+    point: float = 0.0  # weight of those in which every question gets a call but no crop: dense practice of boxes
     answer: float = 1.0  # weight of conversations as a policy has them: one question, zooms, an answer
     direct: float = 0.0  # weight of conversations in which no tool is offered
     questions: int = 6  # most questions of a pointing conversation
