@@ -89,8 +89,11 @@ def forward(
     """
     turn = rope(text, positions)
     mask = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
-    see = partial(attend, implementation=attention, mask=mask, causal=True)
-    step = rematerialised(lambda weights, x: constrain(_layer(text, weights, x, turn, see), ACTIVATION), remat)
+
+    def see(q, k, v):
+        return attend(q, k, v, attention, mask=mask, causal=True), None
+
+    step = rematerialised(lambda weights, x: constrain(_layer(text, weights, x, turn, see)[0], ACTIVATION), remat)
     x, layers = constrain(embeds, ACTIVATION), params['layers']
     if scan:
         x, _ = jax.lax.scan(lambda x, weights: (step(weights, x), None), x, layers)
@@ -118,19 +121,15 @@ def prefill(
 
     What padding leaves in the cache is never read (a row sees only its own length) and is written over by what is appended.
     """
-    filled = []
 
-    def see(q, k, v, layer_cache):
-        filled.append(
-            tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), 0, axis=1)
-                for old, new in zip(layer_cache, (k, v), strict=True)
-            )
+    def see(layer_cache, q, k, v):
+        filled = tuple(
+            jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), 0, axis=1)
+            for old, new in zip(layer_cache, (k, v), strict=True)
         )
-        return attend(q, k, v, attention, causal=True)
+        return attend(q, k, v, attention, causal=True), filled
 
-    hidden = _cached_layers(text, params, cache, embeds, positions, see)
-    return hidden, tuple(filled)
+    return _cached_layers(text, params, cache, embeds, positions, see)
 
 
 def extend(
@@ -153,14 +152,12 @@ def extend(
     place = start[:, None] + jnp.arange(t)
     slots = jnp.where(jnp.arange(t) < lengths[:, None], place, s)  # slot S does not exist: dropped
     mask = (jnp.arange(s) <= place[:, :, None])[:, None]
-    filled = []
 
-    def see(q, k, v, layer_cache):
-        filled.append(tuple(_write(old, slots, new) for old, new in zip(layer_cache, (k, v), strict=True)))
-        return attend(q, *(array.astype(q.dtype) for array in filled[-1]), attention, mask=mask)
+    def see(layer_cache, q, k, v):
+        filled = tuple(_write(old, slots, new) for old, new in zip(layer_cache, (k, v), strict=True))
+        return attend(q, *(array.astype(q.dtype) for array in filled), attention, mask=mask), filled
 
-    hidden = _cached_layers(text, params, cache, embeds, positions, see)
-    return hidden, tuple(filled)
+    return _cached_layers(text, params, cache, embeds, positions, see)
 
 
 def _write(
@@ -172,24 +169,25 @@ def _write(
 
 def _cached_layers(
     text: TextConfig, params: Params, cache: Cache, embeds: Array, positions: Array, see: Callable
-) -> Float[Array, 'B T D']:
-    turn, x, layers = rope(text, positions), embeds, params['layers']
-    for weights, layer_cache in zip(
-        layers if isinstance(layers, tuple) else unstack_layers(layers), cache, strict=True
-    ):
-        x = _layer(text, weights, x, turn, partial(see, layer_cache=layer_cache))
-    return rms_norm(params['norm'], x, text.rms_norm_eps)
+) -> tuple[Float[Array, 'B T D'], Cache]:
+    """All layers, each with its own cache as the first argument of `see`."""
+    turn, x, filled = rope(text, positions), embeds, []
+    layers = params['layers'] if isinstance(params['layers'], tuple) else unstack_layers(params['layers'])
+    for weights, layer_cache in zip(layers, cache, strict=True):
+        x, layer_cache = _layer(text, weights, x, turn, partial(see, layer_cache))
+        filled.append(layer_cache)
+    return rms_norm(params['norm'], x, text.rms_norm_eps), tuple(filled)
 
 
 def _layer(
     text: TextConfig, weights: Params, x: Float[Array, 'B T D'], turn: Rope, see: Callable
-) -> Float[Array, 'B T D']:
-    """One decoder layer; `see(q, k, v)` is its attention, over the chunk itself or over a cache."""
+) -> tuple[Float[Array, 'B T D'], LayerCache | None]:
+    """One decoder layer. `see(q, k, v)` is its attention, over the chunk itself or over a cache: what was seen, and the filled cache."""
     b, t, _ = x.shape
     y = rms_norm(weights['input_norm'], x, text.rms_norm_eps)
     q = dense(weights['q'], y).reshape(b, t, text.num_heads, text.head_dim)
     k = dense(weights['k'], y).reshape(b, t, text.num_kv_heads, text.head_dim)
     v = dense(weights['v'], y).reshape(b, t, text.num_kv_heads, text.head_dim)
-    seen = see(rotate(q, *turn), rotate(k, *turn), v)
+    seen, filled = see(rotate(q, *turn), rotate(k, *turn), v)
     x = x + dense(weights['o'], seen.reshape(b, t, -1))
-    return x + gated_mlp(weights, rms_norm(weights['post_norm'], x, text.rms_norm_eps))
+    return x + gated_mlp(weights, rms_norm(weights['post_norm'], x, text.rms_norm_eps)), filled
