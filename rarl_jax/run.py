@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -30,9 +31,10 @@ from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
 from rarl_jax.metrics import CompileCounter, MetricsWriter, Progress
 from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.params import Params
+from rarl_jax.qwen2_5_vl.params import Params, abstract_params, logical_axes
 from rarl_jax.qwen2_5_vl.weights import load_params, save_params
 from rarl_jax.settings import EvaluateSettings, ModelSettings, RunSettings, TrainingSettings, settings_from
+from rarl_jax.sharding import constrain, make_mesh, param_shardings
 from rarl_jax.signals import Stopped, stop_on_signal
 from rarl_jax.update import Learner
 from rarl_jax.viewer.build import build_report
@@ -87,6 +89,7 @@ class Run:
     workdir: Path
     data_dir: Path  # a built data set
     model_dir: Path  # the Hugging Face folder that the run started from
+    mesh: Mesh  # the devices, as config.mesh arranges them
     model: Qwen2_5_VL
     host: Host  # the words and sizes of a conversation
     params: Params  # the policy as it stands
@@ -132,7 +135,7 @@ class Run:
 
     def initial_params(self) -> Params:
         """The weights that the run began with."""
-        return load_params(self.model_dir, self.model.config, self.model.param_dtype)
+        return load_policy(self.model_dir, self.model, self.mesh)
 
     # ---- what training stages call
 
@@ -229,7 +232,8 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     console = Console()
     data_dir = prepare_data(settings.data, workdir, settings.seed, console)
     folder = prepare_model(settings.model, data_dir, workdir, settings.seed)
-    model = build_model(settings.model, folder)
+    mesh = make_mesh(settings.mesh)
+    model = build_model(settings.model, folder, mesh)
     chat = Chat.from_folder(folder)
     checkpoints = Checkpoints(workdir / 'checkpoints', settings.keep_checkpoints)
     saved = checkpoints.latest()
@@ -240,7 +244,8 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
         model_dir=folder,
         model=model,
         host=Host(chat, model.config.vision, settings.model.page, settings.model.crop, settings.sampler.tool),
-        params=load_params(folder, model.config, model.param_dtype),
+        mesh=mesh,
+        params=load_policy(folder, model, mesh),
         metrics=MetricsWriter(workdir),
         checkpoints=checkpoints,
         compiles=CompileCounter(),
@@ -255,7 +260,7 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     return this
 
 
-def build_model(settings: ModelSettings, folder: Path) -> Qwen2_5_VL:
+def build_model(settings: ModelSettings, folder: Path, mesh: Mesh) -> Qwen2_5_VL:
     return Qwen2_5_VL(
         Config.from_folder(folder),
         dtype=jnp.dtype(settings.dtype),
@@ -263,7 +268,14 @@ def build_model(settings: ModelSettings, folder: Path) -> Qwen2_5_VL:
         scan=settings.scan_layers,
         remat=settings.remat,
         attention=settings.attention,
+        constrain=constrain(mesh),
     )
+
+
+def load_policy(folder: Path, model: Qwen2_5_VL, mesh: Mesh) -> Params:
+    """A folder's weights, each where the mesh wants it."""
+    shardings = param_shardings(abstract_params(model.config), logical_axes(model.config), mesh)
+    return load_params(folder, model.config, model.param_dtype, shardings)
 
 
 # ---------------------------------------------------------------- the end
