@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from input_pipeline.loader import LoaderSettings, Sample, SampleSource
 from input_pipeline.schema import Question
 from rarl_jax.chat import system_text
+from rarl_jax.context import Run
 from rarl_jax.episode import Episode
 from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environment
 from rarl_jax.evaluation.exports import write_exports
@@ -20,10 +20,7 @@ from rarl_jax.rewards import answer_of
 from rarl_jax.sampler.policy import Policy
 from rarl_jax.sampler.rollout import rollout
 from rarl_jax.sampler.settings import CropControl, Sampling
-
-if TYPE_CHECKING:
-    from rarl_jax.run import Run
-    from rarl_jax.settings import EvaluateSettings
+from rarl_jax.settings import EvaluateSettings
 
 CROPS: dict[Mode, CropControl] = {
     'direct': 'real',  # never shown: the prompt offers no tool

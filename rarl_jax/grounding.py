@@ -15,7 +15,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,16 +29,14 @@ from input_pipeline.traces import loosen
 from rarl_jax import optim
 from rarl_jax.batches import Buckets, plan_images
 from rarl_jax.clock import Clock
+from rarl_jax.context import Run
 from rarl_jax.episode import Host, PageView, view_page
 from rarl_jax.qwen2_5_vl.images import Patches, patchify
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params
 from rarl_jax.qwen2_5_vl.vision import VisionBatch
+from rarl_jax.settings import GroundingSettings
 from rarl_jax.zoom import cut, from_original
-
-if TYPE_CHECKING:
-    from rarl_jax.run import Run
-    from rarl_jax.settings import GroundingSettings
 
 BOX_WEIGHT, CROP_WEIGHT = 0.3, 0.5  # of the parts of the loss, that of the words being 1
 LEAST_COVER = 0.05  # share of a token's area that a region must cover for the token to speak of it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,6 +14,7 @@ from input_pipeline.loader import LoaderSettings, Sample, load
 from rarl_jax import rewards
 from rarl_jax.advantages import advantages, without_variance
 from rarl_jax.clock import Clock
+from rarl_jax.context import Run
 from rarl_jax.episode import Episode
 from rarl_jax.grading import grade
 from rarl_jax.optim import make_optimizer
@@ -22,12 +22,9 @@ from rarl_jax.rewards import Reward, RewardSettings
 from rarl_jax.sampler.policy import Policy
 from rarl_jax.sampler.rollout import rollout
 from rarl_jax.sampler.settings import Sampling
+from rarl_jax.settings import RlSettings
 from rarl_jax.trajectories import write_rollouts
 from rarl_jax.update import ReferencePolicy, Updater, micro_batches, reinforcement
-
-if TYPE_CHECKING:
-    from rarl_jax.run import Run
-    from rarl_jax.settings import RlSettings
 
 CUT_OFF = ('turn_limit', 'turn_length', 'total_length')  # finish reasons of an episode that a budget ended
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -14,13 +13,11 @@ from input_pipeline.loader import LoaderSettings, PageSample, load_pages, read_q
 from input_pipeline.schema import Task
 from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
 from rarl_jax.clock import Clock
+from rarl_jax.context import Run
 from rarl_jax.episode import Episode, replay
 from rarl_jax.optim import make_optimizer
+from rarl_jax.settings import SftSettings
 from rarl_jax.update import Updater, imitation, micro_batches
-
-if TYPE_CHECKING:
-    from rarl_jax.run import Run
-    from rarl_jax.settings import SftSettings
 
 
 def train(run: Run, name: str, stage: SftSettings) -> None:

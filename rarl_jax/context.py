@@ -1,0 +1,139 @@
+"""What the stages of a run share: the policy as it stands, its data, and the places where results and checkpoints go."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+from rich.console import Console
+
+from rarl_jax.checkpoints import Checkpoints
+from rarl_jax.episode import Host
+from rarl_jax.metrics import CompileCounter, MetricsWriter, Progress
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.qwen2_5_vl.params import Params, abstract_params, logical_axes
+from rarl_jax.qwen2_5_vl.weights import load_params
+from rarl_jax.settings import EvaluateSettings, RunSettings, TrainingSettings
+from rarl_jax.sharding import param_shardings
+from rarl_jax.signals import Stopped
+from rarl_jax.update import Learner
+
+
+@dataclass
+class Run:
+    """What the stages share. Only `params`, `done` and `saved` change while it runs."""
+
+    settings: RunSettings
+    workdir: Path
+    data_dir: Path  # a built data set
+    model_dir: Path  # the Hugging Face folder that the run started from
+    mesh: Mesh  # the devices, as config.mesh arranges them
+    model: Qwen2_5_VL
+    host: Host  # the words and sizes of a conversation
+    params: Params  # the policy as it stands
+    metrics: MetricsWriter
+    checkpoints: Checkpoints
+    compiles: CompileCounter
+    console: Console
+    signals: list[str]  # names of the signals that asked the run to stop
+    done: int = 0  # training stages finished
+    saved: dict[str, Any] | None = None  # the newest checkpoint's description, until its stage has begun again
+
+    @property
+    def training(self) -> list[str]:
+        """Names of the stages that change the policy, in order."""
+        return [name for name in self.settings.stages if not isinstance(self.settings.stage[name], EvaluateSettings)]
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        return jax.process_index(), jax.process_count()
+
+    def is_due(self, name: str) -> bool:
+        """Whether the policy stands where an evaluation wants it: a resumed run is past those of earlier stages."""
+        before = self.settings.stages[: self.settings.stages.index(name)]
+        return self.saved is None and self.done == sum(stage in self.training for stage in before)
+
+    def place(self, name: str) -> int:
+        return self.training.index(name)
+
+    def key(self, name: str, step: int) -> Key[Array, '']:
+        """The random key of one step of one stage."""
+        return jax.random.fold_in(
+            jax.random.fold_in(jax.random.key(self.settings.seed), zlib.crc32(name.encode())), step
+        )
+
+    def global_step(self, name: str, step: int = 0) -> int:
+        """Updates of the policy up to `step` of a stage, over all stages; an evaluation counts those before it."""
+        before = self.settings.stages[: self.settings.stages.index(name)]
+        return step + sum(self.settings.stage[other].steps for other in before if other in self.training)
+
+    def policy_name(self, name: str) -> str:
+        """Which policy stands when a stage begins: the folder it came from, and the updates since."""
+        return f'{self.model_dir.name}+{self.global_step(name)}'
+
+    def initial_params(self) -> Params:
+        """The weights that the run began with."""
+        return load_policy(self.model_dir, self.model, self.mesh)
+
+    # ---- what training stages call
+
+    def begin(
+        self, name: str, optimizer: optax.GradientTransformation, batches: Iterator[Any], extra: Params | None = None
+    ) -> Learner:
+        """The learner at the start of a stage, or where the newest checkpoint left it; `extra` are params that the stage needs for itself."""
+        params = self.params | (extra or {})
+        learner = Learner(params, optimizer.init(params), 0, batches)
+        if self.saved is not None and self.saved['stage'] == name and not self.saved['finished']:
+            arrays = self.checkpoints.restore({'params': learner.params, 'opt_state': learner.opt_state})
+            learner = dataclasses.replace(learner, **arrays, step=self.saved['step'])
+            batches.set_state(self.saved['data'])
+        self.saved = None
+        self.metrics.forget_after(self.global_step(name, learner.step))
+        return learner
+
+    def after_step(self, name: str, learner: Learner, metrics: dict[str, float], stage: TrainingSettings) -> None:
+        """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it."""
+        self.params = {name: learner.params[name] for name in self.params}
+        finished = learner.step == stage.steps
+        self.metrics.write(self.global_step(name, learner.step), name, metrics | {'compiles': self.compiles.take()})
+        if finished:
+            self.done += 1
+        if finished or self.signals or learner.step % stage.save_every == 0:
+            self.save(name, learner, finished)
+        if not finished:
+            self.leave_if_asked()
+
+    def save(self, name: str, learner: Learner, finished: bool) -> None:
+        """A checkpoint from which every further step comes out the same."""
+        description = {
+            'stage': name,
+            'step': learner.step,
+            'finished': finished,
+            'done': self.done,
+            'data': learner.batches.get_state(),
+            'seed': self.settings.seed,
+        }
+        arrays = {'params': learner.params, 'opt_state': learner.opt_state}
+        self.checkpoints.save(self.global_step(name, learner.step), arrays, description)
+
+    def leave_if_asked(self) -> None:
+        if self.signals:
+            self.checkpoints.wait()
+            raise Stopped(f'Stopped by {self.signals[0]}; everything is saved. Run the same command again to go on.')
+
+    def progress(self, name: str, total: int, done: int = 0) -> Progress:
+        return Progress(self.console, name, total, done)
+
+
+def load_policy(folder: Path, model: Qwen2_5_VL, mesh: Mesh) -> Params:
+    """A folder's weights, each where the mesh wants it."""
+    shardings = param_shardings(abstract_params(model.config), logical_axes(model.config), mesh)
+    return load_params(folder, model.config, model.param_dtype, shardings)
