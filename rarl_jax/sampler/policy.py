@@ -44,29 +44,40 @@ class Policy:
 
 
 def encode(
-    policy: Policy, images: Sequence[Patches], limits: PixelLimits, windows_at_once: int
+    policy: Policy, images: Sequence[Patches], limits: PixelLimits, patches_at_once: int
 ) -> tuple[Float[Array, 'I M D'], list[int]]:
     """Features of all images, and the flattened row at which each image's begin.
 
-    Images go through the tower in calls of one shape: at most `windows_at_once` windows, patches padded to `limits`.
+    Images go through the tower in calls of one shape, so that few programs are compiled however many images there are; the number of
+    calls whose features are returned is a power of two. Without an image, the features are those of none: zeros.
     """
     vision = policy.model.config.vision
     windows = [_windows(policy, image) for image in images]
-    capacity = max(windows_at_once, round_up(max(windows)))
-    parts = _pack(windows, capacity)
-    most = max(len(image.pixels) for image in images)
-    buckets = VisionBuckets(
-        images=(round_up(max(len(part) for part in parts)),),
-        windows=(capacity,),
-        patches=(max(most, limits.max_pixels // vision.patch_size**2 // vision.merge_unit * vision.merge_unit),),
-    )
+    buckets = _call_shape(policy, images, windows, limits, patches_at_once)
+    merged = buckets.patches[0] // vision.merge_unit
+    if not images:
+        shape = (buckets.images[0], merged, policy.model.config.text.hidden_size)
+        return np.zeros(shape, policy.model.dtype), []
     features, rows = [], []
-    for number, part in enumerate(parts):
+    for number, part in enumerate(_pack(windows, buckets.windows[0], buckets.images[0])):
         plan = plan_vision([images[index] for index in part], vision, buckets)
         features.append(encode_images(policy.model, policy.params, plan))
-        merged = plan.merged_slots.shape[1]
         rows += [(number * buckets.images[0] + place) * merged for place in range(len(part))]
-    return (features[0] if len(features) == 1 else jnp.concatenate(features)), rows
+    calls = 1 << (len(features) - 1).bit_length()
+    features += features[-1:] * (calls - len(features))
+    return (features[0] if calls == 1 else jnp.concatenate(features)), rows
+
+
+def _call_shape(
+    policy: Policy, images: Sequence[Patches], windows: list[int], limits: PixelLimits, patches_at_once: int
+) -> VisionBuckets:
+    """Sizes of one call, which follow from the limits alone unless an image is larger than they say."""
+    vision = policy.model.config.vision
+    most = max((len(image.pixels) for image in images), default=0)
+    room = limits.max_pixels // vision.patch_size**2 // vision.merge_unit * vision.merge_unit
+    usual = max(round(limits.max_pixels / vision.window_size**2), 1)  # windows of an image as large as allowed
+    capacity = max(patches_at_once // vision.window_patches, usual, round_up(max(windows, default=1)))
+    return VisionBuckets(images=(capacity // usual,), windows=(capacity,), patches=(max(most, room),))
 
 
 def _windows(policy: Policy, image: Patches) -> int:
@@ -76,12 +87,12 @@ def _windows(policy: Policy, image: Patches) -> int:
     return frames * -(-rows // side) * -(-columns // side)
 
 
-def _pack(windows: list[int], capacity: int) -> list[list[int]]:
-    """Cuts the images, in their order, into runs of at most `capacity` windows."""
+def _pack(windows: list[int], most_windows: int, most_images: int) -> list[list[int]]:
+    """Cuts the images, in their order, into runs that one call holds."""
     parts: list[list[int]] = [[]]
     used = 0
     for index, count in enumerate(windows):
-        if used + count > capacity:
+        if used + count > most_windows or len(parts[-1]) == most_images:
             parts.append([])
             used = 0
         parts[-1].append(index)

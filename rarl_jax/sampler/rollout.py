@@ -128,7 +128,7 @@ class Batch:
 
     def _prefill(self, asked: list[Dialogue]) -> tuple[Float[Array, 'Q D'], Cache, np.ndarray]:
         images = [image for dialogue in asked for image in dialogue.images]
-        features, first_rows = encode(self.policy, images, self.policy.host.page, self.settings.windows_at_once)
+        features, first_rows = encode(self.policy, images, self.policy.host.page, self.settings.patches_at_once)
         width = round_up(max(len(d.ids) for d in asked), self.settings.lengths, 16)
         chunk, places, taken = _empty_chunk(len(asked), width), np.zeros(len(asked), np.int32), 0
         for row, dialogue in enumerate(asked):
@@ -178,7 +178,9 @@ class Batch:
             return
         news = {row: np.array(self.rows[row].ids[self.cached[row] :], np.int32) for row in waiting}
         crops = {row: self.rows[row].images[-1] for row in waiting if self._holds_image(news[row])}
-        features, first_rows = self._encode_crops(list(crops.values()))
+        features, first_rows = encode(
+            self.policy, list(crops.values()), self.policy.host.crop, self.settings.patches_at_once
+        )
         first_row = dict(zip(crops, first_rows, strict=True))
         chunk = _empty_chunk(len(self.rows), round_up(max(map(len, news.values())), self.settings.lengths, 16))
         for row, ids in news.items():
@@ -195,11 +197,6 @@ class Batch:
 
     def _holds_image(self, ids: Int[np.ndarray, 'T']) -> bool:
         return bool((ids == self.policy.model.config.image_token_id).any())
-
-    def _encode_crops(self, crops: list[Patches]) -> tuple[Float[Array, 'I M D'], list[int]]:
-        if not crops:
-            return np.zeros((1, 1, self.policy.model.config.text.hidden_size), np.float32), []
-        return encode(self.policy, crops, self.policy.host.crop, self.settings.windows_at_once)
 
     def _fill(
         self,

@@ -21,16 +21,16 @@ class SamplerSettings:
     top_k: int = 0  # choose among so many likeliest tokens; 0 = all
     segment: int = 16  # decode steps between two looks of the host at the rows
     early_exit: bool = True  # leave a segment when every row has stopped: free on a CPU, a sync a step on a GPU
-    windows_at_once: int = 64  # vision windows encoded in one call
+    patches_at_once: int = 1024  # patches that the vision tower takes in one call: so few stay in a CPU's cache; a GPU wants 64 times as many
     lengths: tuple[int, ...] = ()  # padded tokens of prompts and observations; () = four sizes an octave
     cache_lengths: tuple[int, ...] = ()  # tokens that the KV cache has room for; () = four sizes an octave
 
     def __post_init__(self):
         if not 0 < self.top_p <= 1:
             raise ValueError(f'sampler.top_p is {self.top_p}, expected more than 0 and at most 1; 1 switches it off.')
-        if self.top_k < 0 or self.segment < 1 or self.windows_at_once < 1:
+        if self.top_k < 0 or self.segment < 1 or self.patches_at_once < 1:
             raise ValueError(
-                f'sampler: top_k is {self.top_k}, segment {self.segment}, windows_at_once {self.windows_at_once}; '
+                f'sampler: top_k is {self.top_k}, segment {self.segment}, patches_at_once {self.patches_at_once}; '
                 'the first must be 0 or more, the others positive.'
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ def acted(sample: Sample, *steps: Step, group: int = 0, budget: Budget = BUDGET,
 
 
 def follow_script(monkeypatch, episodes: list[Episode]) -> None:
-    """Makes the sampler choose, at each place of conversation (group, sample 0), the token that this episode has there.
+    """Makes the sampler choose, at each place of a conversation, the token that the episode of the same question has there.
 
     The model, its cache and its log-probs stay real: only the draw is replaced. `uniforms` hands over the scripted id in the place
     of a uniform number, `choose` takes it.
@@ -114,23 +115,23 @@ def follow_script(monkeypatch, episodes: list[Episode]) -> None:
     width = max(len(e.ids) for e in episodes) + 64
     script = np.stack([np.pad(e.ids, (0, width - len(e.ids))) for e in episodes]).astype(np.float32)
 
-    def keys_of_groups(key, questions, samples):
+    numbers = {zlib.crc32(e.question_id.encode()): number for number, e in enumerate(episodes)}
+
+    def numbered_keys(key, questions, samples):
         del key, samples
-        groups = np.arange(len(questions)) % len(episodes)
-        return jax.random.wrap_key_data(
-            jnp.stack([jnp.zeros(len(groups), jnp.uint32), jnp.asarray(groups, jnp.uint32)], 1)
-        )
+        rows = np.array([[0, numbers[int(question)]] for question in questions], np.uint32)
+        return jax.random.wrap_key_data(jnp.asarray(rows))
 
     def scripted(keys, places, count):
-        groups = jax.random.key_data(keys)[:, 1]
-        return jnp.asarray(script)[groups[None], places[None] + jnp.arange(count)[:, None]]
+        rows = jax.random.key_data(keys)[:, 1]
+        return jnp.asarray(script)[rows[None], places[None] + jnp.arange(count)[:, None]]
 
     def take(logits, uniform, banned, temperature, top_p, choice):
         del banned, top_p, choice
         ids = uniform.astype(jnp.int32)
         return ids, jnp.take_along_axis(jax.nn.log_softmax(logits / temperature), ids[:, None], -1)[:, 0]
 
-    monkeypatch.setattr(rollout, '_row_keys', keys_of_groups)
+    monkeypatch.setattr(rollout, '_row_keys', numbered_keys)
     monkeypatch.setattr(programs, 'uniforms', scripted)
     monkeypatch.setattr(programs, 'choose', take)
     for name in ('first_tokens', 'append', 'decode'):  # compiled anew: what was traced before knows no script

@@ -137,7 +137,7 @@ def test_forked_equals_unforked(sampled):
 
 
 def test_segments_and_cache_sizes_change_no_token(sampled):
-    other = dataclasses.replace(SHORT, segment=3, cache_lengths=(), lengths=(), windows_at_once=4, early_exit=False)
+    other = dataclasses.replace(SHORT, segment=3, cache_lengths=(), lengths=(), patches_at_once=256, early_exit=False)
     again = rollout(policy(), [sample(0), sample(1)], other, Sampling(samples=3), jax.random.key(5))
     assert all(same(a, b) for a, b in zip(sampled, again, strict=True))
 
@@ -147,26 +147,30 @@ def test_another_key_gives_other_tokens(sampled):
     assert not any(same(a, b) for a, b in zip(sampled, other, strict=True))
 
 
-def test_a_second_rollout_compiles_nothing(sampled):
-    del sampled
+def test_a_second_rollout_compiles_nothing(monkeypatch):
+    """Another number of crops, at other places of the batch, needs no other program."""
+    samples = [sample(number) for number in range(8)]
+    zoom, answer = (Step(box=BOX), Step(answer='running')), (Step(answer='running'),)
+    follow_script(monkeypatch, [acted(s, *(answer if n in (5, 6) else zoom)) for n, s in enumerate(samples)])
+    rollout(policy(), samples[:4], SETTINGS, Sampling(), jax.random.key(0))
     counter = CompileCounter()
-    rollout(policy(), [sample(2), sample(3)], SHORT, Sampling(samples=3), jax.random.key(7))
+    made = rollout(policy(), samples[4:], SETTINGS, Sampling(), jax.random.key(1))
     names = counter.names
     counter.close()
-    assert names == []
+    assert names == [] and [len(e.images) for e in made] == [2, 1, 1, 2]
 
 
 def test_compaction_changes_no_token():
     """Rows that finish early leave the batch; those that stay are what they would have been alone."""
     seen = []
     settings = dataclasses.replace(SHORT, segment=2)
-    samples = [sample(number) for number in range(24)]
+    samples = [sample(number) for number in range(16)]
     together = rollout(
         policy(), samples, settings, Sampling(temperature=3.0), jax.random.key(1), lambda done, all_: seen.append(done)
     )
-    longest = max(range(24), key=lambda number: together[number].loss_mask.sum())
+    longest = max(range(16), key=lambda number: together[number].loss_mask.sum())
     alone = rollout(policy(), [samples[longest]], settings, Sampling(temperature=3.0), jax.random.key(1))
-    assert same(alone[0], together[longest]) and seen == sorted(seen) and seen[-1] == 24
+    assert same(alone[0], together[longest]) and seen == sorted(seen) and seen[-1] == 16
 
 
 def test_greedy_takes_the_likeliest_token():
