@@ -30,8 +30,8 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     stages = {
         'base': measure,
-        'warm_start': rl_stage(1 if smoke else 16, smoke, RewardSettings().warm_start()),
-        'main': rl_stage(2 if smoke else 64, smoke, RewardSettings()),
+        'warm_start': rl_stage(1 if smoke else 10, smoke, RewardSettings().warm_start()),
+        'main': rl_stage(2 if smoke else 60, smoke, RewardSettings()),
         'rarl': measure,
     }
     model = small_model('' if smoke else 'experiments/quickstart_base')
@@ -48,7 +48,7 @@ def rl_stage(steps: int, smoke: bool, reward: RewardSettings, offer_tool: bool =
         group_size=2 if smoke else 8,
         tasks=SMALL_TASKS,
         reward=reward,
-        optimizer=OptimizerSettings(learning_rate=3e-4, b2=0.99, frozen=('vision',)),
+        optimizer=OptimizerSettings(learning_rate=1e-3, b2=0.99, frozen=('vision',)),
         loss=LossSettings(),
         offer_tool=offer_tool,
         micro_batch=0 if smoke else 128,

@@ -36,7 +36,11 @@ def prepare_data(settings: DataSettings, workdir: Path, seed: int, console: Cons
             )
         return Path(settings.dir)
     raw, out = Path(settings.raw) if settings.raw else workdir / 'data' / 'raw', workdir / 'data' / 'built'
-    if not settings.raw and not out.is_dir():
+    if (
+        out.is_dir()
+    ):  # whole, and of this config: a build is moved there when it is done, and the workdir is claimed by one config
+        return out
+    if not settings.raw:
         with Progress(console, 'drawing pages', sum(settings.pages.values())) as bar:
             write_pages(raw, settings.draw, settings.pages, seed, progress=lambda n: bar.advance(n))
     build(BuildSettings(raw=str(raw), out=str(out), tasks=settings.tasks, seed=seed, examples=1))
