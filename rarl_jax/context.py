@@ -45,7 +45,7 @@ class Run:
     console: Console
     signals: list[str]  # names of the signals that asked the run to stop
     done: int = 0  # training stages finished
-    saved: dict[str, Any] | None = None  # the newest checkpoint's description, until its stage has begun again
+    saved: dict[str, Any] | None = None  # description of a checkpoint in mid-stage, until that stage has begun again
 
     @property
     def training(self) -> list[str]:
@@ -91,7 +91,7 @@ class Run:
         """The learner at the start of a stage, or where the newest checkpoint left it; `extra` are params that the stage needs for itself."""
         params = self.params | (extra or {})
         learner = Learner(params, optimizer.init(params), 0, batches)
-        if self.saved is not None and self.saved['stage'] == name and not self.saved['finished']:
+        if self.saved is not None and self.saved['stage'] == name:
             arrays = self.checkpoints.restore({'params': learner.params, 'opt_state': learner.opt_state})
             learner = dataclasses.replace(learner, **arrays, step=self.saved['step'])
             batches.set_state(self.saved['data'])

@@ -37,7 +37,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
         reinforcement(stage.loss),
         optimizer,
         temperature=stage.temperature,
-        trains_vision='vision' not in stage.optimizer.frozen,
+        frozen=stage.optimizer.frozen,
         length=run.settings.sampler.budget.turn_tokens,
     )
     reference = ReferencePolicy(run.model, run.initial_params(), stage.temperature) if stage.loss.kl_weight else None

@@ -23,7 +23,7 @@ from rarl_jax.update import Updater, imitation, micro_batches
 def train(run: Run, name: str, stage: SftSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
-    updater = Updater(run.model, imitation, optimizer, trains_vision='vision' not in stage.optimizer.frozen)
+    updater = Updater(run.model, imitation, optimizer, frozen=stage.optimizer.frozen)
     loader = LoaderSettings(batch_size=stage.pages, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
     learner = run.begin(name, optimizer, iter(load_pages(run.data_dir, loader, *run.processes)))
     answers = answer_spaces(run, stage)

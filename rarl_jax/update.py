@@ -79,13 +79,11 @@ def micro_batches(
 
 
 def policy_logprobs(
-    model: Qwen2_5_VL, params: Params, batch: MicroBatch, temperature: float, trains_vision: bool
+    model: Qwen2_5_VL, params: Params, batch: MicroBatch, temperature: float
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
     """Log-probs of the chosen tokens and the entropy where they were chosen, 0 elsewhere."""
     rollouts, variables = batch.rollouts, {'params': params}
     features = model.apply(variables, rollouts.vision, method='encode_images')
-    if not trains_vision:  # spares the backward pass through the tower
-        features = jax.lax.stop_gradient(features)
     embeds = model.apply(variables, rollouts.ids, features, rollouts.feature_index, method='embed')
     hidden = model.apply(variables, embeds, rollouts.positions, method='hidden')
     head = partial(model.apply, variables, method='logits')
@@ -126,13 +124,14 @@ class Updater:
         objective: Objective,
         optimizer: optax.GradientTransformation,
         temperature: float = 1.0,
-        trains_vision: bool = True,
+        frozen: Sequence[str] = (),
         length: int = 1,
     ):
         """`length` is the constant of the aggregation seq-mean-token-sum-norm, tokens."""
 
         def loss(params, batch, denominators):
-            logp, entropy = policy_logprobs(model, params, batch, temperature, trains_vision)
+            params = optim.stop_frozen(params, optim.label(params, frozen))
+            logp, entropy = policy_logprobs(model, params, batch, temperature)
             return objective(logp, entropy, batch, denominators)
 
         def accumulate(params, total, batch, denominators):
@@ -168,7 +167,7 @@ class ReferencePolicy:
 
     def __init__(self, model: Qwen2_5_VL, params: Params, temperature: float):
         self._params = params
-        self._logprobs = jax.jit(lambda params, batch: policy_logprobs(model, params, batch, temperature, False)[0])
+        self._logprobs = jax.jit(lambda params, batch: policy_logprobs(model, params, batch, temperature)[0])
 
     def annotate(self, batch: MicroBatch) -> MicroBatch:
         """The batch with this policy's log-probs of its chosen tokens."""
