@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from input_pipeline.build import BuildSettings
 from rarl_jax import evaluate, grounding, rl, sft
 from rarl_jax.chat import Chat
 from rarl_jax.checkpoints import Checkpoints
+from rarl_jax.compare_torch.compare import compare
 from rarl_jax.context import Run, load_policy
 from rarl_jax.data import build_data, prepare_data, prepare_model
 from rarl_jax.episode import Host
@@ -28,7 +30,7 @@ from rarl_jax.metrics import CompileCounter, MetricsWriter
 from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.weights import save_params
-from rarl_jax.settings import EvaluateSettings, ModelSettings, RunSettings, settings_from
+from rarl_jax.settings import CompareSettings, EvaluateSettings, ModelSettings, RunSettings, settings_from
 from rarl_jax.sharding import constrain, make_mesh
 from rarl_jax.signals import stop_on_signal
 from rarl_jax.viewer.build import build_report
@@ -57,6 +59,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     settings = settings_from(config.to_dict())
     if isinstance(settings, BuildSettings):
         build_data(settings)
+        return
+    if isinstance(settings, CompareSettings):
+        if compare(settings, workdir).verdict != 'agrees':
+            sys.exit(1)
         return
     claim(workdir, config)
     keep_compilations()

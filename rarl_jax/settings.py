@@ -163,10 +163,34 @@ class RunSettings:
             )
 
 
-def settings_from(config: Mapping[str, Any]) -> RunSettings | BuildSettings:
+@dataclass(frozen=True)
+class ComparedModel:
+    """The policy of a comparison."""
+
+    path: str  # a Hugging Face folder
+    page: PixelLimits  # how large it sees the page
+    crop: PixelLimits  # how large it sees the crop
+    dtype: Literal['float32', 'bfloat16'] = 'float32'  # of weights and activations on both sides
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """A comparison with transformers."""
+
+    stages: tuple[Literal['compare_torch']]  # what tells it from a run
+    model: ComparedModel
+    reference: str = ''  # the folder that transformers reads; '' = model.path
+    tolerance: float = 1e-4  # relative difference up to which a layer agrees
+    greedy_tokens: int = 32  # tokens that are continued after the question, and again after the crop
+    seed: int = 0  # of the drawn page
+
+
+def settings_from(config: Mapping[str, Any]) -> RunSettings | BuildSettings | CompareSettings:
     """Typed settings of a resolved config. ValueError names the key, what was found and what was expected."""
     if tuple(config['stages']) == ('build',):
         return _typed(BuildSettings, config['data'], 'config.data')
+    if tuple(config['stages']) == ('compare_torch',):
+        return _typed(CompareSettings, config, 'config')
     return _typed(RunSettings, config, 'config')
 
 

@@ -151,6 +151,9 @@ class Config:
                 f"config: model_type is {values.get('model_type')!r}, expected 'qwen2_5_vl'; give a Qwen2.5-VL folder."
             )
         text = values.get('text_config', values)  # the hub keeps the decoder's fields at the top level
+        for part, own in (('decoder', text), ('vision tower', values['vision_config'])):
+            if (found := own.get('hidden_act', 'silu')) != 'silu':
+                raise ValueError(f"config: the {part}'s hidden_act is {found!r}, expected 'silu'; correct config.json.")
         tied = values.get('tie_word_embeddings', False) or text.get('tie_word_embeddings', False)
         ids = {name: values[name] for name in _TOKEN_IDS if name in values}
         ids |= {name: text[name] for name in ('bos_token_id', 'eos_token_id') if name in text}

@@ -82,6 +82,8 @@ def test_module_init_draws_the_table(tmp_path):
         ({'rope_scaling': {'type': 'yarn', 'mrope_section': [1, 1, 2]}}, "rope type is 'yarn'"),
         ({'hidden_size': 64}, 'out_hidden_size 32 must equal'),
         ({'use_sliding_window': True}, 'use_sliding_window'),
+        ({'hidden_act': 'gelu'}, "decoder's hidden_act is 'gelu'"),
+        ({'vision_config': {'hidden_act': 'quick_gelu'}}, "vision tower's hidden_act is 'quick_gelu'"),
         ({'vision_config': {}}, "the field 'depth' is missing"),
     ],
 )

@@ -1,0 +1,28 @@
+"""Compares a folder's policy here with the same in transformers: ids, pixels, positions, every layer, logits, greedy tokens.
+
+    python -m rarl_jax.main --config=configs/compare_torch.py --config.model.path=DIR
+
+Prints a table, writes WORKDIR/comparison.json, and leaves with exit code 1 where the two differ. Needs PyTorch (its CPU build will do). A drawn page, a
+call and its crop go through both. The weights are in memory once at a time: 15 GB for 3B and 33 GB for 7B in float32; half of that with
+--config.model.dtype=bfloat16 --config.tolerance=0.1, in which rounding alone differs by hundredths. With --config.reference=OTHER transformers
+reads another folder: where does a policy part from what it was made of?
+"""
+
+from ml_collections import ConfigDict
+
+from configs._parts import to_config
+from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.settings import ComparedModel, CompareSettings
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    """Variants: none, and smoke, which compares the quickstart's base policy on a few tokens."""
+    if variant not in ('', 'smoke'):
+        raise ValueError(f'Unknown variant {variant!r} of configs/compare_torch.py: expected smoke or none.')
+    smoke = variant == 'smoke'
+    model = ComparedModel(
+        path='experiments/quickstart_base' if smoke else '',
+        page=PixelLimits(56 * 56, 256 * 28 * 28),
+        crop=PixelLimits(56 * 56, 64 * 28 * 28),
+    )
+    return to_config(CompareSettings(stages=('compare_torch',), model=model, greedy_tokens=4 if smoke else 32))
