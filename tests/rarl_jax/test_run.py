@@ -47,8 +47,11 @@ def test_the_quickstart_leaves_what_a_user_relies_on(quickstart):
     for name in ('reward/total', 'reward/format', 'zoom/calls', 'policy/ratio_gap', 'time/rollout', 'compiles'):
         assert name in trained
     assert trained['policy/ratio_gap'] < 1e-3, 'the sampler and the trainer disagree about log-probs'
-    for path in ('config.json', 'report/index.html', 'results.md', 'eval/rarl/results.json', 'export/tokenizer.json'):
+    for path in ('config.json', 'report/index.html', 'results.md', 'eval/rarl/results.json'):
         assert (quickstart / path).is_file(), path
+    for name in ('tokenizer', 'tokenizer_config', 'preprocessor_config', 'generation_config', 'config'):
+        assert (quickstart / 'export' / f'{name}.json').is_file(), name
+    assert (quickstart / 'export' / 'chat_template.jinja').is_file()
     assert list((quickstart / 'tensorboard').iterdir()) and list((quickstart / 'rollouts').glob('main-*.jsonl'))
 
 

@@ -64,18 +64,24 @@ def test_files_are_as_the_hub_has_them(folder, tensors):
     assert index['metadata']['total_size'] == sum(array.nbytes for array in tensors.values())
 
 
-def test_names_of_transformers_5(tensors, tmp_path):
-    def new(name):
-        return (
-            name.replace('model.', 'model.language_model.', 1)
-            if name.startswith('model.')
-            else name.replace('visual.', 'model.visual.', 1)
-        )
+def name_of_transformers_5(name):
+    if name.startswith('model.'):
+        return name.replace('model.', 'model.language_model.', 1)
+    return name.replace('visual.', 'model.visual.', 1)
 
-    save_file(
-        {new(name): np.ascontiguousarray(array) for name, array in tensors.items()}, tmp_path / 'model.safetensors'
-    )
-    assert bits_equal(load_params(tmp_path, CONFIG, jnp.float32), small_params())
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('shards', [1, 3])
+def test_names_of_transformers_5(dtype, shards, tmp_path):
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), small_params())
+    tensors = {name_of_transformers_5(name): np.ascontiguousarray(x) for name, x in tensors_of(params, CONFIG)}
+    files = [f'model-{n}.safetensors' for n in range(shards)] if shards > 1 else ['model.safetensors']
+    listed = {name: files[n % shards] for n, name in enumerate(tensors)}
+    for file in files:
+        save_file({name: x for name, x in tensors.items() if listed[name] == file}, tmp_path / file)
+    if shards > 1:
+        (tmp_path / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': listed}))
+    assert bits_equal(load_params(tmp_path, CONFIG, dtype), params)
 
 
 def test_the_cast_is_ours(folder):
@@ -97,11 +103,11 @@ def test_straight_into_shards(folder):
 def test_the_host_holds_one_tensor_at_a_time(tmp_path):
     """1.3 times the largest file is the bound; what the devices hold is not the host's."""
     params = small_params(seed=1)
-    params['text']['embed'] = jnp.ones((20_000, CONFIG.text.hidden_size))
-    params['text']['head'] = jnp.ones((20_000, CONFIG.text.hidden_size))
-    text = CONFIG.text.__class__(**{**vars(CONFIG.text), 'vocab_size': 20_000})
+    params['text']['embed'] = jnp.ones((200_000, CONFIG.text.hidden_size))
+    params['text']['head'] = jnp.ones((200_000, CONFIG.text.hidden_size))
+    text = CONFIG.text.__class__(**{**vars(CONFIG.text), 'vocab_size': 200_000})
     config = CONFIG.__class__(**{**vars(CONFIG), 'text': text})
-    save_params(tmp_path, params, config, max_shard_bytes=2_600_000)
+    save_params(tmp_path, params, config, max_shard_bytes=26_000_000)
     largest = max(path.stat().st_size for path in tmp_path.glob('*.safetensors'))
     load_params(tmp_path, config, jnp.float32)  # compiles
     tracemalloc.start()
@@ -144,6 +150,29 @@ def test_one_report_of_everything(folder, tmp_path, monkeypatch):
         'model.norm.weight: shape (31,), expected (32,)',
         'visual.merger.ln_q.weight: missing',
     ]
+
+
+def test_files_and_tensors_in_one_report(folder, tmp_path, monkeypatch):
+    """A truncated file, one that is not there, one with too much, too little and the wrong shape: all said at once, before an array is made."""
+    copy = tmp_path / 'copy'
+    shutil.copytree(folder, copy)
+    truncated, lost, changed = sorted(copy.glob('*.safetensors'))[:3]
+    truncated.write_bytes(truncated.read_bytes()[:-10])
+    names = sorted(load_file(lost))
+    lost.unlink()
+    stored = load_file(changed)
+    (gone, _), (bent, _) = stored.popitem(), stored.popitem()
+    save_file({**stored, bent: np.zeros((2, 2), np.float32), 'model.extra': np.zeros(3, np.float32)}, changed)
+    for step in ('read_tensor', '_Loading'):
+        monkeypatch.setattr(
+            f'rarl_jax.qwen2_5_vl.weights.{step}', lambda *_: pytest.fail('begun before it was checked')
+        )
+    with pytest.raises(ValueError) as report:
+        load_params(copy, CONFIG, jnp.float32)
+    told = str(report.value)
+    assert f'{truncated.name}: ' in told and '(truncated)' in told
+    assert f'{lost.name}: no such file' in told and all(f'{name}: missing' in told for name in (*names, gone))
+    assert f'{bent}: shape (2, 2), expected' in told and 'model.extra: unexpected' in told
 
 
 def damage_truncate(folder):
