@@ -124,17 +124,19 @@ def _read_file(
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
             raise ValueError(f'{path} is not a COCO instances file: it has no list {key!r}.')
     categories = _entries(coco['categories'], ('id', 'name'), tally, 'category')
-    names = {category['id']: str(category['name']).strip().lower() for category in categories}
+    names = _name_categories(categories, tally)
     images = _entries(coco['images'], ('id', 'file_name', 'width', 'height'), tally, 'image')
     annotations = _entries(coco['annotations'], ('id', 'image_id', 'category_id'), tally, 'annotation')
     by_image = _group_annotations(images, annotations, tally)
     pages, image_ids = [], set()
     for image in images:
+        own = [] if image['id'] in image_ids else by_image.get(image['id'], [])
         page = _start_page(folder, image, split, image_ids, seen, tally, settings)
         if page is None:
+            tally.lost_with_pages += len(own)
             continue
         extra = sidecar.get(str(image['file_name']), {})
-        pages.append(_fill_page(page, by_image.get(image['id'], []), names, extra, tally, settings))
+        pages.append(_fill_page(page, own, names, extra, tally, settings))
     return pages
 
 
@@ -147,6 +149,17 @@ def _entries(things: list[Any], keys: tuple[str, ...], tally: Tally, kind: str) 
         else:
             tally.drop(f'{kind} without a usable {", ".join(keys[:-1])} or {keys[-1]}', repr(thing)[:80])
     return usable
+
+
+def _name_categories(categories: list[dict[str, Any]], tally: Tally) -> dict[Any, str]:
+    """Category id -> its name in lower case; a repeated id keeps its first."""
+    names: dict[Any, str] = {}
+    for category in categories:
+        if category['id'] in names:
+            tally.drop('category id used twice', f'{category["id"]}: {category["name"]}')
+        else:
+            names[category['id']] = str(category['name']).strip().lower()
+    return names
 
 
 def _group_annotations(

@@ -236,24 +236,30 @@ def sound_word(
     return (x, y, x + w, y + h)
 
 
-_GRAIN = np.random.default_rng(0).standard_normal((1200, 1200)).astype(np.float32)
+_SHEET = 1200  # px: side of the sheets of grain and blotches that pages are cut from; larger pages repeat them
+_GRAIN = np.random.default_rng(0).standard_normal((_SHEET, _SHEET)).astype(np.float32)
 
 
 def _blotches() -> np.ndarray:
     small = np.random.default_rng(1).standard_normal((300, 300)).astype(np.float32)
-    big = np.asarray(Image.fromarray(small).resize((1200, 1200), Image.Resampling.BICUBIC))
+    big = np.asarray(Image.fromarray(small).resize((_SHEET, _SHEET), Image.Resampling.BICUBIC))
     return big / big.std()
 
 
 _BLOTCH = _blotches()
 
 
+def _cut(sheet: np.ndarray, x: int, y: int, w: int, h: int) -> np.ndarray:
+    """The w x h px of a sheet that begin at (x, y); beyond its edge it begins anew."""
+    return sheet[np.ix_(np.arange(y, y + h) % _SHEET, np.arange(x, x + w) % _SHEET)]
+
+
 def print_noise(rng, image: Image.Image, noise: float, blotch: float, ageing: float) -> Image.Image:
     """Prints the drawing on old paper: grain, blotches, yellowing from left to right, shade from top to bottom."""
     page = np.asarray(image).astype(np.float32)
     h, w = page.shape[:2]
-    x, y, u, v = (int(i) for i in rng.integers(0, [1200 - w, 1200 - h, 1200 - w, 1200 - h]))
-    grain = _GRAIN[y : y + h, x : x + w] * noise + _BLOTCH[v : v + h, u : u + w] * blotch
+    x, y, u, v = (int(i) for i in rng.integers(0, [max(1, _SHEET - side) for side in (w, h, w, h)]))
+    grain = _cut(_GRAIN, x, y, w, h) * noise + _cut(_BLOTCH, u, v, w, h) * blotch
     across = np.linspace(0, ageing / 255, w, dtype=np.float32)
     down = np.linspace(0, ageing / 255, h, dtype=np.float32)
     page += grain[:, :, None]

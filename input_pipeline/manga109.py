@@ -91,8 +91,10 @@ def _read_book(folder: Path, path: Path, tally: Tally, settings: ReadSettings) -
         index, width, height = (_number(element.get(key)) for key in ('index', 'width', 'height'))
         if index is None or not width or not height or width < 0 or height < 0:
             tally.drop('page without index, width or height', where)
+            tally.lost_with_pages += len(element)
         elif index in seen:
             tally.drop('page listed twice', where)
+            tally.lost_with_pages += len(element)
         elif len(element) == 0:
             tally.drop('page without annotations', where)
         else:
@@ -126,6 +128,7 @@ def _read_page(
     image = _find(folder, book, index)
     if image is None:
         tally.drop('image file missing', f'{book}/{index:03d}.jpg')
+        tally.lost_with_pages += len(element)
         return []
     things = _read_things(element, (book, index, width, height), names, tally, settings)
     balloons = _with_speakers(

@@ -31,6 +31,7 @@ class ReadReport:
     source: str  # name of the source
     pages: int  # pages handed on
     annotations: int  # annotations handed on
+    lost_with_pages: int  # annotations of pages that were left out
     dropped: dict[str, int]  # reason -> pages or annotations left out for it
     incomplete: dict[str, int]  # reason -> annotations kept, but without a field or with a changed box
     examples: dict[str, tuple[str, ...]]  # reason -> the first few names it applies to
@@ -40,6 +41,7 @@ class ReadReport:
 class Tally:
     """Counts losses while a source is read."""
 
+    lost_with_pages: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     incomplete: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -60,15 +62,20 @@ class Tally:
             names.append(name)
 
     def report(self, source: str, pages: Sequence[Page]) -> ReadReport:
-        annotations = sum(len(p.panels) + len(p.characters) + len(p.balloons) + len(p.regions) for p in pages)
         return ReadReport(
             source=source,
             pages=len(pages),
-            annotations=annotations,
+            annotations=sum(map(count_annotations, pages)),
+            lost_with_pages=self.lost_with_pages,
             dropped=dict(self.dropped.most_common()),
             incomplete=dict(self.incomplete.most_common()),
             examples={reason: tuple(names) for reason, names in self.examples.items()},
         )
+
+
+def count_annotations(page: Page) -> int:
+    """How many things a page holds."""
+    return len(page.panels) + len(page.characters) + len(page.balloons) + len(page.regions)
 
 
 def read_json(path: Path) -> Any:
@@ -158,6 +165,7 @@ def keep_readable(
                 kept.append(page)
             else:
                 tally.drop(problem, Path(page.image).name)
+                tally.lost_with_pages += count_annotations(page)
             if progress is not None:
                 progress(done, len(pages))
     return kept

@@ -79,6 +79,7 @@ def _summary(report: Mapping[str, Any]) -> str:
         f'{_percent(questions["zoom_needed"])} of them need a zoom.',
         f'{read["pages"]} pages with {read["annotations"]} annotations were read from {read["source"]};',
         f'{pages["without_a_question"]} of these pages carry no question.',
+        f'{read["lost_with_pages"]} annotations were on pages that were left out.',
     )
     return f'<p>{html.escape(" ".join(sentences))}</p>'
 

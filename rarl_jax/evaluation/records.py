@@ -110,7 +110,7 @@ def make_record(
         answer=question.answer,
         zoom_needed=question.zoom_needed,
         region_share=smallest_share(question.regions, page.width, page.height),
-        doc_hash=hash_text(json.dumps(asdict(question), sort_keys=True)),
+        doc_hash=hash_question(question),
         attempts=attempts,
     )
 
@@ -119,6 +119,11 @@ def smallest_share(regions: Sequence[Box], width: float, height: float) -> float
     """Area of the smallest region, as a share of the page's; None without regions."""
     areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in regions]
     return min(areas) / (width * height) if areas else None
+
+
+def hash_question(question: Question) -> str:
+    """Of all that a question holds: two with the same hash ask the same."""
+    return hash_text(json.dumps(asdict(question), sort_keys=True))
 
 
 def hash_text(text: str) -> str:

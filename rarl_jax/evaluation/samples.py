@@ -10,7 +10,7 @@ from typing import Any
 
 from input_pipeline.schema import Question
 from rarl_jax.evaluation import jsonl
-from rarl_jax.evaluation.records import Decoding, Mode, Record, from_json, to_json
+from rarl_jax.evaluation.records import Decoding, Mode, Record, from_json, hash_question, to_json
 
 SAMPLES, IDENTITY = 'samples.jsonl', 'identity.json'
 
@@ -24,6 +24,7 @@ class SampleFile:
 
     def __init__(self, folder: Path, identity: dict[str, Any]):
         _check_identity(folder, identity)
+        self._folder = folder
         path = folder / SAMPLES
         self._appender = jsonl.Appender(path)
         self._records = {record.key: record for record in read_samples(folder)}
@@ -34,10 +35,21 @@ class SampleFile:
         return list(self._records.values())
 
     def missing(self, questions: Sequence[Question], mode: Mode, decoding: Decoding) -> list[tuple[int, Question]]:
-        """The questions that have no answer yet, each with its place in the list (the record's doc_id)."""
-        return [
-            (i, question) for i, question in enumerate(questions) if (mode, decoding, question.id) not in self._records
-        ]
+        """The questions that have no answer yet, each with its place in the list (the record's doc_id).
+
+        Raises ValueError for an answer to what is another question now: the data set was made anew since.
+        """
+        rest = []
+        for i, question in enumerate(questions):
+            known = self._records.get((mode, decoding, question.id))
+            if known is None:
+                rest.append((i, question))
+            elif known.doc_hash != hash_question(question):
+                raise ValueError(
+                    f'{self._folder} holds an answer to question {question.id!r}, but question {question.id!r} is another one now: '
+                    'the data set has changed; evaluate into another folder, or delete this one.'
+                )
+        return rest
 
     def add(self, records: Iterable[Record]) -> None:
         """Keeps new answers; they are on disk when this returns."""

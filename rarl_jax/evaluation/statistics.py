@@ -40,7 +40,7 @@ def bootstrap_interval(values: Sequence[float], pages: Sequence[str], seed: int 
     """Mean of values in [0, 1], one per question, and its interval over resampled pages (Efron 1979; cluster bootstrap, Davison and Hinkley 1997, 3.8).
 
     Where every value is 0 or every value is 1 no resample differs, which is no certainty: there the exact binomial bound is given, counting pages, not
-    questions (Clopper and Pearson 1934).
+    questions (Clopper and Pearson 1934). A single page says nothing about others: its interval is everything.
     """
     sums, counts = _by_page(values, pages)
     mean = float(sums.sum() / counts.sum())
@@ -48,6 +48,8 @@ def bootstrap_interval(values: Sequence[float], pages: Sequence[str], seed: int 
     if mean in (0.0, 1.0):
         bound = tail ** (1 / len(sums))
         return Interval(mean, 0.0 if mean == 0 else bound, 1 - bound if mean == 0 else 1.0)
+    if len(sums) == 1:
+        return Interval(mean, 0.0, 1.0)
     low, high = np.quantile(_resampled_means(sums, counts, seed, draws), [tail, 1 - tail])
     return Interval(mean, float(low), float(high))
 
@@ -55,13 +57,19 @@ def bootstrap_interval(values: Sequence[float], pages: Sequence[str], seed: int 
 def paired_bootstrap(
     first: Sequence[float], second: Sequence[float], pages: Sequence[str], seed: int = 0, draws: int = DRAWS
 ) -> tuple[Interval, float]:
-    """Interval of mean(second - first) over resampled pages, and the two-sided p of no difference: twice the smaller share of draws beyond 0."""
+    """Interval of mean(second - first) over resampled pages, and the two-sided p of no difference: twice the smaller share of draws beyond 0.
+
+    With n pages that differ, no p is below 2 / 2^n, the least that turning signs page by page can give: resampling two pages that agree
+    would show no doubt at all.
+    """
     sums, counts = _by_page(np.subtract(second, first), pages)
     drawn = _resampled_means(sums, counts, seed, draws)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return Interval(float(sums.sum() / counts.sum()), float(low), float(high)), min(1.0, 2 * (beyond + 1) / (draws + 1))
+    least = 2.0 ** (1 - np.count_nonzero(sums))
+    p = min(1.0, max(least, 2 * (beyond + 1) / (draws + 1)))
+    return Interval(float(sums.sum() / counts.sum()), float(low), float(high)), p
 
 
 def mcnemar(first: Sequence[float], second: Sequence[float]) -> float | None:

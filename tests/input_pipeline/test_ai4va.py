@@ -101,6 +101,13 @@ def test_masks_beside_a_bbox_do_not_matter_and_polygons_stand_in_for_a_missing_o
     assert [c.box for c in pages[0].characters][:2] == [(15, 105, 75, 225), (5, 20, 50, 90)]
 
 
+def test_a_category_id_used_twice_keeps_its_first_name(folder):
+    edit(folder, lambda coco: coco['categories'].append({'id': 2, 'name': 'zeppelin'}))
+    pages, report = ai4va.read(folder, SETTINGS)
+    assert len(pages[0].characters) == 8
+    assert report.dropped == {'category id used twice': 1}
+
+
 def test_unmapped_and_ignored_categories_are_named(folder):
     edit(folder, lambda coco: coco['categories'][3].update(name=' Zeppelin '))
     _, report = ai4va.read(folder, SETTINGS)
@@ -177,6 +184,24 @@ def test_a_page_listed_twice_is_read_once(folder):
     pages, report = ai4va.read(folder, SETTINGS)
     assert [page.split for page in pages] == ['train', 'train']
     assert report.dropped == {'image listed twice': 2}
+
+
+def test_annotations_go_with_their_page_and_are_counted(tmp_path):
+    """What was in the file is handed on, dropped for a reason, or was on a page that was dropped."""
+    folder = write_folder(tmp_path, pages=4)
+    (folder / 'images' / 'Page_000.png').unlink()
+    (folder / 'images' / 'Page_001.png').write_text('not an image')
+    edit(folder, lambda coco: coco['annotations'][65].update(category_id=28))  # on the last page
+    pages, report = ai4va.read(folder, SETTINGS)
+    assert [page.id for page in pages] == ['Page_002', 'Page_003']
+    assert (report.annotations, report.lost_with_pages) == (39, 40)
+    assert report.dropped['category not mapped: 28'] == 1
+
+
+def test_a_page_of_30_megapixels_is_read(tmp_path):
+    pages, report = ai4va.read(write_folder(tmp_path, pages=1, size=(5000, 6000)), SETTINGS)
+    assert (pages[0].width, pages[0].height) == (5000, 6000)
+    assert report.dropped == {}
 
 
 @pytest.mark.parametrize('size', [(0, 10), (-5, 10), ('400', 560), (True, 560)])

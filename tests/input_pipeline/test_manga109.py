@@ -117,6 +117,7 @@ def test_a_missing_image_is_counted(folder):
     pages, report = manga109.read(folder, SETTINGS)
     assert pages == []
     assert report.dropped['image file missing'] == 1
+    assert (report.annotations, report.lost_with_pages) == (0, 13)
 
 
 def test_entities_and_broken_files_are_refused(folder):

@@ -110,6 +110,14 @@ def test_thirteen_panels_and_a_round_one():
     assert any(any(page.round_panels) for page in pages)
 
 
+def test_a_page_may_be_as_large_as_a_scan():
+    settings = DrawSettings(width=1500, height=2100, panels=(13, 13), figure_size=(150, 260))
+    page = draw_page(6, 0, settings)
+    assert page.image.size == (1500, 2100)
+    foot = np.asarray(page.image)[-20:, -20:]
+    assert foot.std() > 2  # grain to the last corner
+
+
 @pytest.mark.parametrize(
     'wrong', [DrawSettings(panels=(0, 3)), DrawSettings(panels=(4, 14)), DrawSettings(figures=(3, 9))]
 )

@@ -1,7 +1,7 @@
 """Records made by hand for the tests of this folder."""
 
 from input_pipeline.schema import Question, Task
-from rarl_jax.evaluation.records import Attempt, Decoding, Mode, Record, ZoomRecord
+from rarl_jax.evaluation.records import Attempt, Decoding, Mode, Record, ZoomRecord, hash_question
 from rarl_jax.grading import metric_name
 
 
@@ -53,6 +53,6 @@ def record(
         answer,
         zoom_needed,
         region_share,
-        f'h{name}',
+        hash_question(question(name, task, page, choices, answer)),
         attempts,
     )

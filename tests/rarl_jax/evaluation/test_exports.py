@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from rarl_jax.evaluation.exports import write_lmms_eval, write_vlmevalkit
-from tests.rarl_jax.evaluation.made import record
+from rarl_jax.evaluation.records import hash_question
+from tests.rarl_jax.evaluation.made import question, record
 
 
 def test_lmms_eval_files(tmp_path):
@@ -23,7 +24,7 @@ def test_lmms_eval_files(tmp_path):
         'target': 'run',
         'resps': [['jump']],
         'filtered_resps': ['jump'],
-        'doc_hash': 'ha',
+        'doc_hash': hash_question(question('a')),
         'accuracy': 0.0,
     }
     assert json.loads(paths[1].read_text())['kendall_tau'] == 0.5

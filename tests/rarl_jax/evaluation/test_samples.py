@@ -4,7 +4,7 @@ import json
 import pytest
 
 from rarl_jax.evaluation import jsonl
-from rarl_jax.evaluation.records import to_json
+from rarl_jax.evaluation.records import hash_question, to_json
 from rarl_jax.evaluation.samples import SampleFile, read_samples, rewrite_samples
 from tests.rarl_jax.evaluation.made import question, record
 
@@ -26,7 +26,7 @@ def test_a_line_has_lmms_evals_keys(tmp_path):
     row = json.loads(json.dumps(to_json(record('a', [1.0, 0.0], decoding='sampled', doc_id=3))))
     assert (row['doc_id'], row['input'], row['target']) == (3, 'What is in a?', 'run')
     assert (row['resps'], row['filtered_resps'], row['accuracy']) == ([['run', 'run']], ['run', 'run'], 0.5)
-    assert row['doc_hash'] == 'ha'
+    assert row['doc_hash'] == hash_question(question('a'))
 
 
 def test_a_restart_asks_only_for_the_rest(tmp_path):
@@ -38,6 +38,16 @@ def test_a_restart_asks_only_for_the_rest(tmp_path):
         assert [each.id for _, each in file.missing(questions, 'direct', 'greedy')] == ['a', 'c']
         assert [each.id for _, each in file.missing(questions, 'zoom', 'sampled')] == ['a', 'b', 'c']
         assert len(file.records) == 2
+
+
+def test_a_question_that_has_changed_since_is_refused(tmp_path):
+    """The data set was built again in its place: the same id now asks something else."""
+    changed = dataclasses.replace(question('a'), answer='jump')
+    with SampleFile(tmp_path, IDENTITY) as file:
+        file.add([record('a', [1.0])])
+        assert file.missing([question('a')], 'zoom', 'greedy') == []
+        with pytest.raises(ValueError, match=r"question 'a' is another one now.*delete this one"):
+            file.missing([changed], 'zoom', 'greedy')
 
 
 def test_an_answer_is_on_disk_before_the_file_is_closed(tmp_path):

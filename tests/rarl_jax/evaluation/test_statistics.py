@@ -74,6 +74,24 @@ def test_p_is_uniform_under_no_difference():
     assert 0.01 <= np.mean(np.less(ps, 0.05)) <= 0.1
 
 
+@pytest.mark.parametrize(('pages', 'least'), [(1, 1.0), (2, 0.5), (4, 0.125)])
+def test_few_pages_prove_nothing(pages, least):
+    """Turning the sign of each page's difference is as likely: with n pages no p is below 2 / 2^n."""
+    names = [f'p{i % pages}' for i in range(40)]
+    _, p = paired_bootstrap([0.0] * 40, [1.0] * 40, names)
+    assert p == least
+
+
+def test_pages_that_agree_add_no_certainty():
+    first, second = [0.0] * 30, [1.0, 1.0] + [0.0] * 28
+    assert paired_bootstrap(first, second, [str(i) for i in range(30)])[1] >= 0.5
+
+
+def test_one_page_says_nothing_about_others():
+    interval = bootstrap_interval([1.0, 0.0], ['a', 'a'])
+    assert (interval.mean, interval.low, interval.high) == (0.5, 0.0, 1.0)
+
+
 def test_mcnemar_by_hand():
     assert mcnemar([0, 0, 0, 1, 1], [1, 1, 1, 0, 1]) == pytest.approx(2 * (1 + 4) / 16)  # 3 gained, 1 lost
     assert mcnemar([1, 0], [1, 0]) == 1.0

@@ -62,7 +62,7 @@ def test_markdown_has_every_number(before, after):
     assert (
         rows[4][:2] == ['| after zoom', '12'] and rows[4][2].startswith('100.0 [') and rows[4][3].startswith('+66.7 [+')
     )
-    assert rows[4][4:] == ['\\< 0.001 \\*', '0.008', '0.90', '100 |']
+    assert rows[4][4:] == ['0.008 \\*', '0.008', '0.90', '100 |']
     assert [row[0] for row in rows[5:8]] == ['| paper: zero-shot', '| paper: oracle zoom', '| paper: RARL']
     assert (rows[5][2], rows[6][2], rows[7][3], rows[7][6]) == (
         '43.5',
