@@ -26,8 +26,16 @@ SMOOTHING = 1.0  # pseudo-count of every feature
 _ITEM = re.compile(r'\b([A-Z]): ')
 
 
+def held_out(questions: Sequence[Question]) -> list[Question]:
+    """Of each task the questions of the test split, or those of validation where it has none there: a source may know less of its test pages."""
+    tested = {question.task for question in questions if question.split == 'test'}
+    return [
+        question for question in questions if question.split == ('test' if question.task in tested else 'validation')
+    ]
+
+
 def score_baselines(train: Sequence[Question], held_out: Sequence[Question]) -> dict[str, dict[str, Any]]:
-    """Per task {'n', 'n_train', 'chance', 'answer_prior', 'position', 'text', 'margin'}: exact-match accuracies in [0, 1].
+    """Per task {'n', 'split', 'n_train', 'chance', 'answer_prior', 'position', 'text', 'margin'}: exact-match accuracies in [0, 1].
 
     None where a baseline has no meaning. `margin` is half the 95 % interval of an accuracy of 0.5 over n questions: a baseline is above chance
     only if it is so by more than that.
@@ -38,6 +46,7 @@ def score_baselines(train: Sequence[Question], held_out: Sequence[Question]) -> 
         asked = [question for question in held_out if question.task == task]
         table[task] = {
             'n': len(asked),
+            'split': asked[0].split,
             'n_train': len(fit),
             'chance': _chance(asked),
             'margin': 0.98 / math.sqrt(len(asked)),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.baselines import score_baselines
+from input_pipeline.baselines import held_out, score_baselines
 from input_pipeline.reading import ReadReport
 from input_pipeline.reading_order import area
 from input_pipeline.schema import TASKS, Page, Question
@@ -32,7 +32,6 @@ def summarise(
         split: [question for question in questions if question.split == split]
         for split in ('train', 'validation', 'test')
     }
-    held_out = by_split['test'] or by_split['validation']
     return {
         'read': asdict(read),
         'pages': {
@@ -50,8 +49,25 @@ def summarise(
         'tasks': {task: _task(task, pages, questions, model_pixels) for task in TASKS},
         'skipped': _count_skips(skipped),
         'balanced_away': dict(balanced_away),
-        'baselines': score_baselines(by_split['train'], held_out),
+        'baselines': score_baselines(by_split['train'], held_out(questions)),
     }
+
+
+def notices(report: Mapping[str, Any]) -> list[str]:
+    """What whoever builds should know at once, in sentences: tasks without questions, and tasks without a test."""
+    told = []
+    for task, row in report['tasks'].items():
+        reasons = [f'{skip["reason"]} ({skip["questions"]})' for skip in report['skipped'] if skip['task'] == task]
+        if taken := report['balanced_away'].get(task):
+            reasons.append(f'taken away for balance ({taken})')
+        if reasons and not row['questions']:
+            told.append(f'No question of {task}: {"; ".join(reasons)}.')
+        elif row['questions'] and not row['split'].get('test'):
+            told.append(
+                f'No test question of {task}: baselines and exported benchmarks take the validation split for it; '
+                'keep_source_split=False draws splits of its own.'
+            )
+    return told
 
 
 def _task(task: str, pages: Sequence[Page], questions: Sequence[Question], model_pixels: int) -> dict[str, Any]:

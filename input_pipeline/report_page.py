@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from input_pipeline.report import notices
 from input_pipeline.schema import TASKS, Page, Question
 
 PICTURE_SIDE = 560  # px: longer side of an example's picture
@@ -40,7 +41,8 @@ def write_page(
         draw_regions(picture, question, picture.width / widths[question.page_id]).save(folder / name, quality=85)
         cards.append(_card(question, name))
     tables = ''.join(_table(title, list(rows)) for title, rows in _tables(report).items())
-    body = f'{_summary(report)}{tables}<h2>Examples</h2><div class="cards">{"".join(cards)}</div>'
+    told = ''.join(f'<p class="notice">{html.escape(notice)}</p>' for notice in notices(report))
+    body = f'{_summary(report)}{told}{tables}<h2>Examples</h2><div class="cards">{"".join(cards)}</div>'
     (folder / 'index.html').write_text(_PAGE.format(body=body), encoding='utf-8')
 
 
@@ -95,7 +97,7 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Iterable[Row]]:
     return {
         'Tasks': (_task_row(task, row) for task, row in report['tasks'].items()),
         'Without looking at the page (exact match on held-out pages)': (
-            {'task': task, 'n': row['n']}
+            {'task': task, 'split': row['split'], 'n': row['n']}
             | {
                 name.replace('_', ' '): _percent(row[name])
                 for name in ('chance', 'answer_prior', 'position', 'text', 'margin')
@@ -162,7 +164,7 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #222; }}
 table {{ border-collapse: collapse; font-size: 13px; }}
 th, td {{ border: 1px solid #ccc; padding: .25rem .5rem; text-align: left; vertical-align: top; }}
-.number {{ text-align: right; }} .wide {{ overflow-x: auto; }}
+.number {{ text-align: right; }} .notice {{ border-left: 4px solid #dc1e1e; padding-left: .6rem; }} .wide {{ overflow-x: auto; }}
 .cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: 1rem; }}
 figure {{ margin: 0; border: 1px solid #ddd; padding: .5rem; }} img {{ width: 100%; height: auto; }}
 figcaption {{ font-size: 13px; overflow-wrap: anywhere; }}

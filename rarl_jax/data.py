@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from input_pipeline.build import BuildSettings, build
 from input_pipeline.loader import read_questions
+from input_pipeline.report import notices
 from input_pipeline.synthetic_files import write_pages
 from rarl_jax.chat import CHAT_TEMPLATE, fixed_strings
 from rarl_jax.metrics import Progress
@@ -23,7 +24,9 @@ def build_data(settings: BuildSettings) -> None:
     for name in ('raw', 'out'):
         if not getattr(settings, name):
             raise ValueError(f'config.data.{name} is empty: give a folder, --config.data.{name}=DIR.')
-    build(settings)
+    report = build(settings)
+    for notice in notices(report):
+        print(notice)
     print(f'Data set: {settings.out}, report: {settings.out}/report/index.html')
 
 

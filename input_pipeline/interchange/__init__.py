@@ -6,7 +6,7 @@
     exports/vlmevalkit/          NAME_MCQ.tsv and NAME_VQA.tsv, images inside            a benchmark of VLMEvalKit
     exports/lmms_eval/           a task folder: one YAML a task, utils.py, data/*.jsonl  a benchmark of lmms-eval
 
-Benchmarks get the test split, or validation where there is none. pyarrow is needed for verl only.
+Benchmarks get the test split, and the validation split for a task that has no test question. pyarrow is needed for verl only.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from input_pipeline.schema import Page, Question
@@ -19,9 +18,3 @@ def image_name(page: Page) -> str:
 def bare_prompt(question: Question) -> str:
     """The prompt without the list of choices, for formats that list them on their own."""
     return question.prompt.removesuffix(with_choices('', question.choices)) if question.choices else question.prompt
-
-
-def held_out(questions: Sequence[Question]) -> list[Question]:
-    """The questions of the test split; of validation where there is no test split."""
-    test = [question for question in questions if question.split == 'test']
-    return test or [question for question in questions if question.split == 'validation']

@@ -12,8 +12,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from input_pipeline.baselines import held_out
 from input_pipeline.interchange import lmms_eval_utils
-from input_pipeline.interchange.common import held_out, image_name
+from input_pipeline.interchange.common import image_name
 from input_pipeline.schema import Page, Question
 
 GROUP = 'comics_fg'

@@ -11,7 +11,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from input_pipeline.interchange.common import NAME, bare_prompt, held_out
+from input_pipeline.baselines import held_out
+from input_pipeline.interchange.common import NAME, bare_prompt
 from input_pipeline.schema import Page, Question
 from input_pipeline.tasks.common import LABELS
 

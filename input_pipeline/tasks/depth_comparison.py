@@ -2,8 +2,8 @@
 
 Wording         'In PANEL, which is nearer to the reader: NAME or NAME?'; both named by identity, by kind, or by kind and side.
 Answer space    the two names; chance 50 %.
-Distractors     the other thing. Which comes first and whether nearer or farther is asked are coin flips; `balance` evens out names that are
-                nearer by habit (a character before an object).
+Distractors     the other thing. Which comes first and whether nearer or farther is asked are coin flips; `balance` evens out kinds of things
+                that are nearer by habit (a character before an object).
 Regions         one box around the two things, or their two boxes.
 Metric          accuracy.
 Needs           `depth` of two things in one panel that differ by at least `depth_gap`.

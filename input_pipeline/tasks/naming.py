@@ -59,6 +59,13 @@ def thing_name(scene: Scene, i: int, thing: Character | Region) -> str | None:
     return None if side is None else f'the {side}{thing.label}'
 
 
+def kind_of(name: str) -> str:
+    """The kind of a thing that `thing_name` names: 'tree' of 'the leftmost tree', 'character' of an identity."""
+    if not name.startswith('the '):
+        return 'character'
+    return name.removeprefix('the ').removeprefix('leftmost ').removeprefix('rightmost ')
+
+
 def _times(characters: tuple[Character, ...], identity: str) -> int:
     return sum(character.identity == identity for character in characters)
 

@@ -117,4 +117,12 @@ def test_orders():
 def test_without_training_questions_there_is_no_baseline():
     row = score_baselines([], closed(3, lambda rng: ('What?', 'run', ['sit'])))['action_recognition']
     assert row.pop('margin') == pytest.approx(0.98 / 3**0.5)
-    assert row == {'n': 3, 'n_train': 0, 'chance': 0.5, 'answer_prior': None, 'position': None, 'text': None}
+    assert row == {
+        'n': 3,
+        'split': 'train',
+        'n_train': 0,
+        'chance': 0.5,
+        'answer_prior': None,
+        'position': None,
+        'text': None,
+    }

@@ -17,6 +17,7 @@ from input_pipeline.balance import BalanceSettings
 from input_pipeline.build import BuildSettings, build, load_reader
 from input_pipeline.interchange.common import bare_prompt
 from input_pipeline.loader import LoaderSettings, load, read_questions
+from input_pipeline.report import notices
 from input_pipeline.schema import TASKS
 from input_pipeline.tasks import TaskSettings
 from tests.input_pipeline.pages import write_folder
@@ -160,6 +161,32 @@ def test_a_release_without_a_sidecar_says_what_is_missing(tmp_path):
     assert reasons['action_recognition'] == ('the source gives no action', 24, 3)
     assert reasons['dialogue_reordering'] == ('the source gives no text of balloons', 3, 3)
     assert set(TASKS) - made <= set(reasons)
+
+
+def test_a_test_file_without_depth_leaves_its_task_measured_on_validation(tmp_path):
+    """As AI4VA is published: its test file knows no depth. The task is then measured on validation, and the builder says so."""
+    raw = tmp_path / 'raw'
+    for folder, file in (('a', 'train'), ('b', 'val'), ('c', 'test')):
+        write_folder(raw, pages=4, sidecar=False, file=f'{file}-annotations.json')
+        coco = json.loads((raw / f'{file}-annotations.json').read_text())
+        for image in coco['images']:
+            name = image['file_name']
+            image['file_name'] = folder + name
+            (raw / 'images' / name).rename(raw / 'images' / image['file_name'])
+        for annotation in coco['annotations']:
+            annotation['attributes'] = {} if file == 'test' else annotation['attributes']
+        (raw / f'{file}-annotations.json').write_text(json.dumps(coco))
+    report = build(settings(tmp_path, keep_source_split=True, exports=('lmms_eval',)))
+    assert report['tasks']['depth_comparison']['split'] == {'train': 16, 'validation': 16}
+    assert report['baselines']['depth_comparison']['split'] == 'validation'
+    assert report['baselines']['character_counting']['split'] == 'test'
+    exported = (tmp_path / 'out/exports/lmms_eval/data/depth_comparison.jsonl').read_text().splitlines()
+    assert {json.loads(line)['id'][0] for line in exported} == {'b'}
+    told = notices(report)
+    assert told[0] == 'No question of action_recognition: the source gives no action (96).'
+    assert told[1].startswith('No test question of depth_comparison: ')
+    html = (tmp_path / 'out/report/index.html').read_text()
+    assert all(notice in html for notice in told)
 
 
 def test_a_folder_with_something_else_is_not_touched(built, tmp_path):

@@ -1,5 +1,6 @@
 """The seven tasks on pages made by hand."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -10,6 +11,7 @@ from input_pipeline.schema import TASKS, Balloon, Character, Page, Panel, Questi
 from input_pipeline.tasks import Skip, TaskSettings, collect_vocabulary, make_questions
 from input_pipeline.tasks.common import zoom_needed
 from input_pipeline.tasks.distractors import balanced_weights, draw_among, draw_balanced, inclusion
+from input_pipeline.tasks.naming import kind_of
 
 # Two rows: two panels, then one. Ann is in the first two panels, Bob in the last two.
 PANELS = (Panel('p0', (0, 0, 190, 200)), Panel('p1', (200, 0, 400, 200)), Panel('p2', (0, 210, 400, 400)))
@@ -321,6 +323,35 @@ def test_balance_thins_the_frequent_answer_of_a_pair():
     assert balance(questions[:9], BalanceSettings(), seed=0)[0] == questions[:9]
     one_sided = [depth_question(i, 'X') for i in range(20)]
     assert balance(one_sided, BalanceSettings(), seed=0) == ([], {'depth_comparison': 20})  # nobody needs to look
+
+
+def test_balance_looks_at_kinds_whatever_their_names():
+    """A figure is nearer than a tree on every page; no two questions name the same two things."""
+    questions = [
+        dataclasses.replace(depth_question(i, who), choices=(who, tree), answer=who if i % 5 else tree)
+        for i in range(50)
+        for who, tree in [
+            (f'Hero {i}' if i % 2 else 'the leftmost character', 'the tree' if i % 3 else 'the rightmost tree')
+        ]
+    ]
+    kept, dropped = balance(questions, BalanceSettings(pair_share=0.6), 0)
+    near = sum('tree' not in question.answer for question in kept)
+    assert (near, len(kept) - near) == (15, 10)
+    assert dropped == {'depth_comparison': 25}
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('Placid', 'character'),
+        ('the character', 'character'),
+        ('the leftmost character', 'character'),
+        ('the rightmost text block', 'text block'),
+        ('the tree', 'tree'),
+    ],
+)
+def test_a_name_tells_its_kind(name, kind):
+    assert kind_of(name) == kind
 
 
 def test_balance_looks_at_each_question_asked():
