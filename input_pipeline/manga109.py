@@ -14,14 +14,17 @@ Sources: Matsui et al. 2017 (arXiv 1510.04389), Ogawa et al. 2018 (arXiv 1803.08
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from input_pipeline.reading import Progress, ReadReport, Tally, clip_box, find_image, keep_readable
+from input_pipeline.reading import Progress, ReadReport, Tally, clip_box, find_image, keep_readable, tidy
 from input_pipeline.schema import Balloon, Box, Character, Page, Panel, Region
 
 SUFFIXES = ('.jpg', '.png')
+# Lines of a balloon are broken where the drawing breaks them. Japanese has no spaces to keep; between words of ASCII they stay.
+_JAPANESE_SPACE = re.compile(r'(?<=[^\x00-\x7f])\s+|\s+(?=[^\x00-\x7f])')
 
 
 @dataclass(frozen=True)
@@ -209,8 +212,7 @@ def _thing(
     if child.tag == 'frame':
         return Panel(key, box)
     if child.tag == 'text':
-        # Lines of a balloon are broken where the drawing breaks them; Japanese has no spaces to keep.
-        return Balloon(key, box, ''.join((child.text or '').split()) or None)
+        return Balloon(key, box, tidy(_JAPANESE_SPACE.sub('', child.text or '')))
     if child.tag == 'face':
         return Region(key, box, 'head')
     name = names.get(child.get('character'))

@@ -12,6 +12,7 @@ from input_pipeline.synthetic_files import write_pages
 from rarl_jax.chat import CHAT_TEMPLATE, fixed_strings
 from rarl_jax.metrics import Progress
 from rarl_jax.qwen2_5_vl.small import write_small_folder
+from rarl_jax.signals import Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,11 +21,17 @@ if TYPE_CHECKING:
 
 
 def build_data(settings: BuildSettings) -> None:
-    """Builds a data set and says where its report lies. ValueError if the config does not say from what and where to."""
+    """Builds a data set, and says what it lacks and where its report lies.
+
+    Raises ValueError if the config does not say from what and where to, Stopped at Ctrl-C.
+    """
     for name in ('raw', 'out'):
         if not getattr(settings, name):
             raise ValueError(f'config.data.{name} is empty: give a folder, --config.data.{name}=DIR.')
-    report = build(settings)
+    try:
+        report = build(settings)
+    except KeyboardInterrupt:
+        raise Stopped(f'Stopped; {settings.out} was not made. Run the same command again to build it.') from None
     for notice in notices(report):
         print(notice)
     print(f'Data set: {settings.out}, report: {settings.out}/report/index.html')

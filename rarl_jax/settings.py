@@ -198,6 +198,9 @@ def _typed(kind: type, values: Mapping[str, Any], path: str) -> Any:
     check_keys(kind, values, path)
     try:
         return dacite.from_dict(kind, dict(values), dacite.Config(strict=True, cast=[tuple]))
+    except dacite.WrongTypeError as error:
+        expected = str(error.field_type).replace('typing.', '')
+        raise ValueError(f'{path}.{error.field_path} is {error.value!r}, expected {expected}.') from error
     except dacite.DaciteError as error:
         raise ValueError(f'{path}: {error}; correct it in the config file or on the command line.') from error
 

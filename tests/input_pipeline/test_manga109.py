@@ -62,6 +62,12 @@ def test_a_double_page(folder):
     assert report.annotations == 13
 
 
+def test_lines_of_a_balloon_are_joined_as_their_script_wants_it(folder):
+    edit(folder, 'さよ\n   うなら', '\n さよ\n うなら  Good\n  bye OK ')
+    page = manga109.read(folder, SETTINGS)[0][0]
+    assert page.balloons[0].text == 'さようならGood bye OK'
+
+
 def test_questions_read_from_right_to_left(folder):
     pages = split_pages(manga109.read(folder, SETTINGS)[0], (1, 0, 0), 0, True)
     made = make_questions(pages[0], 0, TaskSettings(per_page=20), collect_vocabulary(pages))
