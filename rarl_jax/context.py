@@ -76,8 +76,11 @@ class Run:
         return step + sum(self.settings.stage[other].steps for other in before if other in self.training)
 
     def policy_name(self, name: str) -> str:
-        """Which policy stands when a stage begins: the folder it came from, and the updates since."""
-        return f'{self.model_dir.name}+{self.global_step(name)}'
+        """Which policy stands when a stage begins: the folder it came from, as the config names it, and the updates since.
+
+        One that was made in the workdir is called by its folder's name, so that a workdir may be moved.
+        """
+        return f'{self.settings.model.path or self.model_dir.name}+{self.global_step(name)}'
 
     def initial_params(self) -> Params:
         """The weights that the run began with."""

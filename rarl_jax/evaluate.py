@@ -11,7 +11,7 @@ from rarl_jax.context import Run
 from rarl_jax.episode import Episode
 from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environment
 from rarl_jax.evaluation.exports import write_exports
-from rarl_jax.evaluation.judge import ExactJudge, TokenF1Judge, judge_records
+from rarl_jax.evaluation.judge import ExactJudge, Judge, TokenF1Judge, judge_records
 from rarl_jax.evaluation.records import Mode, Record, hash_text, make_record
 from rarl_jax.evaluation.results import Provenance, source_commit, write_results
 from rarl_jax.evaluation.samples import SampleFile, rewrite_samples
@@ -34,7 +34,10 @@ CROPS: dict[Mode, CropControl] = {
 def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
     """Writes DIR/eval/NAME/{samples.jsonl, results.json, exports/}; a question answered before is not asked again."""
     folder = run.workdir / 'eval' / name
+    judge = make_judge(run, stage)  # before hours of answering, lest they end at a judge that nobody has named
     questions, sources = held_out(run, stage)
+    for notice in notices(stage, questions, run.host.tool.max_crops):
+        run.console.print(notice, markup=False)
     policy = Policy.of(run.model, run.params, run.host)
     with SampleFile(folder, identity(run, name, stage)) as file:
         todo = {mode: file.missing(questions, mode, decoding(stage)) for mode in stage.modes}
@@ -48,8 +51,8 @@ def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
                     bar.advance(len(batch))
                     run.leave_if_asked()
         records = file.records
-    records = judged(run, stage, records)
-    if stage.judge != 'none':
+    if judge is not None:
+        records = judge_records(records, judge, {'panel_understanding'})
         rewrite_samples(folder, records)
     results = write_results(folder, provenance(run, name), records)
     write_exports(folder / 'exports', records)
@@ -84,15 +87,28 @@ def answer(
     return records
 
 
-def judged(run: Run, stage: EvaluateSettings, records: list[Record]) -> list[Record]:
-    """The records with open answers graded by the stage's judge."""
-    if stage.judge == 'none':
-        return records
+def make_judge(run: Run, stage: EvaluateSettings) -> Judge | None:
+    """The stage's judge of open answers; ValueError where the environment does not name its endpoint."""
     if stage.judge == 'endpoint':
-        judge = EndpointJudge(endpoint_from_environment(), run.workdir / 'judge_cache.jsonl')
-    else:
-        judge = ExactJudge() if stage.judge == 'exact' else TokenF1Judge()
-    return judge_records(records, judge, {'panel_understanding'})
+        return EndpointJudge(endpoint_from_environment(), run.workdir / 'judge_cache.jsonl')
+    return {'none': None, 'exact': ExactJudge(), 'token_f1': TokenF1Judge()}[stage.judge]
+
+
+def notices(stage: EvaluateSettings, questions: Sequence[Question], max_crops: int) -> list[str]:
+    """What a reader of the results should know: tasks that are not asked, and regions that oracle_zoom cannot show."""
+    told = []
+    asked = {question.task for question in questions}
+    if absent := [task for task in stage.tasks if task not in asked]:
+        told.append(
+            f'No question of {", ".join(absent)} in the {stage.split} split; report.json of the data set says why.'
+        )
+    more = sum(len(question.regions) > max_crops for question in questions)
+    if 'oracle_zoom' in stage.modes and more:
+        told.append(
+            f'{more} questions have more than {max_crops} regions: oracle_zoom shows the first {max_crops} of them; '
+            'raise config.sampler.tool.max_crops, and the budget, to show all.'
+        )
+    return told
 
 
 def decoding(stage: EvaluateSettings) -> str:

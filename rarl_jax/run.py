@@ -167,9 +167,10 @@ def build_model(settings: ModelSettings, folder: Path, mesh: Mesh) -> Qwen2_5_VL
 
 
 def finish(this: Run) -> None:
-    """Exports the policy, sets the evaluations side by side, and writes the report."""
+    """Exports the policy if the run has trained it, sets the evaluations side by side, and writes the report."""
     this.checkpoints.wait()
-    export(this.workdir / 'export', this)
+    if this.training:
+        export(this.workdir / 'export', this)
     results = [
         each
         for item in this.settings.compare
@@ -181,7 +182,9 @@ def finish(this: Run) -> None:
         (this.workdir / 'results.md').write_text(to_markdown(table))
     this.metrics.close()
     page = build_report([this.workdir])
-    this.console.print(f'Report: {page}\nPolicy: {this.workdir / "export"} (a Hugging Face folder)')
+    this.console.print(f'Report: {page}')
+    if this.training:
+        this.console.print(f'Policy: {this.workdir / "export"} (a Hugging Face folder)')
 
 
 def export(folder: Path, this: Run) -> None:

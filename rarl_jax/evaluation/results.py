@@ -1,7 +1,7 @@
 """results.json: what a set of answers amounts to, per task, with how sure we are.
 
     {stage, step, checkpoint, commit, prompt_hash, pixel_limits, seed, ...,
-     evaluations: {NAME: {mode, decoding, k, accuracy, tasks: {TASK: {n, accuracy, interval, zoom_iou_first, ..., by_zoom_needed, by_region_size}}}}}
+     evaluations: {NAME: {mode, decoding, k, accuracy, tasks: {TASK: {n, accuracy, interval, zoom_iou_first, ..., by_form, by_zoom_needed, by_region_size}}}}}
 
 NAME is the mode, with '@k' where k answers were sampled: 'zoom', 'blank_crop', 'zoom@8'. Everything is computed from samples.jsonl, so a result can be
 made again from the answers alone.
@@ -72,9 +72,11 @@ def _summarize_one(records: Sequence[Record], seed: int) -> Measured:
 def _measure_task(records: Sequence[Record], seed: int) -> Measured:
     needed = _split(records, lambda record: 'yes' if record.zoom_needed else 'no')
     sizes = _split(records, lambda record: region_size(record.region_share))
+    forms = _split(records, lambda record: 'choices' if record.choices else 'open')
     return {
         'metric': '+'.join(sorted({record.metric for record in records})),
         **measure(records, seed),
+        'by_form': {name: measure(forms[name], seed) for name in ('choices', 'open') if name in forms},
         'by_zoom_needed': {name: measure(needed[name], seed) for name in ('yes', 'no') if name in needed},
         'by_region_size': {name: measure(sizes[name], seed) for name in (*REGION_SIZES, 'none') if name in sizes},
     }

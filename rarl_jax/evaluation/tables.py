@@ -127,21 +127,25 @@ def side_by_side(results: Sequence[Result]) -> Table:
             (result.name, *_score(measured), *_difference(paired.get(task), p.get(task)), *_zooms(measured))
             for (result, measured), paired, p in zip(own, compared, adjusted, strict=True)
         ]
-        paper = [(line.name, '', line.score, line.gain, '', '', line.zoom_iou, '') for line in published.lines(task)]
+        paper = [
+            (line.name, '', line.score, '', line.gain, '', '', line.zoom_iou, '') for line in published.lines(task)
+        ]
         metric = next(measured['metric'] for _, measured in own if measured is not None)
         sections.append(Section(task, f'{task} ({metric.replace("_", " ")})', (*rows, *paper)))
-    columns = ('', 'n', 'score, %', 'Δ', 'p', 'McNemar', 'zoom IoU', 'zooms, %')
+    columns = ('', 'n', 'score, %', 'exact, %', 'Δ', 'p', 'McNemar', 'zoom IoU', 'zooms, %')
     return Table('Evaluation', columns, tuple(sections), _notes(results))
 
 
-def _score(measured: dict[str, Any] | None) -> tuple[str, str]:
+def _score(measured: dict[str, Any] | None) -> tuple[str, str, str]:
+    """How many, their mean grade, and how many are wholly right where a grade may lie between."""
     if measured is None:
-        return '', ''
+        return '', '', ''
     if measured['accuracy'] is None:
-        return str(measured['n']), 'not judged'
+        return str(measured['n']), 'not judged', ''
     low, high = measured['interval']
     text = f'{100 * measured["accuracy"]:.1f} [{100 * low:.1f}, {100 * high:.1f}]'
-    return str(measured['n']), f'{text} ({measured["unjudged"]} not judged)' if measured['unjudged'] else text
+    text += f' ({measured["unjudged"]} not judged)' if measured['unjudged'] else ''
+    return str(measured['n']), text, '' if measured['metric'] == 'accuracy' else f'{100 * measured["exact"]:.1f}'
 
 
 def _difference(paired: Paired | None, p_adjusted: float | None) -> tuple[str, str, str]:
@@ -170,7 +174,7 @@ def _zooms(measured: dict[str, Any] | None) -> tuple[str, str]:
 def _notes(results: Sequence[Result]) -> tuple[str, ...]:
     notes = [
         'Brackets: 95 % over resampled pages. Zoom IoU: of the first successful zoom with the region that it overlaps most. '
-        'Zooms: answers with at least one.'
+        'Zooms: answers with at least one. Exact: wholly right, where a grade may lie between.'
     ]
     if len(results) > 1:
         notes.append(
@@ -212,15 +216,10 @@ def to_rich(table: Table) -> ForTerminal:
 
 def _stack(row: Sequence[str]) -> tuple[str, ...]:
     """A row in two lines: intervals below their means, McNemar's p below the bootstrap's, headers at their spaces."""
-    name, n, score, difference, p, mcnemar, *zooms = row
+    name, n, score, exact, difference, p, mcnemar, *zooms = row
     two = [cell.replace(' [', '\n[') for cell in (score, difference)]
-    return (
-        name,
-        n,
-        *two,
-        f'{p}\n{mcnemar}'.rstrip('\n'),
-        *(cell.replace(' ', '\n') if cell[:1].isalpha() else cell for cell in zooms),
-    )
+    short = [cell.replace(' ', '\n') if cell[:1].isalpha() else cell for cell in (exact, *zooms)]
+    return name, n, two[0], short[0], two[1], f'{p}\n{mcnemar}'.rstrip('\n'), *short[1:]
 
 
 def _widths(rows: Iterable[Sequence[str]]) -> list[int]:

@@ -45,6 +45,16 @@ def test_sampled_answers_are_a_mean_and_a_pass_rate():
     assert task['pass_at'] == pytest.approx({'1': 3 / 8, '2': (0.5 + 5 / 6) / 2, '4': 1.0})
 
 
+def test_choices_and_open_form_are_told_apart():
+    records = [record('a', [1.0]), record('b', [0.5], choices=()), record('c', [0.0], choices=())]
+    task = summarize(records)['zoom']['tasks']['action_recognition']
+    assert (task['metric'], task['accuracy']) == ('accuracy+token_f1', 0.5)
+    assert {name: (part['n'], part['accuracy']) for name, part in task['by_form'].items()} == {
+        'choices': (1, 1.0),
+        'open': (2, 0.25),
+    }
+
+
 def test_modes_and_tasks_stay_apart():
     records = [
         record('a', [1.0]),

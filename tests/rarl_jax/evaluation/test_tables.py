@@ -56,21 +56,33 @@ def test_markdown_has_every_number(before, after):
     text = to_markdown(side_by_side([*load(before), *load(after, 'zoom')]))
     rows = [[cell.strip() for cell in line.split(' | ')] for line in text.splitlines()]
     assert (
-        rows[0][3] == 'Δ' and 'Δ: to before, in points' in text and rows[2][0] == '| **action_recognition (accuracy)**'
+        rows[0][3:5] == ['exact, %', 'Δ']
+        and 'Δ: to before, in points' in text
+        and rows[2][0] == '| **action_recognition (accuracy)**'
     )
-    assert rows[3][:3] == ['| before', '12', '33.3 [8.3, 58.3]'] and rows[3][3:6] == ['', '', '']
+    assert rows[3][:3] == ['| before', '12', '33.3 [8.3, 58.3]'] and rows[3][3:7] == ['', '', '', '']
     assert (
-        rows[4][:2] == ['| after zoom', '12'] and rows[4][2].startswith('100.0 [') and rows[4][3].startswith('+66.7 [+')
+        rows[4][:2] == ['| after zoom', '12'] and rows[4][2].startswith('100.0 [') and rows[4][4].startswith('+66.7 [+')
     )
-    assert rows[4][4:] == ['0.008 \\*', '0.008', '0.90', '100 |']
+    assert rows[4][5:] == ['0.008 \\*', '0.008', '0.90', '100 |']
     assert [row[0] for row in rows[5:8]] == ['| paper: zero-shot', '| paper: oracle zoom', '| paper: RARL']
-    assert (rows[5][2], rows[6][2], rows[7][3], rows[7][6]) == (
+    assert (rows[5][2], rows[6][2], rows[7][4], rows[7][7]) == (
         '43.5',
         '55.8',
         'up to +32.7',
         '> 0.85',
     )
     assert rows[9][0] == '| before' and rows[9][1] == '1' and rows[10][:3] == ['| after zoom', '', '']
+
+
+def test_where_grades_lie_between_the_wholly_right_are_told_apart(tmp_path):
+    records = [
+        record(f'q{i}', [grade], page=f'p{i}', task='panel_reordering', choices=(), answer='B, A, C')
+        for i, grade in enumerate([1.0, 0.5, 0.5, 0.0])
+    ]
+    table = side_by_side(load(write_stage(tmp_path / 'x', 'x', records)))
+    assert table.sections[0].heading == 'panel_reordering (kendall tau)'
+    assert table.sections[0].rows[0][2].startswith('50.0 [') and table.sections[0].rows[0][3] == '25.0'
 
 
 def test_terminal_table_reads_names_as_text(tmp_path):

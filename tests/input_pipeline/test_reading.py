@@ -1,0 +1,23 @@
+"""What readers share, beyond what the readers' own tests show."""
+
+from __future__ import annotations
+
+import threading
+
+from input_pipeline import reading
+from input_pipeline.schema import Page
+
+
+def test_images_are_checked_side_by_side(monkeypatch):
+    """Each check waits until another one has begun: one after the other, none would ever end."""
+    both = threading.Barrier(2, timeout=20)
+
+    def check(*_):
+        both.wait()
+
+    monkeypatch.setattr(reading, 'check_image', check)
+    pages = [Page(str(i), f'{i}.png', 10, 10, 'test', 's') for i in range(4)]
+    told = []
+    kept = reading.keep_readable(pages, reading.Tally(), 100, 2, lambda done, total: told.append((done, total)))
+    assert kept == pages
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
