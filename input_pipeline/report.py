@@ -55,7 +55,7 @@ def summarise(
 
 def notices(report: Mapping[str, Any]) -> list[str]:
     """What whoever builds should know at once, in sentences: tasks without questions, and tasks without a test."""
-    told = []
+    told, untested = [], []
     for task, row in report['tasks'].items():
         reasons = [f'{skip["reason"]} ({skip["questions"]})' for skip in report['skipped'] if skip['task'] == task]
         if taken := report['balanced_away'].get(task):
@@ -63,10 +63,12 @@ def notices(report: Mapping[str, Any]) -> list[str]:
         if reasons and not row['questions']:
             told.append(f'No question of {task}: {"; ".join(reasons)}.')
         elif row['questions'] and not row['split'].get('test'):
-            told.append(
-                f'No test question of {task}: baselines and exported benchmarks take the validation split for it; '
-                'keep_source_split=False draws splits of its own.'
-            )
+            untested.append(task)
+    if untested:
+        told.append(
+            f'No test question of {", ".join(untested)}: baselines and exported benchmarks take the validation split there; '
+            'keep_source_split=False draws splits of its own.'
+        )
     return told
 
 
