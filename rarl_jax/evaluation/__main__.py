@@ -9,7 +9,9 @@ A folder alone stands for all its evaluations; ':NAME' picks one. The first is w
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+from collections import Counter
 from pathlib import Path
 
 import rich.console
@@ -17,11 +19,22 @@ import rich.console
 from rarl_jax.evaluation.tables import Result, load, side_by_side, to_markdown, to_rich
 
 
-def _load(argument: str) -> list[Result]:
+def load_all(arguments: list[str]) -> list[Result]:
+    """The results that the arguments name; those that would be called alike get their run's folder before their name."""
+    found = [(folder, result) for folder, name in map(_parse, arguments) for result in load(folder, name)]
+    times = Counter(result.name for _, result in found)
+    return [
+        dataclasses.replace(result, name=f'{folder.parent.parent}: {result.name}') if times[result.name] > 1 else result
+        for folder, result in found
+    ]
+
+
+def _parse(argument: str) -> tuple[Path, str | None]:
+    """DIR/eval/STAGE and the evaluation's name, if one is given."""
     folder, _, name = argument.rpartition(':')
     if not folder or Path(argument).exists():
-        return load(Path(argument))
-    return load(Path(folder), name)
+        return Path(argument), None
+    return Path(folder), name
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
     options = parser.parse_args(arguments)
     try:
-        table = side_by_side([result for argument in options.results for result in _load(argument)])
+        table = side_by_side(load_all(options.results))
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

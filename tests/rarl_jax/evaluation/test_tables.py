@@ -106,6 +106,18 @@ def test_the_terminal_loses_no_number(before, after, width, one_line):
     assert ('[' in own) == one_line
 
 
+def test_runs_whose_stages_are_called_alike_are_told_apart(tmp_path, capsys):
+    """Two policies measured by the same config."""
+    folders = [
+        write_stage(tmp_path / run / 'eval' / 'evaluation', 'evaluation', [record('a', [score])])
+        for run, score in (('base', 0.0), ('mine', 1.0))
+    ]
+    assert main([*map(str, folders), '--markdown']) == 0
+    out = capsys.readouterr().out
+    assert f'| {tmp_path / "base"}: evaluation |' in out and f'| {tmp_path / "mine"}: evaluation |' in out
+    assert f'Δ: to {tmp_path / "base"}: evaluation' in out
+
+
 def test_command_line(before, after, capsys):
     assert main([str(before), f'{after}:blank_crop', '--markdown']) == 0
     out = capsys.readouterr().out
