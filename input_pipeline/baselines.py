@@ -37,24 +37,30 @@ def held_out(questions: Sequence[Question]) -> list[Question]:
 def score_baselines(train: Sequence[Question], held_out: Sequence[Question]) -> dict[str, dict[str, Any]]:
     """Per task {'n', 'split', 'n_train', 'chance', 'answer_prior', 'position', 'text', 'margin'}: exact-match accuracies in [0, 1].
 
-    None where a baseline has no meaning. `margin` is half the 95 % interval of an accuracy of 0.5 over n questions: a baseline is above chance
-    only if it is so by more than that.
+    A task that is asked in both forms has two rows, 'TASK, choices' and 'TASK, open'. None where a baseline has no meaning. `margin` is half the
+    95 % interval of an accuracy of 0.5 over n questions: a baseline is above chance only if it is so by more than that.
     """
     table = {}
-    for task in dict.fromkeys(question.task for question in held_out):
-        fit = [question for question in train if question.task == task]
-        asked = [question for question in held_out if question.task == task]
-        table[task] = {
+    groups = dict.fromkeys(_form(question) for question in held_out)
+    for task, form in groups:
+        fit = [question for question in train if _form(question) == (task, form)]
+        asked = [question for question in held_out if _form(question) == (task, form)]
+        name = f'{task}, {form}' if sum(other == task for other, _ in groups) > 1 else task
+        table[name] = row = {
             'n': len(asked),
             'split': asked[0].split,
             'n_train': len(fit),
             'chance': _chance(asked),
             'margin': 0.98 / math.sqrt(len(asked)),
         }
-        for name, learn in (('answer_prior', learn_prior), ('position', learn_position), ('text', learn_text)):
+        for baseline, learn in (('answer_prior', learn_prior), ('position', learn_position), ('text', learn_text)):
             answer = learn(fit) if fit else None
-            table[task][name] = None if answer is None else _accuracy(answer, asked)
+            row[baseline] = None if answer is None else _accuracy(answer, asked)
     return table
+
+
+def _form(question: Question) -> tuple[Task, str]:
+    return question.task, 'choices' if question.choices else 'open'
 
 
 def learn_prior(questions: Sequence[Question]) -> Callable[[Question], str]:

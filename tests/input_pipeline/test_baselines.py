@@ -94,6 +94,18 @@ def test_open_questions():
     assert row['position'] is None
 
 
+def test_choices_and_open_form_are_scored_apart():
+    """Chance has no meaning for the open half, so it must not stand beside an accuracy of both."""
+    asked = closed(40, lambda rng: ('What?', 'run', ['sit']))
+    asked += [question(100 + i, 'action_recognition', 'What?', (), 'run' if i % 4 else 'sit') for i in range(40)]
+    table = score_baselines(asked, asked)
+    assert set(table) == {'action_recognition, choices', 'action_recognition, open'}
+    assert (table['action_recognition, choices']['n'], table['action_recognition, choices']['chance']) == (40, 0.5)
+    assert table['action_recognition, choices']['answer_prior'] == 1.0
+    assert (table['action_recognition, open']['chance'], table['action_recognition, open']['position']) == (None, None)
+    assert table['action_recognition, open']['answer_prior'] == 0.75
+
+
 def test_orders():
     """Lines that greet come first whatever their letter."""
     rng = random.Random(0)
