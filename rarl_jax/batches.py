@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from jax.tree_util import GetAttrKey
 from jaxtyping import Float, Int
 
+from rarl_jax import processes
 from rarl_jax.episode import Episode
 from rarl_jax.qwen2_5_vl.config import Config, VisionConfig
 from rarl_jax.qwen2_5_vl.images import Patches
 from rarl_jax.qwen2_5_vl.positions import mrope_positions
 from rarl_jax.qwen2_5_vl.vision import VisionBatch, VisionBuckets, plan_vision
+from rarl_jax.qwen2_5_vl.vision import as_part as images_as_part
+from rarl_jax.sharding import batch_parts, processes_of, put_batch
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Buckets:
     images: tuple[int, ...] = ()  # images of a batch
     windows: tuple[int, ...] = ()  # vision windows of a batch
     patches: tuple[int, ...] = ()  # patches of the largest image
+    chosen: tuple[int, ...] = ()  # tokens of a row that the policy chose
 
 
 @jax.tree_util.register_dataclass
@@ -81,14 +88,70 @@ def round_up(count: int, sizes: Sequence[int] = (), least: int = 1) -> int:
 
 def plan_images(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> VisionBatch:
     """`plan_vision` with sizes from `buckets`."""
+    sizes = image_sizes(images, vision, buckets)
+    return plan_vision(images, vision, VisionBuckets(*((size,) for size in sizes)))
+
+
+def image_sizes(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> tuple[int, int, int]:
+    """The images, windows and patches that a batch of these images is padded to."""
     side = vision.window_side * vision.spatial_merge_size
     windows = sum(t * -(-h // side) * -(-w // side) for t, h, w in (image.grid for image in images))
-    sizes = VisionBuckets(
-        images=(round_up(len(images), buckets.images),),
-        windows=(round_up(windows, buckets.windows),),
-        patches=(round_up(max(len(image.pixels) for image in images), buckets.patches, vision.merge_unit),),
+    patches = max(len(image.pixels) for image in images)
+    return (
+        round_up(len(images), buckets.images),
+        round_up(windows, buckets.windows),
+        round_up(patches, buckets.patches, vision.merge_unit),
     )
-    return plan_vision(images, vision, sizes)
+
+
+def agreed_sizes(batches: Sequence[Sequence[Episode]], config: Config, buckets: Buckets, parts: int) -> list[Buckets]:
+    """For each batch the one size of everything in it: that of the process which needs most, so that all processes make arrays of one shape.
+
+    Images and windows are multiples of the `parts` that a process's rows are split into.
+    """
+    needed = []
+    for episodes in batches:
+        images = list({id(image): image for e in episodes for image in e.images}.values())
+        count, windows, patches = image_sizes(images, config.vision, buckets)
+        length = round_up(max(len(e.ids) for e in episodes), buckets.lengths, 16)
+        chosen = round_up(max(int(e.loss_mask.sum()) for e in episodes), buckets.chosen, 8)
+        needed.append([length, multiple(count, parts), multiple(windows, parts), patches, chosen])
+    return [Buckets(*((int(size),) for size in sizes)) for sizes in processes.largest(np.array(needed))]
+
+
+def plan_shared_images(images: Sequence[Patches], vision: VisionConfig, mesh: Mesh) -> VisionBatch:
+    """`plan_images` of this process's part of a batch, in the sizes of the process that needs most."""
+    count, windows, patches = image_sizes(images, vision, Buckets())
+    parts = batch_parts(mesh)
+    needed = processes.largest(np.array([multiple(count, parts), multiple(windows, parts), patches]))
+    plan = plan_vision(images, vision, VisionBuckets(*((int(size),) for size in needed)))
+    return images_as_part(plan, jax.process_index(), processes_of(mesh))
+
+
+def multiple(count: int, of: int) -> int:
+    """`count`, or the next multiple `of` a number."""
+    return -(-count // of) * of
+
+
+def as_part(rollouts: Rollouts, part: int, parts: int) -> Rollouts:
+    """These rows as number `part` of `parts` equally padded pieces of a larger batch."""
+    index, features = rollouts.feature_index, rollouts.vision.merged_slots.size
+    return replace(
+        rollouts,
+        feature_index=np.where(index < 0, -1, index + part * features),
+        vision=images_as_part(rollouts.vision, part, parts),
+    )
+
+
+def on_mesh(batch: Any, mesh: Mesh) -> Any:
+    """A batch's host arrays where the mesh wants them, split by rows. The rows of M-RoPE's positions [3 B T] are their second axis."""
+
+    def axis(path: tuple, array: np.ndarray) -> int:
+        if np.ndim(array) == 3 and path and path[-1] == GetAttrKey('positions'):
+            return 1
+        return 0 if np.ndim(array) else -1
+
+    return put_batch(batch, mesh, jax.tree_util.tree_map_with_path(axis, batch))
 
 
 def positions_of(

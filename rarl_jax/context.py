@@ -22,7 +22,7 @@ from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params, abstract_params, logical_axes
 from rarl_jax.qwen2_5_vl.weights import load_params
 from rarl_jax.settings import EvaluateSettings, RunSettings, TrainingSettings
-from rarl_jax.sharding import param_shardings
+from rarl_jax.sharding import Rules, everywhere, param_shardings
 from rarl_jax.signals import Stopped
 from rarl_jax.update import Learner
 
@@ -84,7 +84,7 @@ class Run:
 
     def initial_params(self) -> Params:
         """The weights that the run began with."""
-        return load_policy(self.model_dir, self.model, self.mesh)
+        return load_policy(self.model_dir, self.model, self.mesh, self.settings.mesh.rules)
 
     # ---- what training stages call
 
@@ -92,8 +92,7 @@ class Run:
         self, name: str, optimizer: optax.GradientTransformation, batches: Iterator[Any], extra: Params | None = None
     ) -> Learner:
         """The learner at the start of a stage, or where the newest checkpoint left it; `extra` are params that the stage needs for itself."""
-        params = self.params | (extra or {})
-        learner = Learner(params, optimizer.init(params), 0, batches)
+        learner = Learner.start(self.params | everywhere(extra or {}, self.mesh), optimizer, batches)
         if self.saved is not None and self.saved['stage'] == name:
             arrays = self.checkpoints.restore({'params': learner.params, 'opt_state': learner.opt_state})
             learner = dataclasses.replace(learner, **arrays, step=self.saved['step'])
@@ -136,7 +135,7 @@ class Run:
         return Progress(self.console, name, total, done)
 
 
-def load_policy(folder: Path, model: Qwen2_5_VL, mesh: Mesh) -> Params:
+def load_policy(folder: Path, model: Qwen2_5_VL, mesh: Mesh, rules: Rules) -> Params:
     """A folder's weights, each where the mesh wants it."""
-    shardings = param_shardings(abstract_params(model.config), logical_axes(model.config), mesh)
+    shardings = param_shardings(abstract_params(model.config), logical_axes(model.config), mesh, rules)
     return load_params(folder, model.config, model.param_dtype, shardings)

@@ -26,8 +26,8 @@ from jaxtyping import Array, Float, Int
 from input_pipeline.loader import LoaderSettings, PageSample, load_pages, read_questions
 from input_pipeline.schema import Box, Question
 from input_pipeline.traces import loosen
-from rarl_jax import optim
-from rarl_jax.batches import Buckets, plan_images
+from rarl_jax import optim, processes
+from rarl_jax.batches import on_mesh, plan_shared_images
 from rarl_jax.clock import Clock
 from rarl_jax.context import Run
 from rarl_jax.episode import Host, PageView, view_page
@@ -36,6 +36,8 @@ from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params
 from rarl_jax.qwen2_5_vl.vision import VisionBatch
 from rarl_jax.settings import GroundingSettings
+from rarl_jax.sharding import shardings_of
+from rarl_jax.update import Learner
 from rarl_jax.zoom import cut, from_original
 
 BOX_WEIGHT, CROP_WEIGHT = 0.3, 0.5  # of the parts of the loss, that of the words being 1
@@ -72,10 +74,11 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
         run.key(name, 0), run.model.config.text.hidden_size, len(stage.crop_tasks), run.model.config.init_scale
     )
     optimizer = optim.make_optimizer(stage.optimizer, run.params | {'heads': heads}, stage.steps)
-    update = make_update(run.model, words, optimizer)
     tasks = (*stage.page_tasks, *stage.crop_tasks)
-    loader = LoaderSettings(batch_size=stage.pages, tasks=tasks, seed=run.settings.seed, drop_remainder=True)
+    count = processes.share(stage.pages, f'config.stage.{name}.pages')
+    loader = LoaderSettings(batch_size=count, tasks=tasks, seed=run.settings.seed, drop_remainder=True)
     learner = run.begin(name, optimizer, iter(load_pages(run.data_dir, loader, *run.processes)), {'heads': heads})
+    update = make_update(run.model, words, optimizer, learner)
     with run.progress(name, stage.steps, learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
@@ -83,10 +86,11 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
             weight = 0.0 if learner.step < stage.pages_alone else CROP_WEIGHT
             batch = make_batch(run, next(learner.batches), words, stage, weight, rng)
             clock.lap('images')
-            learner, metrics = update(learner, batch)
+            learner, metrics = update(learner, on_mesh(batch, run.mesh))
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             clock.lap('update')
-            run.after_step(name, learner, metrics | clock.metrics(batch.word.size + batch.answer.size), stage)
+            tokens = processes.total(batch.word.size + batch.answer.size)
+            run.after_step(name, learner, metrics | clock.metrics(tokens), stage)
             bar.advance(loss=metrics['loss'], who=metrics['grounding/word'], iou=metrics['grounding/iou'])
 
 
@@ -132,8 +136,8 @@ def make_batch(
             crops.append(cut_crop(run.host, page, asked[i], stage, rng))
             answers.append(words.answers[asked[i].answer])
             tasks.append(stage.crop_tasks.index(asked[i].task))
-    page_plan = plan_images([view.patches for view in views], run.host.vision, Buckets())
-    crop_plan = plan_images(crops, run.host.vision, Buckets())
+    page_plan = plan_shared_images([view.patches for view in views], run.host.vision, run.mesh)
+    crop_plan = plan_shared_images(crops, run.host.vision, run.mesh)
     word, box = pad_labels(labels, page_plan.merged_slots.shape)
     answer = np.full(crop_plan.merged_slots.shape, -2, np.int32)
     for row, (crop, place) in enumerate(zip(crops, answers, strict=True)):
@@ -233,8 +237,8 @@ def box_iou(a: Int[Array, '... 4'], b: Int[Array, '... 4']) -> Float[Array, '...
     return shared / jnp.maximum(areas - shared, 1)
 
 
-def make_update(model: Qwen2_5_VL, words: Words, optimizer: optax.GradientTransformation) -> Any:
-    """(learner, batch) -> (learner, metrics), one step down the loss."""
+def make_update(model: Qwen2_5_VL, words: Words, optimizer: optax.GradientTransformation, learner: Learner) -> Any:
+    """(learner, batch) -> (learner, metrics), one step down the loss. Arrays stay where those of `learner` are."""
 
     def step(params, opt_state, batch):
         (loss, metrics), gradient = jax.value_and_grad(lambda p: grounding_loss(model, p, batch, words), has_aux=True)(
@@ -243,7 +247,8 @@ def make_update(model: Qwen2_5_VL, words: Words, optimizer: optax.GradientTransf
         params, opt_state, numbers = optim.apply(optimizer, params, opt_state, gradient, loss)
         return params, opt_state, metrics | numbers
 
-    jitted = jax.jit(step, donate_argnums=(0, 1))
+    places = shardings_of((learner.params, learner.opt_state))
+    jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=(*places, None))
 
     def update(learner, batch):
         params, opt_state, metrics = jitted(learner.params, learner.opt_state, batch)

@@ -136,7 +136,7 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
         model=model,
         host=Host(chat, model.config.vision, settings.model.page, settings.model.crop, settings.sampler.tool),
         mesh=mesh,
-        params=load_policy(folder, model, mesh),
+        params=load_policy(folder, model, mesh, settings.mesh.rules),
         metrics=MetricsWriter(workdir),
         checkpoints=checkpoints,
         compiles=CompileCounter(),

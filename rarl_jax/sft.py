@@ -12,6 +12,7 @@ import numpy as np
 from input_pipeline.loader import LoaderSettings, PageSample, load_pages, read_questions
 from input_pipeline.schema import Task
 from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
+from rarl_jax import processes
 from rarl_jax.clock import Clock
 from rarl_jax.context import Run
 from rarl_jax.episode import Episode, replay
@@ -23,9 +24,10 @@ from rarl_jax.update import Updater, imitation, micro_batches
 def train(run: Run, name: str, stage: SftSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
-    updater = Updater(run.model, imitation, optimizer, frozen=stage.optimizer.frozen)
-    loader = LoaderSettings(batch_size=stage.pages, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
+    count = processes.share(stage.pages, f'config.stage.{name}.pages')
+    loader = LoaderSettings(batch_size=count, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
     learner = run.begin(name, optimizer, iter(load_pages(run.data_dir, loader, *run.processes)))
+    updater = Updater(run.model, imitation, optimizer, learner, frozen=stage.optimizer.frozen)
     answers = answer_spaces(run, stage)
     with run.progress(name, stage.steps, learner.step) as bar:
         while learner.step < stage.steps:
@@ -35,12 +37,13 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
             kind, episodes = converse(run, pages, answers, stage, rng)
             clock.lap('traces')
             unweighted = np.zeros((len(episodes), 1), np.float32)
-            batches = micro_batches(episodes, unweighted, run.model.config, stage.buckets, stage.micro_batch)
-            tokens = sum(int(e.loss_mask.sum()) for e in episodes)
-            learner, metrics = updater(learner, batches, tokens, len(episodes))
+            batches = micro_batches(episodes, unweighted, run.model.config, stage.buckets, stage.micro_batch, run.mesh)
+            tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes))
+            learner, metrics = updater(learner, batches, tokens, processes.total(len(episodes)))
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             clock.lap('update')
-            metrics |= {f'loss/{kind}': metrics['loss']} | clock.metrics(sum(len(e.ids) for e in episodes))
+            metrics |= {f'loss/{kind}': metrics['loss']}
+            metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in episodes)))
             run.after_step(name, learner, metrics, stage)
             bar.advance(loss=metrics['loss'])
 

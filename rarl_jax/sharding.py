@@ -10,8 +10,9 @@ spec means the same but is a different key of the compilation cache.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -36,25 +37,39 @@ RULES: Rules = {
     'vision_mlp': ('tensor',),
     'vision_merged': ('fsdp',),
 }
-ACTIVATION_RULES: Rules = {'batch': ('data', 'fsdp'), 'windows': ('data', 'fsdp'), 'images': ('data', 'fsdp')}
+ACTIVATION_RULES: Rules = {
+    'batch': ('data', 'fsdp'),
+    'windows': ('data', 'fsdp'),
+    'images': ('data', 'fsdp'),
+    'kv_heads': ('tensor',),
+}
 
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """How many devices each mesh axis has; their product is the number of devices."""
+    """How many devices each mesh axis has, their product being the number of devices, and what is split over which."""
 
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))  # of the params' axes
 
 
 def make_mesh(settings: MeshSettings) -> Mesh:
-    """The mesh (data, fsdp, tensor) over the first devices there are. ValueError if there are fewer than it needs."""
+    """The mesh (data, fsdp, tensor) over the first devices there are.
+
+    ValueError if there are fewer than it needs, or a tensor axis leaves its process: rollouts are each process's own.
+    """
     shape = (settings.data, settings.fsdp, settings.tensor)
     needed, found = int(np.prod(shape)), jax.device_count()
     if needed > found or found % needed:
         raise ValueError(
             f'The mesh data={shape[0]} x fsdp={shape[1]} x tensor={shape[2]} needs {needed} devices, found {found}: set config.mesh to their number.'
+        )
+    if jax.process_count() > 1 and (needed < found or jax.local_device_count() % shape[2]):
+        raise ValueError(
+            f'The mesh data={shape[0]} x fsdp={shape[1]} x tensor={shape[2]} does not fit {jax.process_count()} processes of '
+            f'{jax.local_device_count()} devices: use all {found}, and a tensor axis that divides those of a process.'
         )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:needed])
 
@@ -102,11 +117,65 @@ def replicated(mesh: Mesh, rank: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * rank))
 
 
-def batch_sharding(mesh: Mesh, rank: int, axis: int = 0) -> NamedSharding:
-    """Arrays whose `axis` is the batch, split over data and fsdp."""
-    names: list[Any] = [None] * rank
-    names[axis] = ('data', 'fsdp')
-    return NamedSharding(mesh, PartitionSpec(*names))
+def everywhere(arrays: Any, mesh: Mesh) -> Any:
+    """Small arrays, the same in every process, as copies on every device."""
+    return jax.tree.map(lambda x: put(np.asarray(x), replicated(mesh, x.ndim)), arrays)
+
+
+def shardings_of(arrays: Any) -> Any:
+    """Where the arrays of a pytree live; they may be abstract."""
+    return jax.tree.map(lambda x: x.sharding, arrays)
+
+
+# ---------------------------------------------------------------- processes
+
+
+@functools.cache
+def processes_of(mesh: Mesh) -> int:
+    """How many processes the mesh's devices belong to."""
+    return len({device.process_index for device in mesh.devices.flat})
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a mesh splits each process's rows of a batch."""
+    return mesh.shape['data'] * mesh.shape['fsdp'] // processes_of(mesh)
+
+
+@functools.cache
+def own_mesh(mesh: Mesh) -> Mesh:
+    """This process's devices of a mesh, with its tensor axis: where the process does what the others know nothing of."""
+    if processes_of(mesh) == 1:
+        return mesh
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    shape = (1, len(own) // mesh.shape['tensor'], mesh.shape['tensor'])
+    return Mesh(np.array(own).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def whole_on_each(sharding: NamedSharding) -> NamedSharding:
+    """The same sharding without data and fsdp: every device can use the array without asking the others of its row."""
+
+    def kept(axes: tuple[str, ...] | str | None) -> str | None:
+        return 'tensor' if axes is not None and 'tensor' in axes else None
+
+    return NamedSharding(sharding.mesh, PartitionSpec(*map(kept, sharding.spec)))
+
+
+def as_own(array: Array) -> Array:
+    """This process's copy of an array that `whole_on_each` has placed: no byte is moved."""
+    mesh = own_mesh(array.sharding.mesh)
+    if mesh == array.sharding.mesh:
+        return array
+    shards = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, NamedSharding(mesh, array.sharding.spec), shards)
+
+
+# ---------------------------------------------------------------- batches
+
+
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...], axis: int = 0) -> NamedSharding:
+    """Of arrays whose `axis` is the batch: split over data and fsdp, or a copy everywhere where it does not divide evenly."""
+    logical = tuple('batch' if each == axis else None for each in range(len(shape)))
+    return NamedSharding(mesh, spec(shape, logical, mesh, ACTIVATION_RULES))
 
 
 def put(array: np.ndarray, sharding: NamedSharding) -> Array:
@@ -115,19 +184,36 @@ def put(array: np.ndarray, sharding: NamedSharding) -> Array:
 
 
 def put_batch(batch: Any, mesh: Mesh, axes: Any) -> Any:
-    """A pytree of host arrays on the mesh. `axes` has its structure and says which axis of each array is the batch; -1 = a copy everywhere."""
+    """A pytree of host arrays on the mesh.
+
+    Args:
+        batch: with several processes in the mesh, this process's rows.
+        axes: has the batch's structure and says which axis of each array is the batch; -1 = a copy everywhere.
+    Raises:
+        ValueError: several processes' rows do not divide evenly over the devices.
+    """
+    processes = processes_of(mesh)
 
     def place(array: np.ndarray, axis: int) -> Array:
         array = np.asarray(array)
-        return put(array, replicated(mesh, array.ndim) if axis < 0 else batch_sharding(mesh, array.ndim, axis))
+        if axis < 0:
+            return put(array, replicated(mesh, array.ndim))
+        shape = tuple(size * (processes if each == axis else 1) for each, size in enumerate(array.shape))
+        if processes > 1 and array.shape[axis] % batch_parts(mesh):
+            raise ValueError(
+                f'A batch array has {array.shape[axis]} rows, expected a multiple of {batch_parts(mesh)} devices.'
+            )
+        return put(array, batch_sharding(mesh, shape, axis))
 
     return jax.tree.map(place, batch, axes)
 
 
-def constrain(mesh: Mesh, rules: Rules = ACTIVATION_RULES) -> Callable[[Array, Logical], Array]:
-    """(activation, logical names) -> the same activation pinned to where the rules put it: split by batch, so that weights travel, not tokens."""
+@functools.cache
+def constrain(mesh: Mesh) -> Callable[[Array, Logical], Array]:
+    """(activation, logical names) -> the same activation pinned to where ACTIVATION_RULES put it: split by batch, so that weights travel, not
+    tokens. One function a mesh: a model that holds another one would be compiled again."""
 
     def pin(x: Array, logical: Logical) -> Array:
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(x.shape, logical, mesh, rules)))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(x.shape, logical, mesh, ACTIVATION_RULES)))
 
     return pin

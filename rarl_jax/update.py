@@ -5,7 +5,7 @@ A micro-batch's loss is its share of the global one (the denominators are the gl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,18 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from rarl_jax import losses, optim
-from rarl_jax.batches import Buckets, Rollouts, collate, round_up
+from rarl_jax.batches import Buckets, Rollouts, agreed_sizes, as_part, collate, multiple, on_mesh
 from rarl_jax.episode import Episode
 from rarl_jax.logprobs import chosen_logprobs, plan_chosen
 from rarl_jax.losses import Denominators, LossSettings
 from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params
+from rarl_jax.sharding import batch_parts, optimizer_shardings, processes_of, shardings_of
 
 Metrics = dict[str, Float[Array, '']]
+LOGITS_AT_ONCE = 1024  # tokens on a device; with 152k entries they take 0.6 GB
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Learner:
     opt_state: optax.OptState
     step: int  # updates of this stage so far
     batches: Any  # iterator over batches of Samples, with get_state and set_state
+
+    @classmethod
+    def start(cls, params: Params, optimizer: optax.GradientTransformation, batches: Any) -> Learner:
+        """Before the first update; moments are made where their params live."""
+        places = optimizer_shardings(optimizer, params, shardings_of(params))
+        return cls(params, jax.jit(optimizer.init, out_shardings=places)(params), 0, batches)
 
     def advanced(self, params: Params, opt_state: optax.OptState) -> Learner:
         """One update further."""
@@ -64,30 +73,44 @@ def micro_batches(
     config: Config,
     buckets: Buckets,
     size: int,
-) -> list[MicroBatch]:
-    """Cuts episodes, whole groups side by side, into batches of `size` rows (0 = one batch); `advantages` may be wider than a batch."""
-    size = size or len(episodes)
-    batches = []
-    for start in range(0, len(episodes), size):
-        rollouts = collate(episodes[start : start + size], config, buckets, rows=size)
-        longest = round_up(int(rollouts.loss_mask.sum(1).max()), (), least=8)
+    mesh: Mesh,
+) -> Iterator[MicroBatch]:
+    """Cuts episodes, whole groups side by side, into batches of `size` rows (0 = one batch), and puts each on the mesh when it is asked for.
+
+    With several processes each brings its own episodes, as many as the others, and its share of every batch's rows.
+
+    Args:
+        advantages: may be wider than a batch.
+    Raises:
+        ValueError: `size` does not divide evenly over the devices.
+    """
+    parts, process, count = batch_parts(mesh), jax.process_index(), processes_of(mesh)
+    rows = size // count if size else multiple(len(episodes), parts)
+    if size % (parts * count):
+        raise ValueError(
+            f'micro_batch is {size} rows, expected a multiple of the {parts * count} devices of data x fsdp, or 0 for the whole batch.'
+        )
+    starts = range(0, len(episodes), rows)
+    sizes = agreed_sizes([episodes[start : start + rows] for start in starts], config, buckets, parts)
+    for start, exact in zip(starts, sizes, strict=True):
+        rollouts = collate(episodes[start : start + rows], config, exact, rows=rows)
         own = np.zeros_like(rollouts.loss_mask)
-        piece = advantages[start : start + size, : own.shape[1]]
+        piece = advantages[start : start + rows, : own.shape[1]]
         own[: piece.shape[0], : piece.shape[1]] = piece
-        batches.append(MicroBatch(rollouts, plan_chosen(rollouts.loss_mask, [longest]), own))
-    return batches
+        chosen = plan_chosen(rollouts.loss_mask, exact.chosen)
+        yield on_mesh(MicroBatch(as_part(rollouts, process, count), chosen, own), mesh)
 
 
 def policy_logprobs(
-    model: Qwen2_5_VL, params: Params, batch: MicroBatch, temperature: float
+    model: Qwen2_5_VL, params: Params, batch: MicroBatch, temperature: float, chunk: int
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
-    """Log-probs of the chosen tokens and the entropy where they were chosen, 0 elsewhere."""
+    """Log-probs of the chosen tokens and the entropy where they were chosen, 0 elsewhere; the logits of `chunk` tokens exist at a time."""
     rollouts, variables = batch.rollouts, {'params': params}
     features = model.apply(variables, rollouts.vision, method='encode_images')
     embeds = model.apply(variables, rollouts.ids, features, rollouts.feature_index, method='embed')
     hidden = model.apply(variables, embeds, rollouts.positions, method='hidden')
     head = partial(model.apply, variables, method='logits')
-    return chosen_logprobs(head, hidden, rollouts.ids, batch.chosen, temperature)
+    return chosen_logprobs(head, hidden, rollouts.ids, batch.chosen, temperature, chunk)
 
 
 def imitation(logp, entropy, batch: MicroBatch, denominators: Denominators) -> tuple[Float[Array, ''], Metrics]:
@@ -116,22 +139,32 @@ def reinforcement(settings: LossSettings) -> Objective:
 
 
 class Updater:
-    """The two jitted halves of an update, and the loop over micro-batches between them."""
+    """The jitted parts of an update, and the loop over micro-batches that joins them.
+
+    Attributes: first (gradient of a micro-batch), next (the same, added to a sum), apply (the optimizer's step).
+    """
 
     def __init__(
         self,
         model: Qwen2_5_VL,
         objective: Objective,
         optimizer: optax.GradientTransformation,
+        learner: Learner,
         temperature: float = 1.0,
         frozen: Sequence[str] = (),
         length: int = 1,
     ):
-        """`length` is the constant of the aggregation seq-mean-token-sum-norm, tokens."""
+        """
+        Args:
+            learner: what will be updated; only shapes and places of its arrays are read, they may be abstract. Results stay in these places.
+            length: the constant of the aggregation seq-mean-token-sum-norm, tokens.
+        """
+        places, state_places = shardings_of((learner.params, learner.opt_state))
+        chunk = logits_at_once(places)
 
         def loss(params, batch, denominators):
             params = optim.stop_frozen(params, optim.label(params, frozen))
-            logp, entropy = policy_logprobs(model, params, batch, temperature)
+            logp, entropy = policy_logprobs(model, params, batch, temperature, chunk)
             return objective(logp, entropy, batch, denominators)
 
         def accumulate(params, total, batch, denominators):
@@ -142,33 +175,40 @@ class Updater:
             return optim.apply(optimizer, params, opt_state, gradient, loss)
 
         self._length = length
-        self._first = jax.jit(jax.grad(loss, has_aux=True))
-        self._next = jax.jit(accumulate, donate_argnums=1)
-        self._apply = jax.jit(apply, donate_argnums=(0, 1))
+        self.first = jax.jit(jax.grad(loss, has_aux=True), out_shardings=(places, None))
+        self.next = jax.jit(accumulate, donate_argnums=1, out_shardings=(places, None))
+        self.apply = jax.jit(apply, donate_argnums=(0, 1), out_shardings=(places, state_places, None))
 
     def __call__(
         self, learner: Learner, batches: Iterable[MicroBatch], tokens: float, sequences: int
     ) -> tuple[Learner, Metrics]:
         """Updates the policy with a global batch of `sequences` episodes and `tokens` chosen tokens; the learner's arrays are given away."""
-        denominators = Denominators(jnp.float32(max(tokens, 1)), jnp.float32(sequences), jnp.float32(self._length))
+        denominators = Denominators(np.float32(max(tokens, 1)), np.float32(sequences), np.float32(self._length))
         total = None
         for batch in batches:
             if total is None:
-                total = self._first(learner.params, batch, denominators)
+                total = self.first(learner.params, batch, denominators)
             else:
-                total = self._next(learner.params, total, batch, denominators)
+                total = self.next(learner.params, total, batch, denominators)
         gradient, metrics = total
-        params, opt_state, numbers = self._apply(learner.params, learner.opt_state, gradient, metrics['loss'])
+        params, opt_state, numbers = self.apply(learner.params, learner.opt_state, gradient, metrics['loss'])
         return learner.advanced(params, opt_state), metrics | numbers
+
+
+def logits_at_once(places: Params) -> int:
+    """Tokens whose logits exist at a time: so many for each part of the batch."""
+    mesh = jax.tree.leaves(places)[0].mesh
+    return LOGITS_AT_ONCE * mesh.shape['data'] * mesh.shape['fsdp']
 
 
 class ReferencePolicy:
     """The policy that a KL term holds the learner to."""
 
     def __init__(self, model: Qwen2_5_VL, params: Params, temperature: float):
+        chunk = logits_at_once(shardings_of(params))
         self._params = params
-        self._logprobs = jax.jit(lambda params, batch: policy_logprobs(model, params, batch, temperature)[0])
+        self._logprobs = jax.jit(lambda params, batch: policy_logprobs(model, params, batch, temperature, chunk)[0])
 
     def annotate(self, batch: MicroBatch) -> MicroBatch:
         """The batch with this policy's log-probs of its chosen tokens."""
-        return replace(batch, reference_logprobs=np.asarray(self._logprobs(self._params, batch)))
+        return replace(batch, reference_logprobs=self._logprobs(self._params, batch))

@@ -34,6 +34,7 @@ Rope = tuple[Float[Array, 'B T H/2'], Float[Array, 'B T H/2']]  # cos, sin
 LayerCache = tuple[Float[Array, 'B S K H'], Float[Array, 'B S K H']]  # rotated keys, values
 Cache = tuple[LayerCache, ...]  # one per layer
 ACTIVATION = ('batch', 'length', 'embed')
+CACHE = ('batch', 'length', 'kv_heads', 'head')
 
 
 def embed_tokens(

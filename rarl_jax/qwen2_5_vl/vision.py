@@ -10,7 +10,7 @@ window block's attention is a plain batch; only the few full blocks gather q, k 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -136,6 +136,25 @@ def _inverse(index: Int[np.ndarray, 'I S'], size: int) -> Int[np.ndarray, 'R']:
     used = np.flatnonzero(flat < size)
     inverse[flat[used]] = used
     return inverse
+
+
+def as_part(batch: VisionBatch, part: int, parts: int) -> VisionBatch:
+    """These images as number `part` of `parts` equally padded pieces of a larger batch, whose arrays are those of the pieces end to end.
+
+    Indices then count from the larger batch's beginning, and padding points behind its end.
+    """
+
+    def moved(index: Int[np.ndarray, '...'], size: int) -> Int[np.ndarray, '...']:
+        return np.where(index < size, index + part * size, parts * size).astype(np.int32)
+
+    slots, merged = batch.slot_places.size, batch.slot_merged.size
+    return replace(
+        batch,
+        image_slots=moved(batch.image_slots, slots),
+        slot_places=moved(batch.slot_places, batch.image_slots.size),
+        merged_slots=moved(batch.merged_slots, merged),
+        slot_merged=moved(batch.slot_merged, batch.merged_slots.size),
+    )
 
 
 def encode(

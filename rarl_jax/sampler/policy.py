@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Bool, Float
 
-from rarl_jax.batches import round_up
+from rarl_jax.batches import on_mesh, round_up
 from rarl_jax.episode import Host
 from rarl_jax.qwen2_5_vl.images import Patches, PixelLimits
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params, unstack
 from rarl_jax.qwen2_5_vl.vision import VisionBuckets, plan_vision
 from rarl_jax.sampler.programs import encode_images
-
-_unstack = jax.jit(unstack)
+from rarl_jax.sharding import as_own, batch_sharding, constrain, own_mesh, shardings_of, whole_on_each
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,20 @@ class Policy:
     model: Qwen2_5_VL  # static; `scan` must be off
     params: Params  # layers apart, see `of`
     host: Host
+    mesh: Mesh  # this process's devices: rows are split over them
 
     @classmethod
-    def of(cls, model: Qwen2_5_VL, params: Params, host: Host) -> Policy:
-        """Takes the weights' layers apart, once for a whole rollout: slicing them at every token would read them twice."""
-        return cls(model.clone(scan=False, remat='none'), _unstack(params), host)
+    def of(cls, model: Qwen2_5_VL, params: Params, host: Host, mesh: Mesh) -> Policy:
+        """Makes the sampler's copy of the weights, once for a whole rollout. All processes call it together; what follows is each one's own.
+
+        Layers are taken apart (slicing them at every token would read them twice), cast to what activations are, and gathered from the
+        training's `mesh` to where every token needs them: only a tensor axis stays split.
+        """
+        own = own_mesh(mesh)
+        places, structure = jax.tree.flatten(shardings_of(params))
+        copied = copier(model, structure, tuple(places))(params)
+        sampling = model.clone(scan=False, remat='none', constrain=constrain(own))
+        return cls(sampling, jax.tree.map(as_own, copied), host, own)
 
     @property
     def banned(self) -> Bool[np.ndarray, 'V']:
@@ -41,6 +52,23 @@ class Policy:
         banned[list(self.host.chat.banned_ids)] = True
         banned[self.host.chat.vocab_size :] = True
         return banned
+
+
+@functools.cache
+def copier(model: Qwen2_5_VL, structure: PyTreeDef, places: tuple[NamedSharding, ...]) -> Callable[[Params], Params]:
+    """The program that makes the sampler's copy of params that live at `places`."""
+    whole = jax.tree.unflatten(structure, map(whole_on_each, places))
+    for part, layers, count in (
+        ('text', 'layers', model.config.text.num_layers),
+        ('vision', 'blocks', model.config.vision.depth),
+    ):
+        one = jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(*x.spec[1:])), whole[part][layers])
+        whole[part][layers] = (one,) * count
+
+    def copy(params):
+        return unstack(jax.tree.map(lambda x: x.astype(model.dtype), params))
+
+    return jax.jit(copy, out_shardings=whole)
 
 
 def encode(
@@ -57,15 +85,16 @@ def encode(
     merged = buckets.patches[0] // vision.merge_unit
     if not images:
         shape = (buckets.images[0], merged, policy.model.config.text.hidden_size)
-        return np.zeros(shape, policy.model.dtype), []
+        return on_mesh(np.zeros(shape, policy.model.dtype), policy.mesh), []
     features, rows = [], []
     for number, part in enumerate(_pack(windows, buckets.windows[0], buckets.images[0])):
         plan = plan_vision([images[index] for index in part], vision, buckets)
-        features.append(encode_images(policy.model, policy.params, plan))
+        features.append(encode_images(policy.model, policy.params, on_mesh(plan, policy.mesh)))
         rows += [(number * buckets.images[0] + place) * merged for place in range(len(part))]
     calls = 1 << (len(features) - 1).bit_length()
     features += features[-1:] * (calls - len(features))
-    return (features[0] if calls == 1 else jnp.concatenate(features)), rows
+    together = features[0] if calls == 1 else jnp.concatenate(features)
+    return jax.device_put(together, batch_sharding(policy.mesh, together.shape)), rows
 
 
 def _call_shape(

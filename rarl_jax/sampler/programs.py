@@ -6,19 +6,23 @@ chooses the next one, so a turn's last token costs no step of its own: it goes i
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rarl_jax.qwen2_5_vl import text
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params
-from rarl_jax.qwen2_5_vl.text import Cache
+from rarl_jax.qwen2_5_vl.text import Cache, LayerCache
 from rarl_jax.qwen2_5_vl.vision import VisionBatch
 from rarl_jax.sampler.choice import Choice, choose, uniforms
+from rarl_jax.sharding import ACTIVATION_RULES, spec
 
 
 @dataclass(frozen=True)
@@ -68,19 +72,36 @@ def prefill(model: Qwen2_5_VL, params: Params, features: Float[Array, 'I M D'], 
     hidden, cache = text.prefill(
         model.config.text, params['text'], cache, embeds, chunk.positions, attention=model.attention
     )
-    return _last(hidden, chunk.lengths), cache
+    return _last(hidden, chunk.lengths), pinned(model, cache)
 
 
-@partial(jax.jit, static_argnums=2)
-def take_rows(cache: Cache, rows: Int[Array, 'C'], length: int) -> Cache:
-    """The cache's `rows`, in a cache of `length` tokens: forks a prompt to its group, leaves finished rows out, or makes room."""
-    held = cache[0][0].shape[1]
+def pinned(model: Qwen2_5_VL, cache: Cache) -> Cache:
+    """The cache where the mesh wants it: rows over data and fsdp, heads over tensor."""
+    return jax.tree.map(lambda x: model.constrain(x, text.CACHE), cache)
 
-    def take(array):
-        array = array[rows]
-        return jnp.pad(array, ((0, 0), (0, max(length - held, 0)), (0, 0), (0, 0)))[:, :length]
 
-    return jax.tree.map(take, cache)
+def take_rows(layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh: Mesh) -> Cache:
+    """The cache's `rows`, in a cache of `length` tokens: forks a prompt to its group, leaves finished rows out, or makes room.
+
+    Empties `layers` one by one as they are copied, so that never more than one layer exists twice.
+    """
+    taken = []
+    while layers:
+        layer = layers.pop(0)
+        shape = (len(rows), length, *layer[0].shape[2:])
+        taken.append(_taker(NamedSharding(mesh, spec(shape, text.CACHE, mesh, ACTIVATION_RULES)))(layer, rows, length))
+    return tuple(taken)
+
+
+@functools.cache
+def _taker(place: NamedSharding) -> Callable[[LayerCache, Array, int], LayerCache]:
+    """Leaves its result at `place`, told in full: a shorter spec of the same place would compile the programs that follow once more."""
+
+    def take(layer, rows, length):
+        room = max(length - layer[0].shape[1], 0)
+        return jax.tree.map(lambda x: jnp.pad(x[rows], ((0, 0), (0, room), (0, 0), (0, 0)))[:, :length], layer)
+
+    return jax.jit(take, static_argnums=2, out_shardings=place)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -107,7 +128,7 @@ def append(
         model.config.text, params['text'], cache, embeds, chunk.positions, chunk.start, chunk.lengths, model.attention
     )
     uniform = uniforms(rules.keys, chunk.start + chunk.lengths, 1)[0]
-    return *_choose(program, params, _last(hidden, chunk.lengths), uniform, rules), cache
+    return *_choose(program, params, _last(hidden, chunk.lengths), uniform, rules), pinned(model, cache)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -148,7 +169,7 @@ def decode(
         return (state[0] < program.segment) & ((state[3] > 0).any() | (not program.early_exit))
 
     state = jax.lax.while_loop(goes_on, step, (0, cache, pending, left, ids, logprobs))
-    return state[4], state[5], state[1]
+    return state[4], state[5], pinned(program.model, state[1])
 
 
 def _decode_step(model, params, cache, pending, positions, start, active):

@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from input_pipeline.loader import Sample
-from rarl_jax.batches import feature_rows, positions_of, round_up
+from rarl_jax.batches import feature_rows, on_mesh, positions_of, round_up
 from rarl_jax.episode import Budget, Dialogue, Episode, view_page
 from rarl_jax.qwen2_5_vl.images import Patches
 from rarl_jax.qwen2_5_vl.text import Cache
@@ -27,6 +28,7 @@ from rarl_jax.sampler.controls import show_for
 from rarl_jax.sampler.policy import Policy, encode
 from rarl_jax.sampler.programs import Chunk, Program, Rules, append, decode, first_tokens, prefill, take_rows
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
+from rarl_jax.sharding import batch_parts, batch_sharding, everywhere
 
 Progress = Callable[[int, int], None]  # (episodes finished, episodes in all)
 SMALLEST_BATCH = 8  # rows; fewer are not worth a compilation
@@ -50,14 +52,19 @@ def rollout(
         ValueError: a prompt does not fit settings.budget.total_tokens.
     """
     asked = [_open(policy, sample, settings.budget, sampling, group) for group, sample in enumerate(samples)]
-    batch = Batch(policy, settings, sampling, asked, key)
-    while batch.rows:
-        batch.decode()
-        batch.append()
-        batch.compact()
-        if progress is not None:
-            progress(sum(d.finish_reason is not None for d in batch.dialogues), len(batch.dialogues))
-    return [dialogue.episode() for dialogue in batch.dialogues]
+    episodes: list[Episode] = []
+    together = max(settings.rows // sampling.samples, 1) if settings.rows else len(asked)
+    for start in range(0, len(asked), together):
+        batch = Batch(policy, settings, sampling, asked[start : start + together], key)
+        while batch.rows:
+            batch.decode()
+            batch.append()
+            batch.compact()
+            if progress is not None:
+                finished = sum(d.finish_reason is not None for d in batch.dialogues)
+                progress(len(episodes) + finished, len(asked) * sampling.samples)
+        episodes += [dialogue.episode() for dialogue in batch.dialogues]
+    return episodes
 
 
 def _open(policy: Policy, sample: Sample, budget: Budget, sampling: Sampling, group: int) -> Dialogue:
@@ -84,6 +91,13 @@ def _open(policy: Policy, sample: Sample, budget: Budget, sampling: Sampling, gr
     return dialogue
 
 
+def _idle(dialogue: Dialogue) -> Dialogue:
+    """A finished conversation in a row that belongs to nobody: rows must divide evenly over the devices."""
+    other = dialogue.copy(0)
+    other.finish_reason = 'stop'
+    return other
+
+
 class Batch:
     """Conversations under way, and their rows in the cache.
 
@@ -96,7 +110,9 @@ class Batch:
     ):
         self.policy, self.settings = policy, settings
         self.dialogues = [d if g == 0 else d.copy(g) for d in asked for g in range(sampling.samples)]
-        self.rows = list(self.dialogues)
+        idle = -len(self.dialogues) % batch_parts(policy.mesh)
+        self.rows = [*self.dialogues, *(_idle(asked[0]) for _ in range(idle))]
+        self._key = key
         self._program = Program(
             model=policy.model,
             choice=Choice(sampling.greedy, settings.top_k, settings.top_p < 1),
@@ -106,24 +122,30 @@ class Batch:
         )
         self._rules = Rules(
             keys=self._keys(key),
-            banned=policy.banned,
-            temperature=np.float32(1.0 if sampling.greedy else sampling.temperature),
-            top_p=np.float32(settings.top_p),
+            **everywhere(
+                {
+                    'banned': policy.banned,
+                    'temperature': np.float32(1.0 if sampling.greedy else sampling.temperature),
+                    'top_p': np.float32(settings.top_p),
+                },
+                policy.mesh,
+            ),
         )
-        self._start(asked, sampling.samples)
+        self._start(asked)
 
     # ---- the beginning: one prefill a question ----
 
-    def _start(self, asked: list[Dialogue], samples: int) -> None:
+    def _start(self, asked: list[Dialogue]) -> None:
         hidden, cache, places = self._prefill(asked)
-        group = np.repeat(np.arange(len(asked), dtype=np.int32), samples)
+        group = np.array([d.group - asked[0].group for d in self.rows], np.int32)
         self.cached = np.array([len(d.ids) for d in self.rows], np.int32)
         self.places = places[group]
         self._length = self._room(int(self.cached.max()) + self.settings.segment)
-        self._cache = take_rows(cache, group, self._length)
-        ids, logprobs = first_tokens(self._program, self.policy.params, hidden, group, self.cached, self._rules)
+        self._cache = take_rows(list(cache), group, self._length, self.policy.mesh)
+        told = self._put((group, self.cached))
+        ids, logprobs = first_tokens(self._program, self.policy.params, hidden, *told, self._rules)
         ids, logprobs = np.asarray(ids), np.asarray(logprobs)
-        for row, dialogue in enumerate(self.rows):
+        for row, dialogue in enumerate(self.dialogues):
             self._record(dialogue, ids[row : row + 1], logprobs[row : row + 1])
 
     def _prefill(self, asked: list[Dialogue]) -> tuple[Float[Array, 'Q D'], Cache, np.ndarray]:
@@ -135,12 +157,13 @@ class Batch:
             rows = first_rows[taken : taken + len(dialogue.images)]
             taken += len(dialogue.images)
             places[row] = self._fill(chunk, row, np.array(dialogue.ids, np.int32), dialogue.images, rows, 0, 0)
-        hidden, cache = prefill(self.policy.model, self.policy.params, features, chunk)
+        hidden, cache = prefill(self.policy.model, self.policy.params, features, self._put(chunk))
         return hidden, cache, places
 
     def _keys(self, key: Key[Array, '']) -> Key[Array, 'B']:
         questions = np.array([zlib.crc32(d.question_id.encode()) for d in self.rows], np.uint32)
-        return _row_keys(key, questions, np.array([d.sample for d in self.rows], np.uint32))
+        keys = _row_keys(key, questions, np.array([d.sample for d in self.rows], np.uint32))
+        return jax.device_put(keys, batch_sharding(self.policy.mesh, keys.shape))
 
     # ---- a segment of decoding ----
 
@@ -152,9 +175,8 @@ class Batch:
         steps = np.minimum(left, self.settings.segment)
         self._make_room(int((self.cached + steps).max()))
         pending = np.array([d.ids[-1] for d in self.rows], np.int32)
-        ids, logprobs, self._cache = decode(
-            self._program, self.policy.params, self._cache, pending, self.places, self.cached, left, self._rules
-        )
+        told = self._put((pending, self.places, self.cached, left))
+        ids, logprobs, self._cache = decode(self._program, self.policy.params, self._cache, *told, self._rules)
         ids, logprobs = np.asarray(ids), np.asarray(logprobs)
         counts = (ids >= 0).sum(axis=0)
         for row in np.flatnonzero(counts):
@@ -188,7 +210,7 @@ class Batch:
             self.places[row] = self._fill(chunk, row, ids, images, rows, self.cached[row], self.places[row])
         self._make_room(int((chunk.start + chunk.lengths).max()))
         ids, logprobs, self._cache = append(
-            self._program, self.policy.params, self._cache, features, chunk, self._rules
+            self._program, self.policy.params, self._cache, features, self._put(chunk), self._rules
         )
         ids, logprobs = np.asarray(ids), np.asarray(logprobs)
         self.cached += chunk.lengths
@@ -222,7 +244,7 @@ class Batch:
         """Leaves finished rows out once at most half of the rows are alive, so that few shapes are compiled."""
         alive = [row for row, d in enumerate(self.rows) if d.finish_reason is None]
         size = len(self.rows)
-        while size > SMALLEST_BATCH and len(alive) <= size // 2:
+        while size > SMALLEST_BATCH and len(alive) <= size // 2 and size // 2 % batch_parts(self.policy.mesh) == 0:
             size //= 2
         if not alive or size == len(self.rows):
             self.rows = self.rows if alive else []
@@ -231,14 +253,21 @@ class Batch:
         kept = np.array(sorted(alive + spare[: size - len(alive)]), np.int32)
         self.rows = [self.rows[row] for row in kept]
         self.cached, self.places = self.cached[kept], self.places[kept]
-        self._rules = dataclasses.replace(self._rules, keys=self._rules.keys[kept])
-        self._cache = take_rows(self._cache, kept, self._length)
+        self._rules = dataclasses.replace(self._rules, keys=self._keys(self._key))
+        self._take(kept)
 
     def _make_room(self, tokens: int) -> None:
         length = self._room(tokens)
         if length > self._length:
             self._length = length
-            self._cache = take_rows(self._cache, np.arange(len(self.rows), dtype=np.int32), length)
+            self._take(np.arange(len(self.rows), dtype=np.int32))
+
+    def _take(self, rows: Int[np.ndarray, 'C']) -> None:
+        layers, self._cache = list(self._cache), ()  # nobody else holds the old layers, so each goes when it is copied
+        self._cache = take_rows(layers, rows, self._length, self.policy.mesh)
+
+    def _put(self, batch: Any) -> Any:
+        return on_mesh(batch, self.policy.mesh)
 
     def _room(self, tokens: int) -> int:
         return round_up(tokens, self.settings.cache_lengths, 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import zlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +16,15 @@ from input_pipeline.loader import Sample
 from input_pipeline.schema import Question
 from input_pipeline.traces import Conversation, Exchange, Step
 from rarl_jax import chat
+from rarl_jax.context import load_policy
 from rarl_jax.episode import Budget, Episode, Host, replay
 from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.images import PixelLimits
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.small import SmallShape, write_small_folder
-from rarl_jax.qwen2_5_vl.weights import load_params
 from rarl_jax.sampler import programs, rollout
 from rarl_jax.sampler.policy import Policy
+from rarl_jax.sharding import RULES, MeshSettings, make_mesh
 from rarl_jax.zoom import ToolSettings
 
 SHAPE = SmallShape(
@@ -67,8 +69,8 @@ def host(**tool: object) -> Host:
 @functools.cache
 def policy() -> Policy:
     """Random weights, large enough that tokens differ and attention matters."""
-    config = Config.from_folder(folder())
-    return Policy.of(Qwen2_5_VL(config), load_params(folder(), config, jnp.float32), host())
+    model, mesh = Qwen2_5_VL(Config.from_folder(folder())), make_mesh(MeshSettings())
+    return Policy.of(model, load_policy(Path(folder()), model, mesh, RULES), host(), mesh)
 
 
 def page(seed: int = 0, width: int = 336, height: int = 448) -> Image.Image:

@@ -1,0 +1,134 @@
+"""On eight virtual devices: rollouts, gradients and whole updates through the run's own programs equal one device's, and compile once.
+
+Tolerance 1e-5: of a scalar to its value, of an array to the largest number of the same weight's gradient or change. A weight's change is
+told by the weight before and after, each rounded: that rounding is allowed on top.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from input_pipeline.traces import Step
+from rarl_jax.batches import Buckets
+from rarl_jax.context import load_policy
+from rarl_jax.losses import Denominators, LossSettings
+from rarl_jax.metrics import CompileCounter
+from rarl_jax.optim import OptimizerSettings, make_optimizer
+from rarl_jax.qwen2_5_vl.config import Config
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.sampler.policy import Policy
+from rarl_jax.sampler.rollout import rollout
+from rarl_jax.sampler.settings import SamplerSettings, Sampling
+from rarl_jax.sharding import RULES, MeshSettings, constrain, make_mesh
+from rarl_jax.update import Learner, Updater, micro_batches, reinforcement
+from tests.rarl_jax.small_policy import BUDGET, acted, folder, follow_script, host, sample
+
+ON_EIGHT = """
+import jax
+jax.config.update('jax_num_cpu_devices', 8)
+from tests.rarl_jax import test_eight_devices
+test_eight_devices.check_on_eight_devices()
+"""
+MESHES = (MeshSettings(fsdp=8), MeshSettings(fsdp=4, tensor=2), MeshSettings(data=2, fsdp=2, tensor=2))
+CLOSE = 1e-5
+STEPS, EPISODES, ROWS = 5, 16, 8  # updates, episodes of each, rows of a micro-batch
+# eps: Adam divides by the gradient's size, and would turn what is nothing but rounding into a step of full length.
+OPTIMIZER = OptimizerSettings(learning_rate=1e-2, eps=1e-2, weight_decay=0.1, frozen=('vision',))
+SAMPLER = SamplerSettings(budget=BUDGET, segment=8, lengths=(192,), cache_lengths=(320,))
+BOX = (40.0, 60.0, 140.0, 200.0)
+ZOOM, ANSWER = (Step(box=BOX), Step(answer='running')), (Step(answer='sitting'),)
+
+
+@pytest.mark.slow
+def test_on_eight_devices():
+    command = [sys.executable, '-c', ON_EIGHT]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------- runs in a process of its own
+
+
+def check_on_eight_devices():
+    assert jax.device_count() == 8
+    alone = everything(MeshSettings(), zooms=True)
+    for settings in MESHES:
+        found = everything(settings, zooms=settings is MESHES[-1])
+        for mine, theirs in zip(found['episodes'], alone['episodes'], strict=False):
+            assert mine.ids.tolist() == theirs.ids.tolist()
+            assert_close(mine.sample_logprobs, theirs.sample_logprobs)
+        np.testing.assert_allclose(found['loss'], alone['loss'], rtol=CLOSE)
+        jax.tree.map(assert_close, found['gradient'], alone['gradient'])
+        rounding = jax.tree.map(lambda x: np.finfo(np.float32).eps * np.abs(x).max(), alone['before'])
+        for mine, theirs in zip(found['changes'], alone['changes'], strict=True):
+            jax.tree.map(assert_close, mine, theirs, rounding)
+        assert found['compiled'] == [], 'a later update compiled something'
+
+
+def assert_close(mine, theirs, rounding=0.0):
+    assert np.abs(mine - theirs).max() <= CLOSE * np.abs(theirs).max() + rounding
+
+
+def everything(settings, zooms):
+    """What a mesh makes of the same policy, pages and episodes."""
+    mesh = make_mesh(settings)
+    model = Qwen2_5_VL(Config.from_folder(folder()), scan=True, remat='attention', constrain=constrain(mesh))
+    params = load_policy(Path(folder()), model, mesh, RULES)
+    policy = Policy.of(model, params, host(), mesh)
+    episodes = [*sampled(policy), *(zoomed(policy) if zooms else [])]
+    return {'episodes': episodes} | updates(model, params, mesh)
+
+
+def sampled(policy):
+    """Conversations of a policy of random weights; five rows of eight or four leave some idle."""
+    return rollout(policy, [sample(0)], SAMPLER, Sampling(samples=5, crop='oracle'), jax.random.key(3))
+
+
+def zoomed(policy):
+    """Conversations that follow a script and append crops."""
+    samples = [sample(number) for number in range(5)]
+    with pytest.MonkeyPatch.context() as patch:
+        follow_script(patch, [acted(s, *(ANSWER if n == 1 else ZOOM)) for n, s in enumerate(samples)])
+        episodes = rollout(policy, samples, SAMPLER, Sampling(temperature=0.7), jax.random.key(0))
+    assert [len(e.images) for e in episodes] == [2, 1, 2, 2, 2]
+    return episodes
+
+
+def updates(model, params, mesh):
+    """Some updates of two micro-batches each, and the first gradient on its own."""
+    optimizer = make_optimizer(OPTIMIZER, params, STEPS)
+    learner = Learner.start(params, optimizer, None)
+    updater = Updater(
+        model, reinforcement(LossSettings(entropy_weight=0.01)), optimizer, learner, frozen=OPTIMIZER.frozen
+    )
+    before, tokens = jax.device_get(params)['text'], sum(e.loss_mask.sum() for e in episodes())
+    denominators = Denominators(np.float32(tokens), np.float32(EPISODES), np.float32(1))
+    gradient, _ = updater.first(params, next(batches(model, mesh)), denominators)
+    gradient, counter, changes = jax.device_get(gradient)['text'], CompileCounter(), []
+    for step in range(STEPS):
+        learner, metrics = updater(learner, batches(model, mesh), float(tokens), EPISODES)
+        changes.append(jax.tree.map(np.subtract, jax.device_get(learner.params)['text'], before))
+        if step == 0:
+            loss = float(metrics['loss'])
+            counter.take()
+    compiled = counter.names
+    counter.close()
+    assert all(len(x.sharding.spec) == x.ndim for x in jax.tree.leaves((learner.params, learner.opt_state)))
+    return {'loss': loss, 'gradient': gradient, 'changes': changes, 'before': before, 'compiled': compiled}
+
+
+def episodes():
+    return [acted(sample(n // 4), *(ANSWER if n % 4 == 1 else ZOOM), group=n // 4) for n in range(EPISODES)]
+
+
+def batches(model, mesh):
+    rng = np.random.default_rng(1)
+    own = episodes()
+    width = max(len(e.ids) for e in own)
+    mask = np.stack([np.pad(e.loss_mask, (0, width - len(e.ids))) for e in own])
+    advantages = (rng.standard_normal((EPISODES, 1)) * mask).astype(np.float32)
+    return micro_batches(own, advantages, model.config, Buckets(), ROWS, mesh)
