@@ -13,6 +13,7 @@ from configs._parts import small_model, small_run, to_config
 from input_pipeline.schema import TASKS, Task
 from input_pipeline.synthetic import DrawSettings
 from input_pipeline.tasks import TaskSettings
+from rarl_jax.batches import Buckets
 from rarl_jax.episode import Budget
 from rarl_jax.losses import LossSettings
 from rarl_jax.optim import OptimizerSettings
@@ -22,6 +23,14 @@ from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, EvaluateSettings, ModelSettings, RlSettings, RunSettings
 from rarl_jax.sharding import MeshSettings
 
+# A compilation of the 7B update takes minutes: few shapes. A group shares a page and zooms up to four times an episode.
+BUCKETS = Buckets(
+    lengths=(4096, 8192, 16_384, 24_576),
+    images=(24, 40),
+    windows=(640, 1280, 3200),
+    patches=(8192,),
+    chosen=(1024, 4096, 20_480),
+)
 RECOGNITION: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
 REORDER: tuple[Task, ...] = ('dialogue_reordering', 'panel_reordering')
 CHARACTER: tuple[Task, ...] = ('character_counting', 'character_identification')
@@ -50,8 +59,15 @@ def get_config(variant: str = '') -> ConfigDict:
                 attention='cudnn',
             ),
             data=DataSettings(),
+            # 256 rows of a full cache take 45 GB of each GPU; the 1,024 episodes of a step are decoded in four rounds.
             sampler=SamplerSettings(
-                budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576), segment=64, early_exit=False
+                budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576),
+                rows=256,
+                segment=64,
+                early_exit=False,
+                patches_at_once=65_536,
+                lengths=(512, 1280, 2560, 3584),
+                cache_lengths=(4096, 8192, 12_288, 16_384, 24_576),
             ),
             mesh=MeshSettings(fsdp=8),
             stages=tuple(stages),
@@ -77,7 +93,9 @@ def recipe(smoke: bool) -> dict[str, RlSettings | EvaluateSettings]:
             reward=reward,
             optimizer=OptimizerSettings(learning_rate=1e-6, b2=0.99, frozen=('vision',)),
             loss=LossSettings(clip_high=0.28),
-            micro_batch=4 if smoke else 16,
+            # A row for each GPU: two of 24,576 tokens would keep 100 GB of activations.
+            micro_batch=4 if smoke else 8,
+            buckets=Buckets() if smoke else BUCKETS,
         )
 
     return {

@@ -144,14 +144,19 @@ def as_part(rollouts: Rollouts, part: int, parts: int) -> Rollouts:
 
 
 def on_mesh(batch: Any, mesh: Mesh) -> Any:
-    """A batch's host arrays where the mesh wants them, split by rows. The rows of M-RoPE's positions [3 B T] are their second axis."""
+    """A batch's host arrays where the mesh wants them, split by rows."""
+    return put_batch(batch, mesh, batch_axes(batch))
 
-    def axis(path: tuple, array: np.ndarray) -> int:
-        if np.ndim(array) == 3 and path and path[-1] == GetAttrKey('positions'):
+
+def batch_axes(batch: Any) -> Any:
+    """Which axis of each array counts the rows: the first; the second of M-RoPE's positions [3 B T]; -1 for a scalar, which has none."""
+
+    def axis(path: tuple, array: Any) -> int:
+        if len(np.shape(array)) == 3 and path and path[-1] == GetAttrKey('positions'):
             return 1
-        return 0 if np.ndim(array) else -1
+        return 0 if np.shape(array) else -1
 
-    return put_batch(batch, mesh, jax.tree_util.tree_map_with_path(axis, batch))
+    return jax.tree_util.tree_map_with_path(axis, batch)
 
 
 def positions_of(

@@ -40,6 +40,15 @@ def check_config_path(argv: list[str]) -> None:
 
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
+_PREFLIGHT = flags.DEFINE_bool(
+    'preflight', False, 'Compile for the mesh without weights or GPUs, and tell whether it fits.'
+)
+_DEVICE_GB = flags.DEFINE_float('device_gb', 80.0, "Preflight: a device's memory, 10^9 bytes.")
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', '', 'Several processes: HOST:PORT of the first, or auto on a cluster.'
+)
+_PROCESSES = flags.DEFINE_integer('processes', 1, 'How many processes the run has; known with --coordinator=auto.')
+_PROCESS = flags.DEFINE_integer('process', 0, 'Which of them this one is, from 0; known with --coordinator=auto.')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Where the run writes; runs/NAME of the config if left out.')
 
 
@@ -47,8 +56,12 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f'Unknown arguments {argv[1:]}: every setting is written --config.key=value.')
     logging.set_verbosity(logging.WARNING)  # the libraries tell their every step
-    from rarl_jax import run  # after the flags: --help answers without loading JAX
+    from rarl_jax import preflight, processes, run  # after the flags: --help answers without loading JAX
 
+    if _PREFLIGHT.value:
+        sys.exit(not preflight.preflight(_CONFIG.value, _DEVICE_GB.value, _PROCESSES.value))
+    if _COORDINATOR.value:
+        processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS['config']).rpartition('.py')[0]).name
     workdir = Path(_WORKDIR.value or f'runs/{name}').resolve()
     run.run(_CONFIG.value, workdir)

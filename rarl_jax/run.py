@@ -124,7 +124,7 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     data_dir = prepare_data(settings.data, workdir, settings.seed, console)
     folder = prepare_model(settings.model, data_dir, workdir, settings.seed)
     mesh = make_mesh(settings.mesh)
-    model = build_model(settings.model, folder, mesh)
+    model = build_model(settings.model, Config.from_folder(folder), mesh)
     chat = Chat.from_folder(folder)
     checkpoints = Checkpoints(workdir / 'checkpoints', settings.keep_checkpoints)
     saved = checkpoints.latest()
@@ -151,9 +151,9 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     return this
 
 
-def build_model(settings: ModelSettings, folder: Path, mesh: Mesh) -> Qwen2_5_VL:
+def build_model(settings: ModelSettings, config: Config, mesh: Mesh) -> Qwen2_5_VL:
     return Qwen2_5_VL(
-        Config.from_folder(folder),
+        config,
         dtype=jnp.dtype(settings.dtype),
         param_dtype=jnp.dtype(settings.param_dtype),
         scan=settings.scan_layers,

@@ -46,6 +46,14 @@ class Learner:
         places = optimizer_shardings(optimizer, params, shardings_of(params))
         return cls(params, jax.jit(optimizer.init, out_shardings=places)(params), 0, batches)
 
+    @classmethod
+    def abstract(cls, params: Params, optimizer: optax.GradientTransformation) -> Learner:
+        """The same without numbers: `params` are shapes with shardings, and so is what it holds."""
+        places = optimizer_shardings(optimizer, params, shardings_of(params))
+        state = jax.eval_shape(optimizer.init, params)
+        state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
+        return cls(params, state, 0, None)
+
     def advanced(self, params: Params, opt_state: optax.OptState) -> Learner:
         """One update further."""
         return replace(self, params=params, opt_state=opt_state, step=self.step + 1)

@@ -20,6 +20,7 @@ Constrain = Callable[
     [Array, tuple[str, ...]], Array
 ]  # (activation, logical axes) -> the same with a sharding constraint
 SAVED = ('query', 'key', 'value', 'attended')
+SCORES_AT_ONCE = 1 << 30  # attention scores that 'xla' holds, over all devices; cudnn holds none
 
 
 def unconstrained(x: Array, axes: tuple[str, ...]) -> Array:
@@ -70,10 +71,49 @@ def attend(
 ) -> Float[Array, 'B T N H']:
     """softmax(q k' / sqrt(H)) v with grouped heads, scores and softmax in float32."""
     q, k, v = (checkpoint_name(x, name) for x, name in zip((q, k, v), SAVED, strict=False))
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, is_causal=causal, key_value_seq_lengths=key_lengths, implementation=implementation
-    )
+    rows_at_once = SCORES_AT_ONCE // (q.shape[0] * q.shape[2] * k.shape[1])
+    if implementation == 'xla' and rows_at_once < q.shape[1]:
+        out = attend_in_blocks(q, k, v, mask, causal, key_lengths, max(rows_at_once, 1))
+    else:
+        out = jax.nn.dot_product_attention(
+            q, k, v, mask=mask, is_causal=causal, key_value_seq_lengths=key_lengths, implementation=implementation
+        )
     return checkpoint_name(out, SAVED[3])
+
+
+def attend_in_blocks(
+    q: Float[Array, 'B T N H'],
+    k: Float[Array, 'B S K H'],
+    v: Float[Array, 'B S K H'],
+    mask: Bool[Array, 'B 1 T S'] | None,
+    causal: bool,
+    key_lengths: Int[Array, 'B'] | None,
+    size: int,
+) -> Float[Array, 'B T N H']:
+    """Attention, `size` queries at a time and their scores recomputed in the backward pass: those of a long row would fill any memory."""
+    t, s = q.shape[1], k.shape[1]
+    padding = -t % size
+    starts = jnp.arange(0, t + padding, size)
+    blocks = jnp.moveaxis(_pad_queries(q, 1, padding).reshape(len(q), -1, size, *q.shape[2:]), 1, 0)
+    masks = (
+        None if mask is None else jnp.moveaxis(_pad_queries(mask, 2, padding).reshape(len(mask), 1, -1, size, s), 2, 0)
+    )
+
+    def one(block):
+        start, queries, seen = block
+        if causal:
+            earlier = (jnp.arange(s) <= start + jnp.arange(size)[:, None])[None, None]
+            seen = earlier if seen is None else seen & earlier
+        return jax.nn.dot_product_attention(
+            queries, k, v, mask=seen, key_value_seq_lengths=key_lengths, implementation='xla'
+        )
+
+    out = jax.lax.map(jax.checkpoint(one), (starts, blocks, masks))
+    return jnp.moveaxis(out, 0, 1).reshape(len(q), t + padding, *q.shape[2:])[:, :t]
+
+
+def _pad_queries(x: Array, axis: int, padding: int) -> Array:
+    return jnp.pad(x, [(0, padding if each == axis else 0) for each in range(x.ndim)])
 
 
 def rematerialised(layer: Callable, remat: Remat) -> Callable:

@@ -57,7 +57,13 @@ class Policy:
 @functools.cache
 def copier(model: Qwen2_5_VL, structure: PyTreeDef, places: tuple[NamedSharding, ...]) -> Callable[[Params], Params]:
     """The program that makes the sampler's copy of params that live at `places`."""
-    whole = jax.tree.unflatten(structure, map(whole_on_each, places))
+    copy, copied = copied_places(model, jax.tree.unflatten(structure, places))
+    return jax.jit(copy, out_shardings=copied)
+
+
+def copied_places(model: Qwen2_5_VL, places: Params) -> tuple[Callable[[Params], Params], Params]:
+    """What makes the sampler's copy, and where the copy of params at `places` lives."""
+    whole = jax.tree.map(whole_on_each, places)
     for part, layers, count in (
         ('text', 'layers', model.config.text.num_layers),
         ('vision', 'blocks', model.config.vision.depth),
@@ -68,7 +74,7 @@ def copier(model: Qwen2_5_VL, structure: PyTreeDef, places: tuple[NamedSharding,
     def copy(params):
         return unstack(jax.tree.map(lambda x: x.astype(model.dtype), params))
 
-    return jax.jit(copy, out_shardings=whole)
+    return copy, whole
 
 
 def encode(

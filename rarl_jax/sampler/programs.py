@@ -88,9 +88,14 @@ def take_rows(layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh
     taken = []
     while layers:
         layer = layers.pop(0)
-        shape = (len(rows), length, *layer[0].shape[2:])
-        taken.append(_taker(NamedSharding(mesh, spec(shape, text.CACHE, mesh, ACTIVATION_RULES)))(layer, rows, length))
+        place = cache_sharding((len(rows), length, *layer[0].shape[2:]), mesh)
+        taken.append(_taker(place)(layer, rows, length))
     return tuple(taken)
+
+
+def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Of keys or values [B S K H]."""
+    return NamedSharding(mesh, spec(shape, text.CACHE, mesh, ACTIVATION_RULES))
 
 
 @functools.cache

@@ -1,0 +1,190 @@
+"""Lowers and compiles the run's own programs from shapes, and reads off what each device holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from rarl_jax.batches import multiple
+from rarl_jax.losses import Denominators
+from rarl_jax.optim import make_optimizer
+from rarl_jax.preflight.flops import count_flops
+from rarl_jax.preflight.shapes import (
+    Largest,
+    abstract,
+    abstract_rows,
+    image_shape,
+    integers,
+    micro_batch,
+)
+from rarl_jax.qwen2_5_vl import text
+from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
+from rarl_jax.qwen2_5_vl.params import Params, abstract_params, logical_axes
+from rarl_jax.sampler.choice import Choice
+from rarl_jax.sampler.policy import copied_places
+from rarl_jax.sampler.programs import Program, Rules, cache_sharding, decode
+from rarl_jax.settings import RlSettings, RunSettings
+from rarl_jax.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
+from rarl_jax.update import Learner, Updater, imitation, reinforcement
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes on the fullest device, and operations of all devices together."""
+
+    parameters: int
+    optimizer: int
+    reference: int  # weights of the policy that a KL term looks at; 0 = none
+    gradients: int  # their sum over micro-batches
+    batch: int  # the arrays of a micro-batch
+    update: int  # temporaries of a micro-batch's passes: kept activations, its own gradient, what is at work
+    step: int  # temporaries of the optimizer's step
+    sampler: int  # its copy of the weights
+    cache: int  # keys and values, all rows at their full length
+    decoding: int  # temporaries
+    update_flops: int  # of a micro-batch
+    decode_flops: int  # of one token for every row of a process
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Bytes at the height of each part of a training step."""
+        resident = self.parameters + self.optimizer + self.reference
+        return {
+            'decoding': resident + self.sampler + self.cache + self.decoding,
+            'gradient': resident + self.gradients + self.batch + self.update,
+            'optimizer step': resident + self.gradients + self.step,
+        }
+
+
+def measure(settings: RunSettings, model: Qwen2_5_VL, largest: Largest, processes: int, mesh: Mesh) -> Needs:
+    """What the largest update and decoding take on `mesh`. ValueError if the micro-batch does not divide over its devices."""
+    stage = settings.stage[largest.stage]
+    if largest.rows % batch_parts(mesh):
+        raise ValueError(
+            f'config.stage.{largest.stage}.micro_batch is {largest.rows}, expected a multiple of data x fsdp = {batch_parts(mesh)}.'
+        )
+    weights = abstract_params(model.config, model.param_dtype)
+    places = param_shardings(weights, logical_axes(model.config), mesh, settings.mesh.rules)
+    params = abstract(weights, places)
+    optimizer = make_optimizer(stage.optimizer, params, stage.steps)
+    learner = Learner.abstract(params, optimizer)
+    updates = measure_update(settings, model, learner, optimizer, largest, mesh)
+    own = sampler_mesh(mesh, processes)
+    return Needs(
+        parameters=bytes_of(params),
+        optimizer=bytes_of(learner.opt_state),
+        reference=bytes_of(params) if isinstance(stage, RlSettings) and stage.loss.kl_weight else 0,
+        gradients=bytes_of(params),
+        **updates,
+        **measure_decoding(settings, model, params, largest, own),
+    )
+
+
+def measure_update(
+    settings: RunSettings, model: Qwen2_5_VL, learner: Learner, optimizer: Any, largest: Largest, mesh: Mesh
+) -> dict[str, int]:
+    """Of a micro-batch behind the first, whose gradient is added to the sum, and of the optimizer's step."""
+    stage = settings.stage[largest.stage]
+    objective = reinforcement(stage.loss) if isinstance(stage, RlSettings) else imitation
+    updater = Updater(model, objective, optimizer, learner, frozen=stage.optimizer.frozen)
+    vision = model.config.vision
+    images = image_shape(settings, largest, vision, batch_parts(mesh))
+    batch = abstract_rows(micro_batch(largest, images, vision), mesh)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    denominators = Denominators(number, number, number)
+    _, metrics = jax.eval_shape(updater.first, learner.params, batch, denominators)
+    metrics = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh, 0)), metrics)
+    traced = updater.next.trace(learner.params, (learner.params, metrics), batch, denominators)
+    applied = updater.apply.trace(learner.params, learner.opt_state, learner.params, number)
+    return {
+        'batch': bytes_of(batch),
+        'update': temporaries(traced),
+        'step': temporaries(applied),
+        'update_flops': count_flops(traced.jaxpr),
+    }
+
+
+def measure_decoding(
+    settings: RunSettings, model: Qwen2_5_VL, params: Params, largest: Largest, mesh: Mesh
+) -> dict[str, int]:
+    """Of one segment, every row's cache at its full length. `mesh` holds one process's devices.
+
+    Compiled in float32: a CPU adds to a bfloat16 cache by way of a float32 copy of all of it, which no GPU needs.
+    """
+    sampling = model.clone(scan=False, remat='none', constrain=constrain(mesh))
+    wide = sampling.clone(dtype=jnp.float32)
+    rows = multiple(largest.decoded, batch_parts(mesh))
+    weights, cache = abstract_copy(wide, params, mesh), abstract_cache(wide, rows, largest.cached, mesh)
+    traced = decode.trace(
+        decode_program(wide, settings),
+        weights,
+        cache,
+        *abstract_rows((integers(rows),) * 4, mesh),
+        abstract_rules(wide, rows, mesh),
+    )
+    return {
+        'sampler': bytes_of(abstract_copy(sampling, params, mesh)),
+        'cache': bytes_of(abstract_cache(sampling, rows, largest.cached, mesh)),
+        'decoding': temporaries(traced),
+        'decode_flops': count_flops(traced.jaxpr),
+    }
+
+
+def decode_program(model: Qwen2_5_VL, settings: RunSettings) -> Program:
+    """What a rollout of the run compiles; the number of a stop token changes nothing."""
+    sampler = settings.sampler
+    return Program(
+        model=model,
+        choice=Choice(False, sampler.top_k, sampler.top_p < 1),
+        stop_ids=(0,),
+        segment=sampler.segment,
+        early_exit=sampler.early_exit,
+    )
+
+
+def abstract_copy(model: Qwen2_5_VL, params: Params, mesh: Mesh) -> Params:
+    """The sampler's weights."""
+    copy, places = copied_places(model, shardings_of(params))
+    return abstract(jax.eval_shape(copy, params), jax.tree.map(lambda x: NamedSharding(mesh, x.spec), places))
+
+
+def abstract_rules(model: Qwen2_5_VL, rows: int, mesh: Mesh) -> Rules:
+    """How tokens are drawn, without the numbers."""
+    keys = abstract_rows(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)), mesh)
+    vocabulary = (model.config.text.vocab_size,)
+    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh, 0))
+    return Rules(keys, jax.ShapeDtypeStruct(vocabulary, jnp.bool_, sharding=replicated(mesh, 1)), number, number)
+
+
+def abstract_cache(model: Qwen2_5_VL, rows: int, length: int, mesh: Mesh) -> text.Cache:
+    """The sampler's keys and values."""
+    cache = jax.eval_shape(lambda: text.init_cache(model.config.text, rows, length, model.dtype))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(x.shape, mesh)), cache)
+
+
+def sampler_mesh(mesh: Mesh, processes: int) -> Mesh:
+    """The devices of one of the run's processes, as `sharding.own_mesh` will arrange them."""
+    devices, tensor = mesh.devices.ravel()[: mesh.size // processes], mesh.shape['tensor']
+    if len(devices) % tensor or mesh.size % processes:
+        raise ValueError(
+            f'{processes} processes do not share {mesh.size} devices in whole tensor axes of {tensor}: correct --processes or config.mesh.'
+        )
+    if processes == 1:
+        return mesh
+    return Mesh(np.array(devices).reshape(1, -1, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def temporaries(traced: Any) -> int:
+    """Bytes a device that the compiler plans beside a program's arguments and results."""
+    return traced.lower().compile().memory_analysis().temp_size_in_bytes
+
+
+def bytes_of(arrays: Any) -> int:
+    """Bytes that a device holds of (abstract) arrays."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(arrays))

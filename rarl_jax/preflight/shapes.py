@@ -1,0 +1,160 @@
+"""The largest arrays that a config allows, as shapes without content."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from rarl_jax.batches import Rollouts, batch_axes, multiple, round_up
+from rarl_jax.qwen2_5_vl.config import VisionConfig
+from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.qwen2_5_vl.vision import VisionBatch
+from rarl_jax.settings import EvaluateSettings, RlSettings, RunSettings, SftSettings
+from rarl_jax.sharding import batch_sharding, replicated
+from rarl_jax.update import MicroBatch
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The sizes of a training step at its worst, over all devices unless it says otherwise."""
+
+    stage: str  # whose update it is
+    rows: int  # of a micro-batch
+    length: int  # tokens of a row
+    chosen: int  # of them chosen by the policy
+    images: int  # of a micro-batch
+    windows: int  # of them, if the config has buckets; 0 = as many as the pixel limits allow
+    micro_batches: int  # of an update
+    group: int  # episodes that stay together
+    decoded: int  # rows that a process decodes together
+    cached: int  # tokens of a row of the cache
+
+
+def largest_of(settings: RunSettings, processes: int) -> Largest:
+    """The stage whose micro-batches have most tokens, and the most rows that any stage decodes. ValueError if no stage has conversations."""
+    named = [(name, settings.stage[name]) for name in settings.stages]
+    trained = [
+        largest_update(name, stage, settings, processes)
+        for name, stage in named
+        if isinstance(stage, RlSettings | SftSettings)
+    ]
+    if not trained:
+        raise ValueError(
+            f'--preflight: none of the stages {list(settings.stages)} is of kind rl or sft; give a config that trains.'
+        )
+    most = max(trained, key=lambda each: each['rows'] * each['length'])
+    sampler = settings.sampler
+    decoded = max(multiple(rows, processes) // processes for rows in map(asked, (stage for _, stage in named)))
+    return Largest(
+        **most,
+        decoded=min(decoded, sampler.rows or decoded),
+        cached=max(sampler.cache_lengths, default=round_up(sampler.budget.total_tokens, (), 32)),
+    )
+
+
+def asked(stage: Any) -> int:
+    """Episodes that a stage decodes at a time, if nothing bounds them; 1 where it decodes none."""
+    if isinstance(stage, RlSettings):
+        return stage.questions * stage.group_size
+    return stage.batch_size * stage.samples if isinstance(stage, EvaluateSettings) else 1
+
+
+def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSettings, processes: int) -> dict[str, Any]:
+    """The largest buckets, which are each process's, or where there are none what the budget allows."""
+    budget, buckets = settings.sampler.budget, stage.buckets
+    if isinstance(stage, RlSettings):
+        episodes, group, chosen = asked(stage), stage.group_size, budget.max_turns * budget.turn_tokens
+    else:
+        episodes, group, chosen = stage.pages * (stage.crops_a_page if stage.traces.crop else 1), 1, budget.total_tokens
+    rows = stage.micro_batch or episodes
+    length = max(buckets.lengths, default=round_up(budget.total_tokens, (), 16))
+    crops = rows * settings.sampler.tool.max_crops
+    return {
+        'stage': name,
+        'rows': rows,
+        'length': length,
+        'chosen': max(buckets.chosen, default=round_up(min(chosen, length), (), 8)),
+        'images': processes * max(buckets.images) if buckets.images else round_up(-(-rows // group) + crops),
+        'windows': processes * max(buckets.windows, default=0),
+        'micro_batches': -(-episodes // rows),
+        'group': group,
+    }
+
+
+def image_shape(settings: RunSettings, largest: Largest, vision: VisionConfig, parts: int) -> tuple[int, int, int]:
+    """Images, windows and patches of the largest image, of the whole micro-batch."""
+    buckets, page, crop = settings.stage[largest.stage].buckets, settings.model.page, settings.model.crop
+    pages = min(-(-largest.rows // largest.group), largest.images)
+    windows = pages * windows_of(page, vision) + (largest.images - pages) * windows_of(crop, vision)
+    patches = page.max_pixels // vision.patch_size**2
+    return (
+        multiple(largest.images, parts),
+        multiple(largest.windows or round_up(windows), parts),
+        max(buckets.patches, default=round_up(patches, (), vision.merge_unit)),
+    )
+
+
+def windows_of(limits: PixelLimits, vision: VisionConfig) -> int:
+    """Windows of a square image as large as allowed."""
+    return math.ceil(math.sqrt(limits.max_pixels) / vision.window_size) ** 2
+
+
+def abstract(arrays: Any, places: Any) -> Any:
+    """Shapes and dtypes with a sharding each."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arrays, places)
+
+
+def abstract_rows(batch: Any, mesh: Mesh) -> Any:
+    """A batch of shapes where `batches.on_mesh` would put it."""
+
+    def place(x: jax.ShapeDtypeStruct, axis: int) -> jax.ShapeDtypeStruct:
+        sharding = replicated(mesh, len(x.shape)) if axis < 0 else batch_sharding(mesh, x.shape, axis)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(place, batch, batch_axes(batch))
+
+
+def integers(*shape: int) -> Int[np.ndarray, '...']:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def floats(*shape: int) -> Float[np.ndarray, '...']:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def micro_batch(largest: Largest, images: tuple[int, int, int], vision: VisionConfig) -> MicroBatch:
+    """The arrays that `update.micro_batches` makes, without content."""
+    b, t = largest.rows, largest.length
+    rollouts = Rollouts(
+        ids=integers(b, t),
+        positions=integers(3, b, t),
+        lengths=integers(b),
+        loss_mask=floats(b, t),
+        sample_logprobs=floats(b, t),
+        feature_index=integers(b, t),
+        vision=vision_batch(*images, vision),
+        group=integers(b),
+        advantages=floats(b),
+    )
+    return MicroBatch(rollouts, integers(b, largest.chosen), floats(b, t))
+
+
+def vision_batch(i: int, w: int, s: int, vision: VisionConfig) -> VisionBatch:
+    slots, unit = vision.window_patches, vision.merge_unit
+    return VisionBatch(
+        pixels=floats(w, slots, vision.patch_dim),
+        coordinates=integers(w, slots, 2),
+        window_lengths=integers(w),
+        image_slots=integers(i, s),
+        slot_places=integers(w * slots),
+        image_lengths=integers(i),
+        merged_slots=integers(i, s // unit),
+        slot_merged=integers(w * slots // unit),
+    )

@@ -1,0 +1,88 @@
+"""Two processes on this machine, one device each, make of a run what one process makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 600  # seconds; gloo swallows SIGTERM, so what is late is killed
+# One update with rewards, moments and an evaluation. eps: Adam would turn what is nothing but rounding into a step of full length.
+RUN = (
+    '--config=configs/quickstart.py:smoke',
+    "--config.stages=('main', 'rarl')",
+    "--config.compare=('rarl:zoom',)",
+    "--config.stage.rarl.modes=('zoom',)",
+    '--config.stage.main.optimizer.eps=1e-2',
+)
+
+
+def launch(workdir: Path, count: int) -> list[subprocess.CompletedProcess]:
+    """Types the command once for each process, with one device each, and waits for all."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, '-m', 'rarl_jax.main', *RUN, f'--workdir={workdir}', f'--config.mesh.fsdp={count}']
+    several = [f'--coordinator=localhost:{port}', f'--processes={count}']
+    started = [
+        subprocess.Popen(
+            command + ([*several, f'--process={number}'] if count > 1 else []),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for number in range(count)
+    ]
+    try:
+        return [subprocess.CompletedProcess(command, each.wait(LIMIT), each.stdout.read()) for each in started]
+    finally:
+        for each in started:
+            if each.poll() is None:
+                os.killpg(each.pid, signal.SIGKILL)
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes(tmp_path):
+    alone, both = tmp_path / 'alone', tmp_path / 'both'
+    for workdir, count in ((alone, 1), (both, 2)):
+        for done in launch(workdir, count):
+            assert done.returncode == 0, done.stdout
+    for one, two in zip(lines(alone), lines(both), strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            if not name.startswith(('time/', 'throughput/', 'compiles')):
+                assert two[name] == (one[name] if name == 'stage' else pytest.approx(one[name], rel=1e-5, abs=1e-6)), (
+                    name
+                )
+    assert_same_change(
+        *(folder / 'export' / 'model.safetensors' for folder in (alone, both)), alone / 'init' / 'model.safetensors'
+    )
+    for name in ('results.md', 'report/index.html', 'export/tokenizer.json'):
+        assert (both / name).is_file(), name
+
+
+def assert_same_change(one: Path, two: Path, before: Path) -> None:
+    """Every weight's change within 1e-5 of its largest, plus the rounding of the weight itself."""
+    one, two, before = (load_file(path) for path in (one, two, before))
+    moved = 0
+    for name, start in before.items():
+        change = np.abs(one[name] - start).max()
+        moved += change > 0
+        rounding = np.finfo(np.float32).eps * np.abs(start).max()
+        assert np.abs(one[name] - two[name]).max() <= 1e-5 * change + rounding, name
+    assert moved > 10
