@@ -23,11 +23,11 @@ from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, EvaluateSettings, ModelSettings, RlSettings, RunSettings
 from rarl_jax.sharding import MeshSettings
 
-# A compilation of the 7B update takes minutes: few shapes. A group shares a page and zooms up to four times an episode.
+# A compilation of the 7B update takes minutes: few shapes. The largest hold a group with its page and four crops an episode, however thin.
 BUCKETS = Buckets(
     lengths=(4096, 8192, 16_384, 24_576),
     images=(24, 40),
-    windows=(640, 1280, 3200),
+    windows=(640, 1280, 2560, 4864),
     patches=(8192,),
     chosen=(1024, 4096, 20_480),
 )
@@ -66,7 +66,7 @@ def get_config(variant: str = '') -> ConfigDict:
                 segment=64,
                 early_exit=False,
                 patches_at_once=65_536,
-                lengths=(512, 1280, 2560, 3584),
+                lengths=(512, 1280, 2560, 4096, 8192),
                 cache_lengths=(4096, 8192, 12_288, 16_384, 24_576),
             ),
             mesh=MeshSettings(fsdp=8),

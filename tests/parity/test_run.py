@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -18,17 +17,18 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from input_pipeline.loader import LoaderSettings, Sample, SampleSource
 from rarl_jax.chat import IMAGE_PAD, Chat, system_text, user_text
+from rarl_jax.context import load_policy
 from rarl_jax.episode import Dialogue, Episode, Host, view_page
 from rarl_jax.evaluation.samples import read_samples
 from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.images import PixelLimits
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.weights import load_params
 from rarl_jax.rewards import answer_of
 from rarl_jax.sampler.policy import Policy
 from rarl_jax.sampler.rollout import rollout
 from rarl_jax.sampler.settings import Sampling
 from rarl_jax.settings import RunSettings, settings_from
+from rarl_jax.sharding import RULES, MeshSettings, make_mesh
 from rarl_jax.zoom import cut
 from tests.rarl_jax.test_run import launch
 
@@ -159,9 +159,8 @@ def test_the_questions_are_worth_asking(finished, reference_episodes):
 
 def test_every_token(finished, reference_episodes):
     """The export read back here: turn by turn, the very tokens."""
-    config = Config.from_folder(finished.export)
-    params = load_params(finished.export, config, jnp.float32)
-    policy = Policy.of(Qwen2_5_VL(config), params, finished.host)
+    model, mesh = Qwen2_5_VL(Config.from_folder(finished.export)), make_mesh(MeshSettings())
+    policy = Policy.of(model, load_policy(finished.export, model, mesh, RULES), finished.host, mesh)
     ours = rollout(policy, finished.samples, finished.settings.sampler, Sampling(greedy=True), jax.random.key(0))
     for mine, theirs in zip(ours, reference_episodes, strict=True):
         assert mine.ids.tolist() == theirs.ids.tolist() and mine.turn_texts == theirs.turn_texts
