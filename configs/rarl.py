@@ -59,10 +59,10 @@ def get_config(variant: str = '') -> ConfigDict:
                 attention='cudnn',
             ),
             data=DataSettings(),
-            # 256 rows of a full cache take 45 GB of each GPU; the 1,024 episodes of a step are decoded in four rounds.
+            # 192 rows of a full cache take 34 GB of each GPU; the 1,024 episodes of a step are decoded in six rounds.
             sampler=SamplerSettings(
                 budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576),
-                rows=256,
+                rows=192,
                 segment=64,
                 early_exit=False,
                 patches_at_once=65_536,

@@ -1,0 +1,111 @@
+"""A small policy's preflight: sizes told by hand, products counted, and a verdict that knows what to change."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rarl_jax.preflight.flops import count_flops
+from rarl_jax.preflight.measure import Needs
+from rarl_jax.preflight.report import verdict
+from rarl_jax.preflight.shapes import Largest
+from rarl_jax.qwen2_5_vl.layers import attend_in_blocks
+from tests.rarl_jax.small_policy import folder
+
+LARGEST = Largest('main', 16, 256, 64, 8, 0, 4, 4, 64, 320)
+GB = 10**9
+
+
+def needs(**changed):
+    held = dict.fromkeys(Needs.__dataclass_fields__, 0) | {
+        'parameters': 5 * GB,
+        'optimizer': 10 * GB,
+        'sampler': 5 * GB,
+    }
+    return Needs(**(held | changed))
+
+
+def test_products_are_counted_through_loops():
+    w = jnp.ones((4, 5, 5))
+
+    def program(x):
+        x, _ = jax.lax.scan(lambda x, w: (jax.checkpoint(jnp.dot)(x, w), None), x, w)
+        return jax.lax.while_loop(lambda s: s[0] < 9, lambda s: (s[0] + 1, s[1] @ w[0]), (0, x))[1]
+
+    once = 2 * 3 * 5 * 5
+    assert count_flops(jax.make_jaxpr(program)(jnp.ones((3, 5))), turns=7) == (4 + 7) * once
+
+
+def test_it_fits():
+    words, fits = verdict(needs(cache=20 * GB), LARGEST, 80.0, 8)
+    assert fits and '40.0 GB at most (decoding)' in words
+
+
+def test_what_to_change_is_a_number_that_fits():
+    """80 GB leave 73.6: 53.6 for a cache of 1 GB a row, of which 52 rows are whole groups of 4 on 4 devices; 58.6
+    for activations of 8 GB a row."""
+    words, fits = verdict(needs(cache=64 * GB, update=16 * 8 * GB), LARGEST, 80.0, 4)
+    assert not fits
+    assert '--config.sampler.rows=52' in words
+    assert '--config.stage.main.micro_batch=4' in words
+
+
+def test_attention_in_blocks_is_attention():
+    """Values and gradients, with padding in the last block, a mask, causality and lengths."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(key, (2, 10, heads, 4)) for key, heads in zip(keys, (4, 2, 2), strict=False))
+    some = jax.random.bernoulli(keys[3], 0.7, (2, 1, 10, 10)) | jnp.eye(10, dtype=bool)
+    for mask, causal, lengths in (
+        (None, True, None),
+        (some, False, None),
+        (some, True, None),
+        (None, False, jnp.array([3, 10])),
+    ):
+
+        def plain(q, k, v, mask=mask, causal=causal, lengths=lengths):
+            return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, key_value_seq_lengths=lengths)
+
+        def blocks(q, k, v, mask=mask, causal=causal, lengths=lengths):
+            return attend_in_blocks(q, k, v, mask, causal, lengths, 4)
+
+        for one, other in zip(jax.vjp(plain, q, k, v)[1](q), jax.vjp(blocks, q, k, v)[1](q), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+        np.testing.assert_allclose(plain(q, k, v), blocks(q, k, v), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_small_config_is_compiled_for_devices_that_are_not_there():
+    """The rarl recipe with a small policy: the table, and the exit code of a device that is too small."""
+    command = [
+        sys.executable,
+        '-m',
+        'rarl_jax.main',
+        '--config=configs/rarl.py',
+        '--preflight',
+        f'--config.model.path={folder()}',
+    ]
+    command += [
+        '--config.mesh.fsdp=4',
+        '--config.sampler.budget.total_tokens=512',
+        '--config.sampler.cache_lengths=(512,)',
+    ]
+    command += [
+        f'--config.stage.{name}.buckets.{sizes}'
+        for name in ('warm_start', 'recognition', 'reorder', 'character')
+        for sizes in ('lengths=(256,)', 'images=(8,)', 'windows=(16,)', 'patches=(64,)', 'chosen=(64,)')
+    ]
+    for gigabytes, code in (('80', 0), ('0.000001', 1)):
+        done = subprocess.run(
+            [*command, f'--device_gb={gigabytes}'],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert 'KV cache: 192 rows of 512 tokens' in done.stdout
+        assert ('It fits' in done.stdout) == (code == 0)
