@@ -6,6 +6,7 @@ import dataclasses
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from rich.console import Console
 from rarl_jax.checkpoints import Checkpoints
 from rarl_jax.episode import Host
 from rarl_jax.metrics import CompileCounter, MetricsWriter, Progress
+from rarl_jax.qwen2_5_vl.config import Config
+from rarl_jax.qwen2_5_vl.lora import Adapted, LoraConfig, adapter_axes, init_adapter, join
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params, abstract_params, logical_axes
 from rarl_jax.qwen2_5_vl.weights import load_params
@@ -38,7 +41,8 @@ class Run:
     mesh: Mesh  # the devices, as config.mesh arranges them
     model: Qwen2_5_VL
     host: Host  # the words and sizes of a conversation
-    params: Params  # the policy as it stands
+    params: Params  # what is trained, as it stands: the policy's weights, or an adapter of them
+    adapted: Adapted | None  # the weights under the adapter; None = there is no adapter
     metrics: MetricsWriter
     checkpoints: Checkpoints
     compiles: CompileCounter
@@ -84,7 +88,13 @@ class Run:
 
     def initial_params(self) -> Params:
         """The weights that the run began with."""
+        if self.adapted is not None:
+            return self.adapted.base
         return load_policy(self.model_dir, self.model, self.mesh, self.settings.mesh.rules)
+
+    def weights(self, params: Params) -> Params:
+        """The policy's weights where `params` are what is trained."""
+        return params if self.adapted is None else join(self.adapted.base, params, self.adapted.lora)
 
     # ---- what training stages call
 
@@ -139,3 +149,10 @@ def load_policy(folder: Path, model: Qwen2_5_VL, mesh: Mesh, rules: Rules) -> Pa
     """A folder's weights, each where the mesh wants it."""
     shardings = param_shardings(abstract_params(model.config), logical_axes(model.config), mesh, rules)
     return load_params(folder, model.config, model.param_dtype, shardings)
+
+
+def start_adapter(key: Key[Array, ''], config: Config, lora: LoraConfig, mesh: Mesh, rules: Rules) -> Params:
+    """A fresh adapter, in float32, split over the mesh as the weights that it belongs to."""
+    fresh = partial(init_adapter, config=config, lora=lora)
+    shardings = param_shardings(jax.eval_shape(fresh, key), adapter_axes(config, lora), mesh, rules)
+    return jax.jit(fresh, out_shardings=shardings)(key)

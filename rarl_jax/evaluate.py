@@ -38,7 +38,7 @@ def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
     questions, sources = held_out(run, stage)
     for notice in notices(stage, questions, run.host.tool.max_crops):
         run.console.print(notice, markup=False)
-    policy = Policy.of(run.model, run.params, run.host, run.mesh)
+    policy = Policy.of(run.model, run.weights(run.params), run.host, run.mesh)
     with SampleFile(folder, identity(run, name, stage)) as file:
         todo = {mode: file.missing(questions, mode, decoding(stage)) for mode in stage.modes}
         answered = sum(len(questions) - len(rest) for rest in todo.values())

@@ -40,6 +40,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
         reinforcement(stage.loss),
         optimizer,
         learner,
+        run.adapted,
         temperature=stage.temperature,
         frozen=stage.optimizer.frozen,
         length=run.settings.sampler.budget.turn_tokens,
@@ -52,7 +53,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
 
             # ---- answer a group of times each, with the policy as it is
             samples = next(learner.batches)
-            policy = Policy.of(run.model, learner.params, run.host, run.mesh)
+            policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)
             episodes = rollout(policy, samples, run.settings.sampler, sampling, run.key(name, learner.step))
             del policy  # the update needs the room of the sampler's weights
             clock.lap('rollout')

@@ -21,13 +21,14 @@ from rarl_jax import evaluate, grounding, rl, sft
 from rarl_jax.chat import Chat
 from rarl_jax.checkpoints import Checkpoints
 from rarl_jax.compare_torch.compare import compare
-from rarl_jax.context import Run, load_policy
+from rarl_jax.context import Run, load_policy, start_adapter
 from rarl_jax.data import build_data, prepare_data, prepare_model
 from rarl_jax.episode import Host
 from rarl_jax.evaluation.tables import load as load_results
 from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
 from rarl_jax.metrics import CompileCounter, MetricsWriter
 from rarl_jax.qwen2_5_vl.config import Config
+from rarl_jax.qwen2_5_vl.lora import Adapted, merge, save_adapter
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.weights import save_params
 from rarl_jax.settings import CompareSettings, EvaluateSettings, ModelSettings, RunSettings, settings_from
@@ -125,6 +126,10 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     folder = prepare_model(settings.model, data_dir, workdir, settings.seed)
     mesh = make_mesh(settings.mesh)
     model = build_model(settings.model, Config.from_folder(folder), mesh)
+    params, adapted = load_policy(folder, model, mesh, settings.mesh.rules), None
+    if (lora := settings.model.lora) is not None:
+        adapted = Adapted(params, lora)
+        params = start_adapter(jax.random.key(settings.seed), model.config, lora, mesh, settings.mesh.rules)
     chat = Chat.from_folder(folder)
     checkpoints = Checkpoints(workdir / 'checkpoints', settings.keep_checkpoints)
     saved = checkpoints.latest()
@@ -136,7 +141,8 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
         model=model,
         host=Host(chat, model.config.vision, settings.model.page, settings.model.crop, settings.sampler.tool),
         mesh=mesh,
-        params=load_policy(folder, model, mesh, settings.mesh.rules),
+        params=params,
+        adapted=adapted,
         metrics=MetricsWriter(workdir),
         checkpoints=checkpoints,
         compiles=CompileCounter(),
@@ -188,8 +194,12 @@ def finish(this: Run) -> None:
 
 
 def export(folder: Path, this: Run) -> None:
-    """The policy as a Hugging Face folder that transformers loads, with tokenizer, processor and chat template."""
-    save_params(folder, this.params, this.model.config)
+    """The policy as a Hugging Face folder that transformers loads, with tokenizer, processor and chat template; its adapter by itself in `adapter`."""
+    weights = this.params
+    if this.adapted is not None:
+        save_adapter(folder / 'adapter', this.params, this.model.config, this.adapted.lora, str(this.model_dir))
+        weights = merge(this.adapted.base, this.params, this.adapted.lora)
+    save_params(folder, weights, this.model.config)
     for name in TOKENIZER_FILES:
         if (source := this.model_dir / name).is_file():
             shutil.copyfile(source, folder / name)

@@ -26,6 +26,7 @@ from rarl_jax.evaluation.records import Mode
 from rarl_jax.losses import LossSettings
 from rarl_jax.optim import OptimizerSettings
 from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.qwen2_5_vl.lora import LoraConfig
 from rarl_jax.qwen2_5_vl.small import SmallShape
 from rarl_jax.rewards import RewardSettings
 from rarl_jax.sampler.settings import SamplerSettings
@@ -43,7 +44,10 @@ class ModelSettings:
     )
     small: SmallShape | None = None  # sizes of a policy that is made from nothing
     dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations and the KV cache
-    param_dtype: Literal['float32', 'bfloat16'] = 'float32'  # of the trained weights
+    param_dtype: Literal['float32', 'bfloat16'] = 'float32'  # of the weights; an adapter is float32
+    lora: LoraConfig | None = (
+        None  # the stages train a low-rank adapter and leave the weights alone; None = they train the weights
+    )
     page: PixelLimits = PUBLISHED_LIMITS  # how large the policy sees a page
     crop: PixelLimits = PUBLISHED_LIMITS  # how large the policy sees a crop
     scan_layers: bool = True  # one compiled layer, scanned: quick to compile; False unrolls, which a CPU runs faster
@@ -160,6 +164,11 @@ class RunSettings:
         if unknown := [name for name in self.stages if name not in self.stage]:
             raise ValueError(
                 f'config.stages names {unknown}, but config.stage describes only {sorted(self.stage)}: add or correct them.'
+            )
+        grounding = [name for name in self.stages if self.stage[name].kind == 'grounding']
+        if self.model.lora is not None and grounding:
+            raise ValueError(
+                f'Stage {grounding[0]} trains all weights, which model.lora leaves alone: take one of them out.'
             )
 
 

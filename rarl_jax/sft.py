@@ -27,7 +27,7 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
     loader = LoaderSettings(batch_size=count, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
     learner = run.begin(name, optimizer, iter(load_pages(run.data_dir, loader, *run.processes)))
-    updater = Updater(run.model, imitation, optimizer, learner, frozen=stage.optimizer.frozen)
+    updater = Updater(run.model, imitation, optimizer, learner, run.adapted, frozen=stage.optimizer.frozen)
     answers = answer_spaces(run, stage)
     with run.progress(name, stage.steps, learner.step) as bar:
         while learner.step < stage.steps:

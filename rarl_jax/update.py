@@ -23,6 +23,7 @@ from rarl_jax.episode import Episode
 from rarl_jax.logprobs import chosen_logprobs, plan_chosen
 from rarl_jax.losses import Denominators, LossSettings
 from rarl_jax.qwen2_5_vl.config import Config
+from rarl_jax.qwen2_5_vl.lora import Adapted, join
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params
 from rarl_jax.sharding import batch_parts, optimizer_shardings, processes_of, shardings_of
@@ -149,7 +150,7 @@ def reinforcement(settings: LossSettings) -> Objective:
 class Updater:
     """The jitted parts of an update, and the loop over micro-batches that joins them.
 
-    Attributes: first (gradient of a micro-batch), next (the same, added to a sum), apply (the optimizer's step).
+    Attributes: first (gradient of a micro-batch), next (the same, added to a sum), apply (the optimizer's step), base (the weights under an adapter).
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Updater:
         objective: Objective,
         optimizer: optax.GradientTransformation,
         learner: Learner,
+        adapted: Adapted | None = None,
         temperature: float = 1.0,
         frozen: Sequence[str] = (),
         length: int = 1,
@@ -165,26 +167,30 @@ class Updater:
         """
         Args:
             learner: what will be updated; only shapes and places of its arrays are read, they may be abstract. Results stay in these places.
+            adapted: what the learner's params are an adapter of; None = they are the policy's weights.
             length: the constant of the aggregation seq-mean-token-sum-norm, tokens.
         """
         places, state_places = shardings_of((learner.params, learner.opt_state))
         chunk = logits_at_once(places)
 
-        def loss(params, batch, denominators):
+        def loss(params, base, batch, denominators):
             params = optim.stop_frozen(params, optim.label(params, frozen))
+            if adapted is not None:
+                params = join(base, params, adapted.lora)
             logp, entropy = policy_logprobs(model, params, batch, temperature, chunk)
             return objective(logp, entropy, batch, denominators)
 
-        def accumulate(params, total, batch, denominators):
-            gradient, metrics = jax.grad(loss, has_aux=True)(params, batch, denominators)
+        def accumulate(params, base, total, batch, denominators):
+            gradient, metrics = jax.grad(loss, has_aux=True)(params, base, batch, denominators)
             return jax.tree.map(jnp.add, total, (gradient, metrics))
 
         def apply(params, opt_state, gradient, loss):
             return optim.apply(optimizer, params, opt_state, gradient, loss)
 
         self._length = length
+        self.base = {} if adapted is None else adapted.base  # an argument: a constant would be compiled in
         self.first = jax.jit(jax.grad(loss, has_aux=True), out_shardings=(places, None))
-        self.next = jax.jit(accumulate, donate_argnums=1, out_shardings=(places, None))
+        self.next = jax.jit(accumulate, donate_argnums=2, out_shardings=(places, None))
         self.apply = jax.jit(apply, donate_argnums=(0, 1), out_shardings=(places, state_places, None))
 
     def __call__(
@@ -195,9 +201,9 @@ class Updater:
         total = None
         for batch in batches:
             if total is None:
-                total = self.first(learner.params, batch, denominators)
+                total = self.first(learner.params, self.base, batch, denominators)
             else:
-                total = self.next(learner.params, total, batch, denominators)
+                total = self.next(learner.params, self.base, total, batch, denominators)
         gradient, metrics = total
         params, opt_state, numbers = self.apply(learner.params, learner.opt_state, gradient, metrics['loss'])
         return learner.advanced(params, opt_state), metrics | numbers

@@ -24,6 +24,7 @@ from rarl_jax.preflight.shapes import (
     micro_batch,
 )
 from rarl_jax.qwen2_5_vl import text
+from rarl_jax.qwen2_5_vl.lora import Adapted, adapter_axes, beside, init_adapter
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params, abstract_params, logical_axes
 from rarl_jax.sampler.choice import Choice
@@ -69,38 +70,60 @@ def measure(settings: RunSettings, model: Qwen2_5_VL, largest: Largest, processe
         raise ValueError(
             f'config.stage.{largest.stage}.micro_batch is {largest.rows}, expected a multiple of data x fsdp = {batch_parts(mesh)}.'
         )
-    weights = abstract_params(model.config, model.param_dtype)
-    places = param_shardings(weights, logical_axes(model.config), mesh, settings.mesh.rules)
-    params = abstract(weights, places)
-    optimizer = make_optimizer(stage.optimizer, params, stage.steps)
-    learner = Learner.abstract(params, optimizer)
-    updates = measure_update(settings, model, learner, optimizer, largest, mesh)
+    weights, trained, adapted = abstract_policy(settings, model, mesh)
+    optimizer = make_optimizer(stage.optimizer, trained, stage.steps)
+    learner = Learner.abstract(trained, optimizer)
+    updates = measure_update(settings, model, learner, adapted, optimizer, largest, mesh)
     own = sampler_mesh(mesh, processes)
     return Needs(
-        parameters=bytes_of(params),
+        parameters=bytes_of(weights),
         optimizer=bytes_of(learner.opt_state),
-        reference=bytes_of(params) if isinstance(stage, RlSettings) and stage.loss.kl_weight else 0,
-        gradients=bytes_of(params),
+        reference=bytes_of(weights)
+        if adapted is None and isinstance(stage, RlSettings) and stage.loss.kl_weight
+        else 0,
+        gradients=bytes_of(trained),
         **updates,
-        **measure_decoding(settings, model, params, largest, own),
+        **measure_decoding(settings, model, weights, largest, own),
     )
 
 
+def abstract_policy(settings: RunSettings, model: Qwen2_5_VL, mesh: Mesh) -> tuple[Params, Params, Adapted | None]:
+    """The policy's weights (an adapter's factors among them), what is trained, and what an adapter belongs to.
+
+    The last is in float32, for the update to be compiled with: a CPU adds float32 copies of all bfloat16 layers, which no GPU needs.
+    """
+    base = abstract_params(model.config, model.param_dtype)
+    base = abstract(base, param_shardings(base, logical_axes(model.config), mesh, settings.mesh.rules))
+    if (lora := settings.model.lora) is None:
+        return base, base, None
+    adapter = jax.eval_shape(lambda: init_adapter(jax.random.key(0), model.config, lora))
+    axes = adapter_axes(model.config, lora)
+    adapter = abstract(adapter, param_shardings(adapter, axes, mesh, settings.mesh.rules))
+    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), base)
+    return beside(base, adapter), adapter, Adapted(wide, lora)
+
+
 def measure_update(
-    settings: RunSettings, model: Qwen2_5_VL, learner: Learner, optimizer: Any, largest: Largest, mesh: Mesh
+    settings: RunSettings,
+    model: Qwen2_5_VL,
+    learner: Learner,
+    adapted: Adapted | None,
+    optimizer: Any,
+    largest: Largest,
+    mesh: Mesh,
 ) -> dict[str, int]:
     """Of a micro-batch behind the first, whose gradient is added to the sum, and of the optimizer's step."""
     stage = settings.stage[largest.stage]
     objective = reinforcement(stage.loss) if isinstance(stage, RlSettings) else imitation
-    updater = Updater(model, objective, optimizer, learner, frozen=stage.optimizer.frozen)
+    updater = Updater(model, objective, optimizer, learner, adapted, frozen=stage.optimizer.frozen)
     vision = model.config.vision
     images = image_shape(settings, largest, vision, batch_parts(mesh))
     batch = abstract_rows(micro_batch(largest, images, vision), mesh)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     denominators = Denominators(number, number, number)
-    _, metrics = jax.eval_shape(updater.first, learner.params, batch, denominators)
+    _, metrics = jax.eval_shape(updater.first, learner.params, updater.base, batch, denominators)
     metrics = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh, 0)), metrics)
-    traced = updater.next.trace(learner.params, (learner.params, metrics), batch, denominators)
+    traced = updater.next.trace(learner.params, updater.base, (learner.params, metrics), batch, denominators)
     applied = updater.apply.trace(learner.params, learner.opt_state, learner.params, number)
     return {
         'batch': bytes_of(batch),

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array
 
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
@@ -123,6 +125,13 @@ def read_tensor(stored: Stored) -> np.ndarray:
     return flat.view(DTYPES[stored.dtype]).reshape(stored.shape)
 
 
+def to_host(array: Array) -> np.ndarray:
+    """The whole of an array that may lie on several processes' devices; then every process must call it."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
 @dataclass(frozen=True)
 class Outgoing:
     """One tensor to write."""
@@ -150,11 +159,7 @@ def write_folder(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int
         else [f'model-{i + 1:05d}-of-{len(shards):05d}.safetensors' for i in range(len(shards))]
     )
     for name, shard in zip(names, shards, strict=True):
-        if write:
-            write_file(folder / name, shard)
-        else:
-            for tensor in shard:
-                tensor.fetch()
+        write_file(folder / name, shard, write)
     if write and len(shards) > 1:
         index = {
             'metadata': {'total_size': sum(tensor.size for tensor in tensors)},
@@ -172,8 +177,12 @@ def _shards(tensors: Sequence[Outgoing], max_bytes: int) -> list[list[Outgoing]]
     return shards
 
 
-def write_file(path: Path, tensors: Sequence[Outgoing]) -> None:
-    """Writes one safetensors file, which gets its name only when it is complete."""
+def write_file(path: Path, tensors: Sequence[Outgoing], write: bool = True) -> None:
+    """Writes one safetensors file, which gets its name only when it is complete. With write=False see `write_folder`."""
+    if not write:
+        for tensor in tensors:
+            tensor.fetch()
+        return
     names = {dtype: name for name, dtype in DTYPES.items()}
     header, offset = {'__metadata__': {'format': 'pt'}}, 0
     for tensor in tensors:

@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.hub_files import Outgoing, inspect_file, read_tensor, write_file
+from rarl_jax.qwen2_5_vl.hub_files import Outgoing, inspect_file, read_tensor, to_host, write_file
 from rarl_jax.qwen2_5_vl.params import LAYERS, Params, Weight, weight_table
 
 RANK_AXIS = 'lora_rank'  # logical axis of the factors' short side
@@ -43,9 +43,21 @@ class LoraConfig:
     targets: tuple[str, ...]  # linear maps of every layer, by their names on the hub: 'q_proj', 'down_proj', 'qkv', ...
     vision: bool = False  # whether the vision tower is adapted too, where it has a map of these names
 
+    def __post_init__(self):
+        if self.rank < 1 or not self.targets:
+            raise ValueError(f'lora: rank is {self.rank} and targets are {self.targets}; give at least 1 and one.')
+
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What an adapter belongs to."""
+
+    base: Params  # weights that are not trained
+    lora: LoraConfig
 
 
 def adapter_table(config: Config, lora: LoraConfig) -> Params:
@@ -86,11 +98,15 @@ def init_adapter(key: PRNGKeyArray, config: Config, lora: LoraConfig, dtype: DTy
 
 def join(params: Params, adapter: Params, lora: LoraConfig) -> Params:
     """Params whose adapted maps also hold the factors, b scaled: what the model's functions take. Costs no copy of the base."""
-    return _combine(
-        params,
-        adapter,
-        lambda weights, factors: {**weights, 'lora_a': factors['lora_a'], 'lora_b': factors['lora_b'] * lora.scale},
+    scaled = jax.tree_util.tree_map_with_path(
+        lambda path, factor: factor * lora.scale if path[-1].key == 'lora_b' else factor, adapter
     )
+    return beside(params, scaled)
+
+
+def beside(params: Params, adapter: Params) -> Params:
+    """Params whose adapted maps also hold the factors as they are. For whatever has this structure: shapes, shardings."""
+    return _combine(params, adapter, lambda weights, factors: {**weights, **factors})
 
 
 def merge(params: Params, adapter: Params, lora: LoraConfig) -> Params:
@@ -101,12 +117,16 @@ def merge(params: Params, adapter: Params, lora: LoraConfig) -> Params:
 
 
 def save_adapter(folder: str | Path, adapter: Params, config: Config, lora: LoraConfig, base: str) -> None:
-    """Writes the adapter in PEFT's layout; `base` is the folder or hub name of the model it belongs to."""
-    folder = Path(folder)
+    """Writes the adapter in PEFT's layout; `base` is the folder or hub name of the model it belongs to.
+
+    Every process of a multi-host run calls it; the first one writes.
+    """
+    folder, first = Path(folder), jax.process_index() == 0
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(
-        folder / FILE, [one for weight, array in _pairs(adapter, config, lora) for one in _outgoing(weight, array)]
-    )
+    outgoing = [one for weight, array in _pairs(adapter, config, lora) for one in _outgoing(weight, array)]
+    write_file(folder / FILE, outgoing, write=first)
+    if not first:
+        return
     settings = {
         'peft_type': 'LORA',
         'task_type': 'CAUSAL_LM',
@@ -207,7 +227,7 @@ def _pairs(adapter: Params, config: Config, lora: LoraConfig) -> list[tuple[Weig
 def _outgoing(weight: Weight, array: Array) -> list[Outgoing]:
     dtype, shape = np.dtype(array.dtype), weight.shape[:0:-1]
     return [
-        Outgoing(weight.hub.format(n), dtype, shape, partial(lambda n: np.asarray(array[n]).T, n))
+        Outgoing(weight.hub.format(n), dtype, shape, partial(lambda n: to_host(array[n]).T, n))
         for n in range(weight.shape[0])
     ]
 

@@ -7,7 +7,7 @@ written into its donated stack there. So the host holds one tensor at a time, wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.hub_files import DTYPES, Outgoing, Stored, inspect_folder, read_tensor, write_folder
+from rarl_jax.qwen2_5_vl.hub_files import DTYPES, Outgoing, Stored, inspect_folder, read_tensor, to_host, write_folder
 from rarl_jax.qwen2_5_vl.params import Params, Weight, weight_table
 
 HEAD, EMBEDDING = 'lm_head.weight', 'model.embed_tokens.weight'
@@ -198,9 +197,5 @@ def _outgoing(params: Params, config: Config) -> list[Outgoing]:
 
 
 def _fetch(weight: Weight, array: Array, layer: int | None) -> np.ndarray:
-    piece = array if layer is None else array[layer]
-    whole: Callable = (
-        np.asarray if piece.is_fully_addressable else partial(multihost_utils.process_allgather, tiled=True)
-    )
-    value = whole(piece)
+    value = to_host(array if layer is None else array[layer])
     return (value.T if weight.transposed else value).reshape(hub_shape(weight))

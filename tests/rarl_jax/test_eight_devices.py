@@ -107,7 +107,7 @@ def updates(model, params, mesh):
     )
     before, tokens = jax.device_get(params)['text'], sum(e.loss_mask.sum() for e in episodes())
     denominators = Denominators(np.float32(tokens), np.float32(EPISODES), np.float32(1))
-    gradient, _ = updater.first(params, next(batches(model, mesh)), denominators)
+    gradient, _ = updater.first(params, updater.base, next(batches(model, mesh)), denominators)
     gradient, counter, changes = jax.device_get(gradient)['text'], CompileCounter(), []
     for step in range(STEPS):
         learner, metrics = updater(learner, batches(model, mesh), float(tokens), EPISODES)
