@@ -49,8 +49,8 @@ def small_model(path: str) -> ModelSettings:
     )
 
 
-def small_data(train: int, test: int) -> DataSettings:
-    """Drawn pages, so many for training and for the test, with the two tasks of the small world."""
+def small_data(train: int, test: int, validation: int = 0) -> DataSettings:
+    """Drawn pages, so many of each split, with the two tasks of the small world."""
     tasks = TaskSettings(
         tasks=(*SMALL_TASKS, 'character_identification'),
         per_page=8,
@@ -60,7 +60,9 @@ def small_data(train: int, test: int) -> DataSettings:
         depth_polarity=('nearer',),
         model_pixels=168 * 224,
     )
-    return DataSettings(draw=DrawSettings(), pages={'train': train, 'test': test}, tasks=tasks)
+    return DataSettings(
+        draw=DrawSettings(), pages={'train': train, 'validation': validation, 'test': test}, tasks=tasks
+    )
 
 
 def small_sampler(max_turns: int = 3) -> SamplerSettings:

@@ -6,6 +6,8 @@ Starts from the small base policy in experiments/quickstart_base, which knows wh
 teaches it by RARL's warm start and main stage, measures it again on the same held-out pages, and writes runs/quickstart/report/index.html.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs._parts import SMALL_TASKS, small_data, small_model, small_run
@@ -13,13 +15,18 @@ from rarl_jax.batches import Buckets
 from rarl_jax.losses import LossSettings
 from rarl_jax.optim import OptimizerSettings
 from rarl_jax.rewards import RewardSettings
-from rarl_jax.settings import EvaluateSettings, RlSettings
+from rarl_jax.settings import DataSettings, EvaluateSettings, ModelSettings, RlSettings
 
 
 def get_config(variant: str = '') -> ConfigDict:
     """Variants: none, and smoke, which runs the same stages for a moment on a policy of random weights."""
+    return small_run(*parts('quickstart', variant), compare=('base:zoom', 'rarl:zoom', 'rarl:blank_crop'))
+
+
+def parts(name: str, variant: str) -> tuple[ModelSettings, DataSettings, dict[str, Any]]:
+    """The policy, the questions and the stages. ValueError for an unknown variant of the config `name`."""
     if variant not in ('', 'smoke'):
-        raise ValueError(f'Unknown variant {variant!r} of configs/quickstart.py: expected smoke or none.')
+        raise ValueError(f'Unknown variant {variant!r} of configs/{name}.py: expected smoke or none.')
     smoke = variant == 'smoke'
     measure = EvaluateSettings(
         kind='evaluate',
@@ -34,9 +41,8 @@ def get_config(variant: str = '') -> ConfigDict:
         'main': rl_stage(2 if smoke else 60, smoke, RewardSettings()),
         'rarl': measure,
     }
-    model = small_model('' if smoke else 'experiments/quickstart_base')
-    data = small_data(train=8, test=4) if smoke else small_data(train=500, test=300)
-    return small_run(model, data, stages, compare=('base:zoom', 'rarl:zoom', 'rarl:blank_crop'))
+    data = small_data(train=8, test=4) if smoke else small_data(train=500, test=420)
+    return small_model('' if smoke else 'experiments/quickstart_base'), data, stages
 
 
 def rl_stage(steps: int, smoke: bool, reward: RewardSettings, offer_tool: bool = True) -> RlSettings:

@@ -76,5 +76,5 @@ def get_config(variant: str = '') -> ConfigDict:
         'loosen': supervised(120, loose, muon(3e-4)),
         'base': measure,
     }
-    data = small_data(train=8, test=4) if smoke else small_data(train=6000, test=300)
+    data = small_data(train=8, test=4) if smoke else small_data(train=8000, test=420, validation=150)
     return small_run(small_model(''), data, stages, compare=('knows:zoom', 'base:zoom', 'base:blank_crop'))

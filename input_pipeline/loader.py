@@ -87,8 +87,7 @@ class SampleSource(grain.sources.RandomAccessDataSource):
     """The questions of one split that pass the filters, with their pages."""
 
     def __init__(self, folder: str | Path, settings: LoaderSettings):
-        self._split = settings.split
-        self._questions = open_records(folder, 'questions', settings.split)
+        self._questions = _table(str(Path(folder).resolve()), settings.split)
         self._pages = PageStore(folder, settings.split, settings.cache_bytes)
         self._chosen = _choose(folder, settings)
         if not len(self._chosen):
@@ -106,8 +105,7 @@ class SampleSource(grain.sources.RandomAccessDataSource):
 
     def question(self, index: int) -> tuple[int, Question]:
         """A question without its page, and the page's record number."""
-        record = self._questions[int(self._chosen[index])]
-        return int(record['page_index']), to_question(record, self._split)
+        return self._questions[int(self._chosen[index])]
 
     def page(self, index: int) -> Image.Image:
         """The page of a record number, decoded."""
@@ -172,7 +170,7 @@ def count(folder: str | Path, settings: LoaderSettings) -> int:
 
 def read_questions(folder: str | Path, split: Split) -> list[Question]:
     """All questions of a split without their pages."""
-    return [to_question(record, split) for record in open_records(folder, 'questions', split)]
+    return [question for _, question in _table(str(Path(folder).resolve()), split)]
 
 
 def decode(data: bytes) -> Image.Image:
@@ -187,7 +185,9 @@ def decode(data: bytes) -> Image.Image:
 
 def _choose(folder: str | Path, settings: LoaderSettings) -> Int[np.ndarray, 'n']:
     """Record numbers of the questions that pass the filters, in the order of the records."""
-    tasks, zooms = _marks(str(Path(folder).resolve()), settings.split)
+    questions = read_questions(folder, settings.split)
+    tasks = np.array([question.task for question in questions])
+    zooms = np.array([question.zoom_needed for question in questions])
     chosen = []
     for task in (task for task in settings.tasks if CATEGORY_OF[task] in settings.categories):
         fits = tasks == task
@@ -202,13 +202,11 @@ def _choose(folder: str | Path, settings: LoaderSettings) -> Int[np.ndarray, 'n'
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
 
 
-@functools.lru_cache(maxsize=16)
-def _marks(folder: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Task and zoom_needed of every question; kept, because a run opens the same data set for stage after stage."""
-    records = list(open_records(folder, 'questions', split))
-    return np.array([record['task'].decode() for record in records]), np.array(
-        [bool(record['zoom_needed']) for record in records]
-    )
+@functools.lru_cache(maxsize=6)
+def _table(folder: str, split: Split) -> list[tuple[int, Question]]:
+    """Every question with the record number of its page; kept, because a run opens the same data set for stage after stage."""
+    records = open_records(folder, 'questions', split)
+    return [(int(record['page_index']), to_question(record, split)) for record in records]
 
 
 def _bytes(image: Image.Image) -> int:

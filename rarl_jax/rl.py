@@ -31,6 +31,8 @@ CUT_OFF = ('turn_limit', 'turn_length', 'total_length')  # finish reasons of an 
 
 def train(run: Run, name: str, stage: RlSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
+    if stage.from_start:
+        run.params = run.initial_params()
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     questions = processes.share(stage.questions, f'config.stage.{name}.questions')
     loader = LoaderSettings(batch_size=questions, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)

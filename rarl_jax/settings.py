@@ -117,6 +117,9 @@ class RlSettings:
     loss: LossSettings
     buckets: Buckets = dataclasses.field(default_factory=Buckets)  # sizes that batches are padded to
     offer_tool: bool = True  # False = plain RL: the policy answers from the page alone
+    from_start: bool = (
+        False  # begin with the policy that the run began with, not with the last stage's: a baseline beside it
+    )
     temperature: float = 1.0
     advantage: Estimator = 'grpo'
     drop_cut_off: bool = False  # leave episodes that a budget ended out of the loss

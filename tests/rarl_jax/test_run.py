@@ -82,7 +82,7 @@ def test_a_run_killed_after_a_step_ends_with_the_same_policy(quickstart, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config', ['rarl', 'quickstart_base', 'evaluate'])
+@pytest.mark.parametrize('config', ['rarl', 'quickstart_base', 'quickstart_compare', 'evaluate'])
 def test_smoke(config, tmp_path):
     done = launch(f'--config=configs/{config}.py:smoke', f'--workdir={tmp_path}')
     assert done.returncode == 0, done.stderr
