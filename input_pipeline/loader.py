@@ -10,9 +10,11 @@ from __future__ import annotations
 import functools
 import io
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 from zlib import crc32
 
 import grain
@@ -22,6 +24,8 @@ from PIL import Image
 
 from input_pipeline.dataset import open_records, to_question
 from input_pipeline.schema import CATEGORY_OF, TASKS, Category, Question, Split, Task
+
+Item, Prepared = TypeVar('Item'), TypeVar('Prepared')
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,16 @@ def load(
     Every process must be given the same settings: all shuffle alike and each takes every `process_count`-th question of that order.
     """
     return _batches(SampleSource(folder, settings), settings, process_index, process_count)
+
+
+def prepare_ahead(
+    batches: grain.IterDataset[list[Item]], prepare: Callable[[list[Item], np.random.Generator], Prepared], seed: int
+) -> grain.IterDataset[Prepared]:
+    """What `prepare` makes of each batch, made in a thread of its own while the device works on those before.
+
+    The generator that `prepare` is given depends on the seed and the batch's number alone; a saved position is that of the last batch handed out.
+    """
+    return grain.experimental.ThreadPrefetchIterDataset(batches.random_map(prepare, seed=seed), prefetch_buffer_size=2)
 
 
 def _batches(source, settings: LoaderSettings, process_index: int, process_count: int) -> grain.IterDataset:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import jax
 import numpy as np
 
-from input_pipeline.loader import LoaderSettings, PageSample, load_pages, read_questions
+from input_pipeline.loader import LoaderSettings, PageSample, load_pages, prepare_ahead, read_questions
 from input_pipeline.schema import Task
 from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
 from rarl_jax import processes
@@ -26,20 +27,20 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
     loader = LoaderSettings(batch_size=count, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
-    learner = run.begin(name, optimizer, iter(load_pages(run.data_dir, loader, *run.processes)))
+    talk = partial(converse, run, answer_spaces(run, stage), stage)
+    pages = load_pages(run.data_dir, loader, *run.processes)
+    batches = prepare_ahead(pages, talk, zlib.crc32(f'{run.settings.seed} {name}'.encode()))
+    learner = run.begin(name, optimizer, iter(batches))
     updater = Updater(run.model, imitation, optimizer, learner, run.adapted, frozen=stage.optimizer.frozen)
-    answers = answer_spaces(run, stage)
     with run.progress(name, stage.steps, learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
-            pages = next(learner.batches)
-            rng = np.random.default_rng([run.settings.seed, zlib.crc32(name.encode()), learner.step])
-            kind, episodes = converse(run, pages, answers, stage, rng)
+            kind, episodes = next(learner.batches)
             clock.lap('traces')
             unweighted = np.zeros((len(episodes), 1), np.float32)
-            batches = micro_batches(episodes, unweighted, run.model.config, stage.buckets, stage.micro_batch, run.mesh)
+            cut = micro_batches(episodes, unweighted, run.model.config, stage.buckets, stage.micro_batch, run.mesh)
             tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes))
-            learner, metrics = updater(learner, batches, tokens, processes.total(len(episodes)))
+            learner, metrics = updater(learner, cut, tokens, processes.total(len(episodes)))
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             clock.lap('update')
             metrics |= {f'loss/{kind}': metrics['loss']}
@@ -50,9 +51,9 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
 
 def converse(
     run: Run,
-    pages: Sequence[PageSample],
     answers: Mapping[Task, Sequence[str]],
     stage: SftSettings,
+    pages: Sequence[PageSample],
     rng: np.random.Generator,
 ) -> tuple[Kind, list[Episode]]:
     """The episodes of a step: conversations of one kind, so that their lengths are alike and little is padded."""
