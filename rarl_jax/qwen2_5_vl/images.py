@@ -95,7 +95,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if 'A' in image.getbands() or image.info.get('transparency') is not None:
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, (255, 255, 255, 255)), image).convert('RGB')
-    return image.convert('RGB')
+    return image if image.mode == 'RGB' else image.convert('RGB')  # convert would copy a page that is RGB already
 
 
 def _normalised(pixels: UInt8[np.ndarray, 'P 3 X']) -> Float32[np.ndarray, 'P 3 X']:
