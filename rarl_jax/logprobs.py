@@ -54,11 +54,25 @@ def chosen_logprobs(
     time, counted over all devices. Without `entropy_gradient` the entropy is a number to look at, and
     the backward pass is cheaper.
     """
+    states = jnp.take_along_axis(hidden, chosen[..., None] - 1, axis=1, mode='fill', fill_value=0)
+    return score_states(head, states, ids, chosen, temperature, chunk, entropy_gradient)
+
+
+def score_states(
+    head: Head,
+    states: Float[Array, 'B R D'],
+    ids: Int[Array, 'B T'],
+    chosen: Int[Array, 'B R'],
+    temperature: float | Float[Array, ''] = 1.0,
+    chunk: int = 1024,
+    entropy_gradient: bool = True,
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+    """`chosen_logprobs` where the hidden states that chose the tokens are at hand already."""
     batch, places = chosen.shape
     width = min(places, max(1, chunk // batch))  # places of each row in a chunk
     padding = -places % width
     chosen = jnp.pad(chosen, ((0, 0), (0, padding)), constant_values=ids.shape[1] + 1)
-    states = jnp.take_along_axis(hidden, chosen[..., None] - 1, axis=1, mode='fill', fill_value=0)
+    states = jnp.pad(states, ((0, 0), (0, padding), (0, 0)))
     targets = jnp.take_along_axis(ids, chosen, axis=1, mode='fill', fill_value=0)
 
     def score(piece):

@@ -68,7 +68,7 @@ class Qwen2_5_VL(nn.Module):
     def hidden(
         self, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], segments: Int[Array, 'B T'] | None = None
     ) -> Float[Array, 'B T D']:
-        """Full causal pass over right-padded rows, or over rows packed from several `segments`."""
+        """Full causal pass over right-padded rows, or over rows packed from several `segments` (see text.forward)."""
         return text.forward(
             self.config.text,
             self._part('text'),

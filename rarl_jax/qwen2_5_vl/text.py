@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rarl_jax.qwen2_5_vl.config import TextConfig
 from rarl_jax.qwen2_5_vl.layers import (
@@ -86,10 +86,10 @@ def forward(
 
     Args:
         segments: None = every row is one conversation, padded on the right (padding can't be seen from the left, so it needs no mask);
-            else the conversation of each token: tokens see only their own.
+            else the conversation of each token: tokens see their own, and 0, a beginning that all conversations of the row share.
     """
     turn = rope(text, positions)
-    mask = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
+    mask = None if segments is None else _sees(segments[:, None, :, None], segments[:, None, None, :])
 
     def see(q, k, v):
         return attend(q, k, v, attention, mask=mask, causal=True), None
@@ -102,6 +102,10 @@ def forward(
         for weights in layers if isinstance(layers, tuple) else unstack_layers(layers):
             x = step(weights, x)
     return rms_norm(params['norm'], x, text.rms_norm_eps)
+
+
+def _sees(own: Int[Array, 'B 1 T 1'], other: Int[Array, 'B 1 1 T']) -> Bool[Array, 'B 1 T T']:
+    return (own == other) | (other == 0)
 
 
 def init_cache(text: TextConfig, batch: int, length: int, dtype: DTypeLike) -> Cache:
