@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from rarl_jax import processes
 from rarl_jax.episode import Episode
+from rarl_jax.packing import packed_tokens
 from rarl_jax.qwen2_5_vl.config import Config, VisionConfig
 from rarl_jax.qwen2_5_vl.images import Patches
 from rarl_jax.qwen2_5_vl.positions import mrope_positions
@@ -31,6 +32,7 @@ class Buckets:
     windows: tuple[int, ...] = ()  # vision windows of a batch
     patches: tuple[int, ...] = ()  # patches of the largest image
     chosen: tuple[int, ...] = ()  # tokens of a row that the policy chose
+    groups: tuple[int, ...] = ()  # tokens of a row that holds a packed group
 
 
 @jax.tree_util.register_dataclass
@@ -104,10 +106,12 @@ def image_sizes(images: Sequence[Patches], vision: VisionConfig, buckets: Bucket
     )
 
 
-def agreed_sizes(batches: Sequence[Sequence[Episode]], config: Config, buckets: Buckets, parts: int) -> list[Buckets]:
+def agreed_sizes(
+    batches: Sequence[Sequence[Episode]], config: Config, buckets: Buckets, parts: int, pack: int
+) -> list[Buckets]:
     """For each batch the one size of everything in it: that of the process which needs most, so that all processes make arrays of one shape.
 
-    Images and windows are multiples of the `parts` that a process's rows are split into.
+    Images and windows are multiples of the `parts` that a process's rows are split into; `pack` episodes of a group share a packed row.
     """
     needed = []
     for episodes in batches:
@@ -115,7 +119,8 @@ def agreed_sizes(batches: Sequence[Sequence[Episode]], config: Config, buckets: 
         count, windows, patches = image_sizes(images, config.vision, buckets)
         length = round_up(max(len(e.ids) for e in episodes), buckets.lengths, 16)
         chosen = round_up(max(int(e.loss_mask.sum()) for e in episodes), buckets.chosen, 8)
-        needed.append([length, multiple(count, parts), multiple(windows, parts), patches, chosen])
+        groups = round_up(packed_tokens(episodes, pack), buckets.groups, 16) if pack > 1 else 0
+        needed.append([length, multiple(count, parts), multiple(windows, parts), patches, chosen, groups])
     return [Buckets(*((int(size),) for size in sizes)) for sizes in processes.largest(np.array(needed))]
 
 

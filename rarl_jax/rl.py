@@ -72,7 +72,10 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             learned = [
                 dataclasses.replace(e, loss_mask=m[: len(e.ids)] > 0) for e, m in zip(episodes, mask, strict=True)
             ]
-            batches = micro_batches(learned, advantage, run.model.config, stage.buckets, stage.micro_batch, run.mesh)
+            pack = stage.group_size if stage.pack_groups else 1
+            batches = micro_batches(
+                learned, advantage, run.model.config, stage.buckets, stage.micro_batch, run.mesh, pack
+            )
             if reference is not None:
                 batches = map(reference.annotate, batches)
             tokens, sequences = processes.total(float(mask.sum())), processes.total(len(episodes))

@@ -124,6 +124,9 @@ class RlSettings:
     advantage: Estimator = 'grpo'
     drop_cut_off: bool = False  # leave episodes that a budget ended out of the loss
     micro_batch: int = 0  # episodes a device pass, a multiple of group_size; 0 = the whole batch
+    pack_groups: bool = (
+        False  # learn from a group in one row that holds its prompt once: for prompts longer than answers
+    )
     save_every: int = 20  # steps
     show_every: int = 10  # steps between the episodes that are kept for the report
 

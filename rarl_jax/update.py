@@ -20,8 +20,9 @@ from jaxtyping import Array, Float, Int
 from rarl_jax import losses, optim
 from rarl_jax.batches import Buckets, Rollouts, agreed_sizes, as_part, collate, multiple, on_mesh
 from rarl_jax.episode import Episode
-from rarl_jax.logprobs import chosen_logprobs, plan_chosen
+from rarl_jax.logprobs import chosen_logprobs, plan_chosen, score_states
 from rarl_jax.losses import Denominators, LossSettings
+from rarl_jax.packing import Packed, pack_groups
 from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.lora import Adapted, join
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
@@ -68,6 +69,7 @@ class MicroBatch:
     rollouts: Rollouts
     chosen: Int[np.ndarray, 'B R']  # places of the chosen tokens, see logprobs.plan_chosen
     advantages: Float[np.ndarray, 'B T']  # of every chosen token, 0 elsewhere; unused by supervised learning
+    packed: Packed | None = None  # the same rows, a group in one: what the decoder is given in their place
     reference_logprobs: Float[np.ndarray, 'B T'] | None = None  # of the reference policy, where a KL is weighed
 
 
@@ -83,6 +85,7 @@ def micro_batches(
     buckets: Buckets,
     size: int,
     mesh: Mesh,
+    pack: int = 1,
 ) -> Iterator[MicroBatch]:
     """Cuts episodes, whole groups side by side, into batches of `size` rows (0 = one batch), and puts each on the mesh when it is asked for.
 
@@ -90,24 +93,27 @@ def micro_batches(
 
     Args:
         advantages: may be wider than a batch.
+        pack: episodes of a group that share one row and its prompt; 1 = each has its own.
     Raises:
         ValueError: `size` does not divide evenly over the devices.
     """
     parts, process, count = batch_parts(mesh), jax.process_index(), processes_of(mesh)
-    rows = size // count if size else multiple(len(episodes), parts)
-    if size % (parts * count):
+    rows = size // count if size else multiple(len(episodes), parts * pack)
+    if size % (parts * count * pack):
         raise ValueError(
-            f'micro_batch is {size} rows, expected a multiple of the {parts * count} devices of data x fsdp, or 0 for the whole batch.'
+            f'micro_batch is {size} rows, expected a multiple of {parts * count * pack} (devices of data x fsdp, times the episodes '
+            'of a packed group), or 0 for the whole batch.'
         )
     starts = range(0, len(episodes), rows)
-    sizes = agreed_sizes([episodes[start : start + rows] for start in starts], config, buckets, parts)
+    sizes = agreed_sizes([episodes[start : start + rows] for start in starts], config, buckets, parts, pack)
     for start, exact in zip(starts, sizes, strict=True):
-        rollouts = collate(episodes[start : start + rows], config, exact, rows=rows)
+        rollouts = as_part(collate(episodes[start : start + rows], config, exact, rows=rows), process, count)
         own = np.zeros_like(rollouts.loss_mask)
         piece = advantages[start : start + rows, : own.shape[1]]
         own[: piece.shape[0], : piece.shape[1]] = piece
         chosen = plan_chosen(rollouts.loss_mask, exact.chosen)
-        yield on_mesh(MicroBatch(as_part(rollouts, process, count), chosen, own), mesh)
+        packed = pack_groups(rollouts, chosen, pack, exact.groups[0]) if pack > 1 else None
+        yield on_mesh(MicroBatch(rollouts, chosen, own, packed), mesh)
 
 
 def policy_logprobs(
@@ -116,10 +122,16 @@ def policy_logprobs(
     """Log-probs of the chosen tokens and the entropy where they were chosen, 0 elsewhere; the logits of `chunk` tokens exist at a time."""
     rollouts, variables = batch.rollouts, {'params': params}
     features = model.apply(variables, rollouts.vision, method='encode_images')
-    embeds = model.apply(variables, rollouts.ids, features, rollouts.feature_index, method='embed')
-    hidden = model.apply(variables, embeds, rollouts.positions, method='hidden')
     head = partial(model.apply, variables, method='logits')
-    return chosen_logprobs(head, hidden, rollouts.ids, batch.chosen, temperature, chunk)
+    tokens = rollouts if batch.packed is None else batch.packed
+    embeds = model.apply(variables, tokens.ids, features, tokens.feature_index, method='embed')
+    if batch.packed is None:
+        hidden = model.apply(variables, embeds, tokens.positions, method='hidden')
+        return chosen_logprobs(head, hidden, rollouts.ids, batch.chosen, temperature, chunk)
+    hidden = model.apply(variables, embeds, tokens.positions, tokens.segments, method='hidden')
+    states = jnp.take_along_axis(hidden, tokens.before[..., None], axis=1, mode='fill', fill_value=0)
+    states = states.reshape(*batch.chosen.shape, hidden.shape[-1])
+    return score_states(head, states, rollouts.ids, batch.chosen, temperature, chunk)
 
 
 def imitation(logp, entropy, batch: MicroBatch, denominators: Denominators) -> tuple[Float[Array, ''], Metrics]:
