@@ -9,7 +9,16 @@ import pytest
 from PIL import Image
 
 from input_pipeline import ai4va, dataset
-from input_pipeline.loader import LoaderSettings, PageStore, count, decode, load, load_pages, read_questions
+from input_pipeline.loader import (
+    LoaderSettings,
+    PageStore,
+    count,
+    decode,
+    load,
+    load_pages,
+    prepare_ahead,
+    read_questions,
+)
 from input_pipeline.schema import Page
 from input_pipeline.tasks import Skip, TaskSettings, collect_vocabulary, make_questions
 from tests.input_pipeline.pages import write_folder
@@ -139,6 +148,23 @@ def test_page_by_page_each_page_comes_once_with_all_its_questions(built):
     assert asked == sorted(
         question.id for question in read_questions(folder, 'train') if question.task in settings.tasks
     )
+
+
+def test_what_is_prepared_ahead_goes_on_from_the_last_batch_handed_out(built):
+    """The thread is ahead of the training step: a saved position must not be."""
+
+    def prepare(samples, rng):
+        return [sample.question.id for sample in samples], int(rng.integers(1 << 30))
+
+    prepared = prepare_ahead(load(built[0], LoaderSettings(batch_size=3)), prepare, seed=5)
+    batches = iter(prepared)
+    first = [next(batches) for _ in range(3)]
+    state = batches.get_state()
+    later = [next(batches) for _ in range(3)]
+    again = iter(prepared)
+    again.set_state(state)
+    assert [next(again) for _ in range(3)] == later
+    assert len({drawn for _, drawn in first + later}) == 6, 'each batch has random numbers of its own'
 
 
 def test_the_last_batch_may_be_dropped(built):

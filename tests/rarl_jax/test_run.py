@@ -82,11 +82,22 @@ def test_a_run_killed_after_a_step_ends_with_the_same_policy(quickstart, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config', ['rarl', 'quickstart_base', 'quickstart_compare', 'evaluate'])
+@pytest.mark.parametrize('config', ['rarl', 'quickstart_base', 'evaluate'])
 def test_smoke(config, tmp_path):
     done = launch(f'--config=configs/{config}.py:smoke', f'--workdir={tmp_path}')
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'report' / 'index.html').is_file()
+
+
+@pytest.mark.slow
+def test_a_baseline_begins_with_the_policy_that_the_run_began_with(tmp_path):
+    """Plain RL comes after RARL's stages; with a learning rate of 0 it must leave the first policy, not theirs."""
+    still = '--config.stage.plain.optimizer.learning_rate=0.0'
+    done = launch('--config=configs/quickstart_compare.py:smoke', still, f'--workdir={tmp_path}')
+    assert done.returncode == 0, done.stderr
+    first, last = (load_file(tmp_path / folder / 'model.safetensors') for folder in ('init', 'export'))
+    assert all(np.array_equal(first[name], last[name]) for name in first)
+    assert 'plain_rl' in (tmp_path / 'results.md').read_text()
 
 
 @pytest.mark.parametrize(
