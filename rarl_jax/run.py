@@ -32,7 +32,7 @@ from rarl_jax.qwen2_5_vl.lora import Adapted, merge, save_adapter
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.weights import save_params
 from rarl_jax.settings import CompareSettings, EvaluateSettings, ModelSettings, RunSettings, settings_from
-from rarl_jax.sharding import constrain, make_mesh
+from rarl_jax.sharding import constrain, cut_cpu, make_mesh
 from rarl_jax.signals import stop_on_signal
 from rarl_jax.viewer.build import build_report
 
@@ -66,6 +66,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             sys.exit(1)
         return
     claim(workdir, config)
+    cut_cpu(settings.mesh)
     keep_compilations()
     with stop_on_signal() as signals:
         this = open_run(settings, workdir, signals)

@@ -49,9 +49,10 @@ ACTIVATION_RULES: Rules = {
 class MeshSettings:
     """How many devices each mesh axis has, their product being the number of devices, and what is split over which."""
 
-    data: int = 1
+    data: int = 1  # 0 = all devices that the other axes leave
     fsdp: int = 1
     tensor: int = 1
+    cpu_devices: int = 1  # where there is no accelerator: devices that the CPU is cut into, a core each
     rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))  # of the params' axes
 
 
@@ -60,7 +61,8 @@ def make_mesh(settings: MeshSettings) -> Mesh:
 
     ValueError if there are fewer than it needs, or a tensor axis leaves its process: rollouts are each process's own.
     """
-    shape = (settings.data, settings.fsdp, settings.tensor)
+    rest = settings.fsdp * settings.tensor
+    shape = (settings.data or max(jax.device_count() // rest, 1), settings.fsdp, settings.tensor)
     needed, found = int(np.prod(shape)), jax.device_count()
     if needed > found or found % needed:
         raise ValueError(
@@ -72,6 +74,15 @@ def make_mesh(settings: MeshSettings) -> Mesh:
             f'{jax.local_device_count()} devices: use all {found}, and a tensor axis that divides those of a process.'
         )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:needed])
+
+
+def cut_cpu(settings: MeshSettings) -> None:
+    """Cuts the CPU into settings.cpu_devices: small programs run on one core, so two devices with half a batch each are nearly twice as fast.
+
+    To be called before JAX has looked for its devices. Several processes bring their own.
+    """
+    if settings.cpu_devices > 1 and not jax.distributed.is_initialized():
+        jax.config.update('jax_num_cpu_devices', settings.cpu_devices)
 
 
 def spec(shape: tuple[int, ...], logical: Logical, mesh: Mesh, rules: Rules = RULES) -> PartitionSpec:
