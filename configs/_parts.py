@@ -71,14 +71,14 @@ def small_sampler(max_turns: int = 3) -> SamplerSettings:
 
 
 def small_run(model: ModelSettings, data: DataSettings, stages: dict[str, Any], compare: tuple[str, ...]) -> ConfigDict:
-    """A run of the small world on one device; `stages` are its stages by name, in order."""
+    """A run of the small world, on all GPUs or on two CPU cores; `stages` are its stages by name, in order."""
     return to_config(
         RunSettings(
             seed=0,
             model=model,
             data=data,
             sampler=small_sampler(),
-            mesh=MeshSettings(),
+            mesh=MeshSettings(data=0, cpu_devices=2),
             stages=tuple(stages),
             stage=stages,
             compare=compare,

@@ -57,9 +57,11 @@ def rl_stage(steps: int, smoke: bool, reward: RewardSettings, offer_tool: bool =
         optimizer=OptimizerSettings(learning_rate=1e-3, b2=0.99, frozen=('vision',)),
         loss=LossSettings(),
         offer_tool=offer_tool,
-        micro_batch=0 if smoke else 128,
+        pack=2 if smoke else 4,
         # One shape or two: each costs a compilation of some seconds.
-        buckets=Buckets() if smoke else Buckets((160, 224, 320), (160, 288), (768, 1152, 1792), (192,)),
+        buckets=Buckets()
+        if smoke
+        else Buckets((256,), (160, 320), (768, 1152, 1792), (192,), chosen=(24, 72), groups=(288, 352, 416, 512)),
         save_every=20,
         show_every=1 if smoke else 16,
     )

@@ -92,6 +92,13 @@ class Run:
             return self.adapted.base
         return load_policy(self.model_dir, self.model, self.mesh, self.settings.mesh.rules)
 
+    def first_params(self) -> Params:
+        """What is trained, as it was when the run began: the weights, or an adapter that changes nothing yet."""
+        if self.adapted is None:
+            return self.initial_params()
+        key, rules = jax.random.key(self.settings.seed), self.settings.mesh.rules
+        return start_adapter(key, self.model.config, self.adapted.lora, self.mesh, rules)
+
     def weights(self, params: Params) -> Params:
         """The policy's weights where `params` are what is trained."""
         return params if self.adapted is None else join(self.adapted.base, params, self.adapted.lora)

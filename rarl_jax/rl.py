@@ -32,7 +32,7 @@ CUT_OFF = ('turn_limit', 'turn_length', 'total_length')  # finish reasons of an 
 def train(run: Run, name: str, stage: RlSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
     if stage.from_start:
-        run.params = run.initial_params()
+        run.params = run.first_params()
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     questions = processes.share(stage.questions, f'config.stage.{name}.questions')
     loader = LoaderSettings(batch_size=questions, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
@@ -72,9 +72,8 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             learned = [
                 dataclasses.replace(e, loss_mask=m[: len(e.ids)] > 0) for e, m in zip(episodes, mask, strict=True)
             ]
-            pack = stage.group_size if stage.pack_groups else 1
             batches = micro_batches(
-                learned, advantage, run.model.config, stage.buckets, stage.micro_batch, run.mesh, pack
+                learned, advantage, run.model.config, stage.buckets, stage.micro_batch, run.mesh, stage.pack
             )
             if reference is not None:
                 batches = map(reference.annotate, batches)

@@ -124,11 +124,15 @@ class RlSettings:
     advantage: Estimator = 'grpo'
     drop_cut_off: bool = False  # leave episodes that a budget ended out of the loss
     micro_batch: int = 0  # episodes a device pass, a multiple of group_size; 0 = the whole batch
-    pack_groups: bool = (
-        False  # learn from a group in one row that holds its prompt once: for prompts longer than answers
-    )
+    pack: int = 1  # episodes of a group that share a row, and their prompt, in an update: pays where prompts are longer than answers
     save_every: int = 20  # steps
     show_every: int = 10  # steps between the episodes that are kept for the report
+
+    def __post_init__(self):
+        if self.group_size % self.pack:
+            raise ValueError(
+                f'pack is {self.pack}, expected a number that divides group_size, {self.group_size}: episodes of one group share a row.'
+            )
 
 
 @dataclass(frozen=True)

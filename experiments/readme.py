@@ -1,0 +1,64 @@
+"""Puts the measured figures into README.md, so that none is typed by hand.
+
+    python -m experiments.readme [--check]
+
+Between `<!-- figures: NAME -->` and `<!-- end -->` stands what the committed result files say; --check changes nothing and fails where README is older.
+
+    quickstart    experiments/quickstart_results/results.md, as the run wrote it
+    benchmarks    experiments/benchmarks/results/*.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / 'README.md'
+BLOCK = re.compile(r'(<!-- figures: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--check', action='store_true', help='fail where README is older than the result files')
+    check = parser.parse_args().check
+    text = README.read_text(encoding='utf-8')
+    fresh = filled(text)
+    if check and fresh != text:
+        sys.exit('README.md is older than the result files: run python -m experiments.readme')
+    README.write_text(fresh, encoding='utf-8')
+
+
+def filled(text: str) -> str:
+    """The text with every block of figures made anew. KeyError for a block of another name."""
+    makers = {'quickstart': quickstart, 'benchmarks': benchmarks}
+    return BLOCK.sub(lambda block: f'{block[1]}{makers[block[2]]()}\n{block[3]}', text)
+
+
+def quickstart() -> str:
+    return (HERE / 'quickstart_results' / 'results.md').read_text(encoding='utf-8').strip()
+
+
+def benchmarks() -> str:
+    """A row a case of every benchmark that has been run."""
+    rows = ['| benchmark | case | ours | peer | unit | ratio | goal |', '|---|---|---:|---:|---|---:|---:|']
+    machines = set()
+    for path in sorted((HERE / 'benchmarks' / 'results').glob('*.json')):
+        result = json.loads(path.read_text(encoding='utf-8'))
+        machines.add(result['machine'])
+        for case in result['cases']:
+            numbers = [_number(case[key]) for key in ('ours', 'peer')]
+            ratios = [_number(case[key]) for key in ('ratio', 'goal')]
+            rows.append(f'| {result["name"]} | {" | ".join([case["case"], *numbers, case["unit"], *ratios])} |')
+    return '\n'.join(rows) + f'\n\nMedians; the peer ran in the same run. {"; ".join(sorted(machines))}.'
+
+
+def _number(value: float | None) -> str:
+    return '' if value is None else f'{value:.3g}' if value < 1000 else f'{value:,.0f}'
+
+
+if __name__ == '__main__':
+    main()
