@@ -16,18 +16,18 @@ from rarl_jax.settings import EvaluateSettings, GroundingSettings, SftSettings
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none, and smoke, which runs the same stages for a moment."""
-    if variant not in ('', 'smoke'):
-        raise ValueError(f'Unknown variant {variant!r} of configs/quickstart_base.py: expected smoke or none.')
+    """Variants: none; smoke, which runs the same stages for a moment; and further, which teaches a policy that is there already for longer."""
+    if variant not in ('', 'further', 'smoke'):
+        raise ValueError(f'Unknown variant {variant!r} of configs/quickstart_base.py: expected further, smoke or none.')
     smoke = variant == 'smoke'
 
-    def muon(rate: float, matrix_rate: float = 10.0, schedule: str = 'hold') -> OptimizerSettings:
+    def muon(rate: float, matrix_rate: float = 10.0, schedule: str = 'hold', warmup: float = 0.02) -> OptimizerSettings:
         return OptimizerSettings(
             kind='muon',
             learning_rate=rate,
             matrix_rate=matrix_rate,
             schedule=schedule,
-            warmup=0.02,
+            warmup=warmup,
             end_fraction=0.03,
             b2=0.98,
         )
@@ -45,16 +45,16 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     eyes = GroundingSettings(
         kind='grounding',
-        steps=2 if smoke else 800,
+        steps=2 if smoke else 500,
         pages=2 if smoke else 16,
-        optimizer=muon(2e-3, matrix_rate=5.0),
+        optimizer=muon(2e-3, matrix_rate=5.0, schedule='constant', warmup=0.04),
         crops_a_page=3,
         crop_scale=(1.0, 1.15),
         pages_alone=1 if smoke else 300,
     )
     tight = TraceSettings(crop=0.9, point=0.1, answer=0.0, crop_scale=(1.0, 1.1))
-    point = TraceSettings(crop=0.4, point=0.6, answer=0.0)
-    talk = TraceSettings(crop=0.3, point=0.45, answer=0.25)
+    point = TraceSettings(crop=0.2, point=0.8, answer=0.0)
+    talk = TraceSettings(crop=0.15, point=0.5, answer=0.35)
     # Two ways to name a box, wide and exact, so that attempts at one question differ in what reinforcement looks at.
     loose = TraceSettings(
         crop=0.15,
@@ -70,11 +70,15 @@ def get_config(variant: str = '') -> ConfigDict:
     stages = {
         'eyes': eyes,
         'crops': supervised(170, tight, muon(1e-3, schedule='constant')),
-        'point': supervised(850, point, muon(1e-3, schedule='constant')),
-        'talk': supervised(500, talk, muon(1e-3)),
+        'point': supervised(650, point, muon(1e-3, schedule='constant')),
+        'talk': supervised(600, talk, muon(1e-3)),
         'knows': measure,
         'loosen': supervised(120, loose, muon(3e-4)),
         'base': measure,
     }
+    path = ''
+    if variant == 'further':
+        path = 'experiments/quickstart_base'
+        stages = {name: stages[name] for name in ('talk', 'knows', 'loosen', 'base')}
     data = small_data(train=8, test=4) if smoke else small_data(train=8000, test=420, validation=150)
-    return small_run(small_model(''), data, stages, compare=('knows:zoom', 'base:zoom', 'base:blank_crop'))
+    return small_run(small_model(path), data, stages, compare=('knows:zoom', 'base:zoom', 'base:blank_crop'))
