@@ -38,10 +38,10 @@ def parts(name: str, variant: str) -> tuple[ModelSettings, DataSettings, dict[st
     stages = {
         'base': measure,
         'warm_start': rl_stage(1 if smoke else 10, smoke, RewardSettings().warm_start()),
-        'main': rl_stage(2 if smoke else 60, smoke, RewardSettings()),
+        'main': rl_stage(2 if smoke else 50, smoke, RewardSettings()),
         'rarl': measure,
     }
-    data = small_data(train=8, test=4) if smoke else small_data(train=500, test=420)
+    data = small_data(train=8, test=4) if smoke else small_data(train=400, test=420)
     return small_model('' if smoke else 'experiments/quickstart_base'), data, stages
 
 

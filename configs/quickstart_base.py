@@ -54,7 +54,7 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     tight = TraceSettings(crop=0.9, point=0.1, answer=0.0, crop_scale=(1.0, 1.1))
     point = TraceSettings(crop=0.2, point=0.8, answer=0.0)
-    talk = TraceSettings(crop=0.15, point=0.5, answer=0.35)
+    talk = TraceSettings(crop=0.1, point=0.5, answer=0.4)
     # Two ways to name a box, wide and exact, so that attempts at one question differ in what reinforcement looks at.
     loose = TraceSettings(
         crop=0.15,
@@ -71,7 +71,7 @@ def get_config(variant: str = '') -> ConfigDict:
         'eyes': eyes,
         'crops': supervised(170, tight, muon(1e-3, schedule='constant')),
         'point': supervised(650, point, muon(1e-3, schedule='constant')),
-        'talk': supervised(600, talk, muon(1e-3)),
+        'talk': supervised(240 if variant == 'further' else 600, talk, muon(1e-3)),
         'knows': measure,
         'loosen': supervised(120, loose, muon(3e-4)),
         'base': measure,
