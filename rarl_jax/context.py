@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from rich.console import Console
 
+from rarl_jax import processes
 from rarl_jax.checkpoints import Checkpoints
 from rarl_jax.episode import Host
 from rarl_jax.metrics import CompileCounter, MetricsWriter, Progress
@@ -121,14 +122,14 @@ class Run:
     def after_step(self, name: str, learner: Learner, metrics: dict[str, float], stage: TrainingSettings) -> None:
         """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it."""
         self.params = {name: learner.params[name] for name in self.params}
-        finished = learner.step == stage.steps
+        finished, signal = learner.step == stage.steps, self.signal()
         self.metrics.write(self.global_step(name, learner.step), name, metrics | {'compiles': self.compiles.take()})
         if finished:
             self.done += 1
-        if finished or self.signals or learner.step % stage.save_every == 0:
+        if finished or signal or learner.step % stage.save_every == 0:
             self.save(name, learner, finished)
-        if not finished:
-            self.leave_if_asked()
+        if signal and not finished:
+            self.leave(signal)
 
     def save(self, name: str, learner: Learner, finished: bool) -> None:
         """A checkpoint from which every further step comes out the same."""
@@ -143,10 +144,17 @@ class Run:
         arrays = {'params': learner.params, 'opt_state': learner.opt_state}
         self.checkpoints.save(self.global_step(name, learner.step), arrays, description)
 
+    def signal(self) -> str | None:
+        """The signal that has asked this process, or any other, to stop; all processes ask at the same place."""
+        return next(iter(processes.joined(self.signals)), None)
+
     def leave_if_asked(self) -> None:
-        if self.signals:
-            self.checkpoints.wait()
-            raise Stopped(f'Stopped by {self.signals[0]}; everything is saved. Run the same command again to go on.')
+        if signal := self.signal():
+            self.leave(signal)
+
+    def leave(self, signal: str) -> None:
+        self.checkpoints.wait()
+        raise Stopped(f'Stopped by {signal}; everything is saved. Run the same command again to go on.')
 
     def progress(self, name: str, total: int, done: int = 0) -> Progress:
         return Progress(self.console, name, total, done)

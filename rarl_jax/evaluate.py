@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
+
 from input_pipeline.loader import LoaderSettings, Sample, SampleSource
 from input_pipeline.schema import Question
+from rarl_jax import processes
 from rarl_jax.chat import system_text
 from rarl_jax.context import Run
 from rarl_jax.episode import Episode
 from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environment
 from rarl_jax.evaluation.exports import write_exports
 from rarl_jax.evaluation.judge import ExactJudge, Judge, TokenF1Judge, judge_records
-from rarl_jax.evaluation.records import Mode, Record, hash_text, make_record
+from rarl_jax.evaluation.records import Mode, Record, from_json, hash_text, make_record, to_json
 from rarl_jax.evaluation.results import Provenance, source_commit, write_results
 from rarl_jax.evaluation.samples import SampleFile, rewrite_samples
 from rarl_jax.grading import grade
@@ -39,18 +42,22 @@ def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
     for notice in notices(stage, questions, run.host.tool.max_crops):
         run.console.print(notice, markup=False)
     policy = Policy.of(run.model, run.weights(run.params), run.host, run.mesh)
-    with SampleFile(folder, identity(run, name, stage)) as file:
+    known = identity(run, name, stage)
+    with processes.first_before_others(lambda: SampleFile(folder, known, writes=processes.is_first())) as file:
         todo = {mode: file.missing(questions, mode, decoding(stage)) for mode in stage.modes}
         answered = sum(len(questions) - len(rest) for rest in todo.values())
         with run.progress(name, len(questions) * len(stage.modes), answered) as bar:
             for mode, rest in todo.items():
                 for start in range(0, len(rest), stage.batch_size):
                     batch = rest[start : start + stage.batch_size]
-                    samples = [sources[doc_id] for doc_id, _ in batch]
-                    file.add(answer(run, policy, mode, stage, [doc_id for doc_id, _ in batch], samples))
+                    doc_ids = [doc_id for doc_id, _ in batch[jax.process_index() :: jax.process_count()]]
+                    own = answer(run, policy, mode, stage, doc_ids, [sources[doc_id] for doc_id in doc_ids])
+                    file.add(map(from_json, processes.joined(map(to_json, own))))
                     bar.advance(len(batch))
                     run.leave_if_asked()
         records = file.records
+    if not processes.is_first():
+        return
     if judge is not None:
         records = judge_records(records, judge, {'panel_understanding'})
         rewrite_samples(folder, records)
@@ -71,7 +78,9 @@ def held_out(run: Run, stage: EvaluateSettings) -> tuple[list[Question], SampleS
 def answer(
     run: Run, policy: Policy, mode: Mode, stage: EvaluateSettings, doc_ids: Sequence[int], samples: Sequence[Sample]
 ) -> list[Record]:
-    """Lets the policy answer a batch of questions in one mode."""
+    """Lets the policy answer this process's questions of a batch in one mode; there may be none."""
+    if not samples:
+        return []
     greedy = stage.samples == 1
     sampling = Sampling(stage.samples, stage.temperature, greedy, offers_tool=mode != 'direct', crop=CROPS[mode])
     episodes = rollout(policy, samples, run.settings.sampler, sampling, run.key('evaluate', 0))

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from input_pipeline.build import BuildSettings
-from rarl_jax import evaluate, grounding, rl, sft
+from rarl_jax import evaluate, grounding, processes, rl, sft
 from rarl_jax.chat import Chat
 from rarl_jax.checkpoints import Checkpoints
 from rarl_jax.compare_torch.compare import compare
@@ -65,8 +65,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         if compare(settings, workdir).verdict != 'agrees':
             sys.exit(1)
         return
-    claim(workdir, config)
-    cut_cpu(settings.mesh)
+    cut_cpu(settings.mesh)  # first: whoever asks for the number of processes has looked for the devices
+    processes.first_before_others(lambda: claim(workdir, config))
     keep_compilations()
     with stop_on_signal() as signals:
         this = open_run(settings, workdir, signals)
@@ -122,9 +122,9 @@ def differences(before: Any, after: Any, path: str = 'config') -> Iterator[str]:
 
 def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     """Everything that is made once; the policy and `done` as the newest checkpoint has them."""
-    console = Console()
-    data_dir = prepare_data(settings.data, workdir, settings.seed, console)
-    folder = prepare_model(settings.model, data_dir, workdir, settings.seed)
+    console = Console(quiet=not processes.is_first())
+    data_dir = processes.first_before_others(lambda: prepare_data(settings.data, workdir, settings.seed, console))
+    folder = processes.first_before_others(lambda: prepare_model(settings.model, data_dir, workdir, settings.seed))
     mesh = make_mesh(settings.mesh)
     model = build_model(settings.model, Config.from_folder(folder), mesh)
     params, adapted = load_policy(folder, model, mesh, settings.mesh.rules), None
@@ -174,10 +174,16 @@ def build_model(settings: ModelSettings, config: Config, mesh: Mesh) -> Qwen2_5_
 
 
 def finish(this: Run) -> None:
-    """Exports the policy if the run has trained it, sets the evaluations side by side, and writes the report."""
+    """Exports the policy if the run has trained it, and tells how it went."""
     this.checkpoints.wait()
     if this.training:
         export(this.workdir / 'export', this)
+    if processes.is_first():
+        tell(this)
+
+
+def tell(this: Run) -> None:
+    """Sets the evaluations side by side and writes the report."""
     results = [
         each
         for item in this.settings.compare
@@ -201,6 +207,8 @@ def export(folder: Path, this: Run) -> None:
         save_adapter(folder / 'adapter', this.params, this.model.config, this.adapted.lora, str(this.model_dir))
         weights = merge(this.adapted.base, this.params, this.adapted.lora)
     save_params(folder, weights, this.model.config)
+    if not processes.is_first():
+        return
     for name in TOKENIZER_FILES:
         if (source := this.model_dir / name).is_file():
             shutil.copyfile(source, folder / name)

@@ -56,14 +56,19 @@ def converse(
     pages: Sequence[PageSample],
     rng: np.random.Generator,
 ) -> tuple[Kind, list[Episode]]:
-    """The episodes of a step: conversations of one kind, so that their lengths are alike and little is padded."""
+    """The episodes of a step: conversations of one kind, so that their lengths are alike and little is padded.
+
+    All processes draw the same kind; what is drawn for a page depends on the page's place in the batch of all processes alone.
+    """
     weights = np.array([getattr(stage.traces, kind) for kind in KINDS])
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
     settings = only(stage.traces, kind)
     episodes = []
-    for page in pages:
+    seed = int(rng.integers(1 << 32))
+    for number, page in enumerate(pages):
+        draw = np.random.default_rng([seed, number * jax.process_count() + jax.process_index()])
         for _ in range(stage.crops_a_page if kind == 'crop' else 1):
-            conversation = make_conversation(page.questions, page.image.size, answers, settings, rng)
+            conversation = make_conversation(page.questions, page.image.size, answers, settings, draw)
             episodes.append(replay(conversation, page.image, run.host, run.settings.sampler.budget, len(episodes)))
     return kind, episodes
 

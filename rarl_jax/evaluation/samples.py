@@ -19,14 +19,14 @@ class SampleFile:
     """The answers of one evaluation folder.
 
     `identity` says what is evaluated (checkpoint, prompt hash, pixel limits, seed, ...). It is kept beside the samples, and a folder that was begun
-    with another one is refused: its answers are not this policy's.
+    with another one is refused: its answers are not this policy's. Of several processes that are told all answers, one `writes`.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]):
+    def __init__(self, folder: Path, identity: dict[str, Any], writes: bool = True):
         _check_identity(folder, identity)
         self._folder = folder
         path = folder / SAMPLES
-        self._appender = jsonl.Appender(path)
+        self._appender = jsonl.Appender(path) if writes else None
         self._records = {record.key: record for record in read_samples(folder)}
 
     @property
@@ -54,11 +54,13 @@ class SampleFile:
     def add(self, records: Iterable[Record]) -> None:
         """Keeps new answers; they are on disk when this returns."""
         records = list(records)
-        self._appender.append(map(to_json, records))
+        if self._appender is not None:
+            self._appender.append(map(to_json, records))
         self._records |= {record.key: record for record in records}
 
     def close(self) -> None:
-        self._appender.close()
+        if self._appender is not None:
+            self._appender.close()
 
     def __enter__(self) -> SampleFile:
         return self

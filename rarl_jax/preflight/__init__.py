@@ -36,7 +36,8 @@ def preflight(config: ConfigDict, device_gb: float, processes: int) -> bool:
     settings, start, console = settings_from(config.to_dict()), time.monotonic(), Console()
     if not isinstance(settings, RunSettings):
         raise ValueError('--preflight: this config builds a data set and trains nothing; give the config of a run.')
-    largest, axes = largest_of(settings, processes), settings.mesh
+    axes = replace(settings.mesh, data=settings.mesh.data or 1)  # of devices that are not there, as few as will do
+    largest = largest_of(settings, processes)
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', axes.data * axes.fsdp * axes.tensor)
     # cudnn's attention is a GPU's; that of 'xla' holds at most a block of scores, as it holds none.

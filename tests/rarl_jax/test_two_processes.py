@@ -16,13 +16,30 @@ from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 600  # seconds; gloo swallows SIGTERM, so what is late is killed
-# One update with rewards, moments and an evaluation. eps: Adam would turn what is nothing but rounding into a step of full length.
+BASE = ROOT / 'experiments' / 'quickstart_base'
+# Two updates of a policy that earns something, held to its beginning, and an evaluation. eps: Adam would turn what is nothing but rounding
+# into a step of full length.
 RUN = (
     '--config=configs/quickstart.py:smoke',
     "--config.stages=('main', 'rarl')",
     "--config.compare=('rarl:zoom',)",
     "--config.stage.rarl.modes=('zoom',)",
+    '--config.stage.main.questions=4',
+    '--config.stage.main.group_size=4',
+    '--config.stage.main.micro_batch=8',
+    '--config.stage.main.loss.kl_weight=0.1',
+    # One shape of everything: a compilation takes longer than what is compiled.
+    '--config.stage.main.buckets.lengths=(320,)',
+    '--config.stage.main.buckets.images=(32,)',
+    '--config.stage.main.buckets.windows=(192,)',
+    '--config.stage.main.buckets.patches=(192,)',
+    '--config.stage.main.buckets.chosen=(80,)',
+    '--config.stage.main.buckets.groups=(640,)',
+    '--config.sampler.lengths=(256,)',
+    '--config.sampler.cache_lengths=(512,)',
     '--config.stage.main.optimizer.eps=1e-2',
+    '--config.mesh.cpu_devices=1',
+    f'--config.model.path={BASE}',
 )
 
 
@@ -31,7 +48,15 @@ def launch(workdir: Path, count: int) -> list[subprocess.CompletedProcess]:
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    command = [sys.executable, '-m', 'rarl_jax.main', *RUN, f'--workdir={workdir}', f'--config.mesh.fsdp={count}']
+    command = [
+        sys.executable,
+        '-m',
+        'rarl_jax.main',
+        *RUN,
+        f'--workdir={workdir}',
+        '--config.mesh.data=1',
+        f'--config.mesh.fsdp={count}',
+    ]
     several = [f'--coordinator=localhost:{port}', f'--processes={count}']
     started = [
         subprocess.Popen(
@@ -69,11 +94,22 @@ def test_two_processes_make_what_one_makes(tmp_path):
                 assert two[name] == (one[name] if name == 'stage' else pytest.approx(one[name], rel=1e-5, abs=1e-6)), (
                     name
                 )
-    assert_same_change(
-        *(folder / 'export' / 'model.safetensors' for folder in (alone, both)), alone / 'init' / 'model.safetensors'
-    )
+    exports = [folder / 'export' / 'model.safetensors' for folder in (alone, both)]
+    assert_same_change(*exports, BASE / 'model.safetensors')
     for name in ('results.md', 'report/index.html', 'export/tokenizer.json'):
         assert (both / name).is_file(), name
+    assert_restored(both)
+
+
+def assert_restored(workdir: Path) -> None:
+    """Both processes read the checkpoint that both have written: the export comes out the same again."""
+    export = workdir / 'export' / 'model.safetensors'
+    before = load_file(export)
+    export.unlink()
+    for done in launch(workdir, 2):
+        assert done.returncode == 0, done.stdout
+    after = load_file(export)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def assert_same_change(one: Path, two: Path, before: Path) -> None:
