@@ -23,10 +23,9 @@ def get_config(variant: str = '') -> ConfigDict:
     updates = sum(stages[name].steps for name in ('warm_start', 'main'))
     plain = rl_stage(updates, variant == 'smoke', RewardSettings(tool_count=0.0, tool_iou=0.0), offer_tool=False)
     stages |= {
-        'base': replace(stages['base'], modes=('direct', 'zoom')),
         'rarl': replace(stages['rarl'], modes=CONTROLS),
         'plain': replace(plain, from_start=True),
         'plain_rl': replace(stages['rarl'], modes=('direct',)),
     }
-    compare = ('base:direct', 'base:zoom', 'plain_rl:direct', *(f'rarl:{mode}' for mode in CONTROLS))
+    compare = ('base:zoom', 'plain_rl:direct', *(f'rarl:{mode}' for mode in CONTROLS))
     return small_run(model, data, stages, compare)
