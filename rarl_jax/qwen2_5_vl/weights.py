@@ -6,6 +6,7 @@ written into its donated stack there. So the host holds one tensor at a time, wh
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,7 +156,9 @@ class _Loading:
             raw = raw.reshape(raw.shape[0], -1)
         raw = jax.make_array_from_callback(raw.shape, self.raw_sharding, raw.__getitem__)
         self.array = self.fill(raw) if layer is None else self.fill(self.array, raw, layer)
-        jax.block_until_ready(self.array)  # the host copy goes before the next tensor is read
+        jax.block_until_ready(self.array)
+        del raw
+        gc.collect(0)  # JAX lets go of the host's copy at a collection: it goes before the next tensor is read
 
 
 def _oriented(transposed: bool, raw: Array) -> Array:

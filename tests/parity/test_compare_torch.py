@@ -41,7 +41,7 @@ def test_as_a_user_a_sound_folder(tmp_path):
     assert 'Verdict: agrees.' in done.stdout and '4 of 4 tokens equal' in done.stdout
     found = json.loads((tmp_path / 'comparison.json').read_text())
     what = [row['what'] for row in found['rows']]
-    assert found['verdict'] == 'agrees' and found['largest_difference'] < 1e-5
+    assert found['verdict'] == 'agrees' and found['largest_difference'] < 1e-4
     assert sum('vision block' in name for name in what) == 3 and sum('decoder layer' in name for name in what) == 4
     assert {'ids', 'positions', 'merger', 'logits', 'greedy, first turn', 'greedy, after the crop'} < set(what)
 
@@ -97,6 +97,6 @@ def test_folders_that_cannot_be_compared(tmp_path):
 
 def test_bfloat16(tmp_path):
     """Half the memory; rounding differs from layer to layer by no more than hundredths."""
-    model = ComparedModel('experiments/quickstart_base', SMALL, SMALL, 'bfloat16')
+    model = ComparedModel(str(folder()), SMALL, SMALL, 'bfloat16')
     report = compare(CompareSettings(('compare_torch',), model, tolerance=0.1, greedy_tokens=4), tmp_path)
     assert report.verdict == 'agrees' and report.largest.difference > 1e-4

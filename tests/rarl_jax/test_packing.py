@@ -73,9 +73,9 @@ def gradient(model, params, mesh, episodes, pack, size):
     total = None
     for batch in batches:
         total = (
-            updater.first(params, batch, denominators)
+            updater.first(params, updater.base, batch, denominators)
             if total is None
-            else updater.next(params, total, batch, denominators)
+            else updater.next(params, updater.base, total, batch, denominators)
         )
     return jax.device_get(total)
 
