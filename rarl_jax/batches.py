@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 
 from rarl_jax import processes
 from rarl_jax.episode import Episode
-from rarl_jax.packing import packed_tokens
 from rarl_jax.qwen2_5_vl.config import Config, VisionConfig
 from rarl_jax.qwen2_5_vl.images import Patches
 from rarl_jax.qwen2_5_vl.positions import mrope_positions
@@ -104,24 +103,6 @@ def image_sizes(images: Sequence[Patches], vision: VisionConfig, buckets: Bucket
         round_up(windows, buckets.windows),
         round_up(patches, buckets.patches, vision.merge_unit),
     )
-
-
-def agreed_sizes(
-    batches: Sequence[Sequence[Episode]], config: Config, buckets: Buckets, parts: int, pack: int
-) -> list[Buckets]:
-    """For each batch the one size of everything in it: that of the process which needs most, so that all processes make arrays of one shape.
-
-    Images and windows are multiples of the `parts` that a process's rows are split into; `pack` episodes of a group share a packed row.
-    """
-    needed = []
-    for episodes in batches:
-        images = list({id(image): image for e in episodes for image in e.images}.values())
-        count, windows, patches = image_sizes(images, config.vision, buckets)
-        length = round_up(max(len(e.ids) for e in episodes), buckets.lengths, 16)
-        chosen = round_up(max(int(e.loss_mask.sum()) for e in episodes), buckets.chosen, 8)
-        groups = round_up(packed_tokens(episodes, pack), buckets.groups, 16) if pack > 1 else 0
-        needed.append([length, multiple(count, parts), multiple(windows, parts), patches, chosen, groups])
-    return [Buckets(*((int(size),) for size in sizes)) for sizes in processes.largest(np.array(needed))]
 
 
 def plan_shared_images(images: Sequence[Patches], vision: VisionConfig, mesh: Mesh) -> VisionBatch:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
-if TYPE_CHECKING:
-    from rarl_jax.batches import Rollouts
-    from rarl_jax.episode import Episode
+from rarl_jax.batches import Rollouts
+from rarl_jax.episode import Episode
 
 
 @jax.tree_util.register_dataclass

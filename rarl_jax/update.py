@@ -17,12 +17,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from rarl_jax import losses, optim
-from rarl_jax.batches import Buckets, Rollouts, agreed_sizes, as_part, collate, multiple, on_mesh
+from rarl_jax import losses, optim, processes
+from rarl_jax.batches import Buckets, Rollouts, as_part, collate, image_sizes, multiple, on_mesh, round_up
 from rarl_jax.episode import Episode
 from rarl_jax.logprobs import chosen_logprobs, plan_chosen, score_states
 from rarl_jax.losses import Denominators, LossSettings
-from rarl_jax.packing import Packed, pack_groups
+from rarl_jax.packing import Packed, pack_groups, packed_tokens
 from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.lora import Adapted, join
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
@@ -114,6 +114,24 @@ def micro_batches(
         chosen = plan_chosen(rollouts.loss_mask, exact.chosen)
         packed = pack_groups(rollouts, chosen, pack, exact.groups[0]) if pack > 1 else None
         yield on_mesh(MicroBatch(rollouts, chosen, own, packed), mesh)
+
+
+def agreed_sizes(
+    batches: Sequence[Sequence[Episode]], config: Config, buckets: Buckets, parts: int, pack: int
+) -> list[Buckets]:
+    """For each batch the one size of everything in it: that of the process which needs most, so that all processes make arrays of one shape.
+
+    Images and windows are multiples of the `parts` that a process's rows are split into; `pack` episodes of a group share a packed row.
+    """
+    needed = []
+    for episodes in batches:
+        images = list({id(image): image for e in episodes for image in e.images}.values())
+        count, windows, patches = image_sizes(images, config.vision, buckets)
+        length = round_up(max(len(e.ids) for e in episodes), buckets.lengths, 16)
+        chosen = round_up(max(int(e.loss_mask.sum()) for e in episodes), buckets.chosen, 8)
+        groups = round_up(packed_tokens(episodes, pack), buckets.groups, 16) if pack > 1 else 0
+        needed.append([length, multiple(count, parts), multiple(windows, parts), patches, chosen, groups])
+    return [Buckets(*((int(size),) for size in sizes)) for sizes in processes.largest(np.array(needed))]
 
 
 def policy_logprobs(
