@@ -1,4 +1,4 @@
-"""Makes a small base policy from nothing: the recipe of experiments/quickstart_base.
+"""Makes a small base policy from nothing; experiments/quickstart_base was made by its stages, in several hands (its README says how).
 
     python -m rarl_jax.main --config=configs/quickstart_base.py
 

@@ -2,7 +2,7 @@
 
     python -m rarl_jax.main --config=configs/quickstart_compare.py
 
-Twice as long as the quickstart. Besides the policy's own zooms, the trained policy is measured directly (without the tool), with the right region shown,
+Longer than the quickstart by plain RL's updates and the controls. Besides the policy's own zooms, the trained policy is measured directly (without the tool), with the right region shown,
 and with blank and shuffled crops.
 """
 
