@@ -25,7 +25,7 @@ from rarl_jax.qwen2_5_vl.lora import Adapted, LoraConfig, adapter_axes, init_ada
 from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.qwen2_5_vl.params import Params, abstract_params, logical_axes
 from rarl_jax.qwen2_5_vl.weights import load_params
-from rarl_jax.settings import EvaluateSettings, RunSettings, TrainingSettings
+from rarl_jax.settings import EvaluateSettings, RlSettings, RunSettings, TrainingSettings
 from rarl_jax.sharding import Rules, everywhere, param_shardings
 from rarl_jax.signals import Stopped
 from rarl_jax.update import Learner
@@ -83,9 +83,16 @@ class Run:
     def policy_name(self, name: str) -> str:
         """Which policy stands when a stage begins: the folder it came from, as the config names it, and the updates since.
 
-        One that was made in the workdir is called by its folder's name, so that a workdir may be moved.
+        One that was made in the workdir is called by its folder's name, so that a workdir may be moved. A stage that starts from that folder
+        again (`from_start`) leaves out what was trained before it.
         """
-        return f'{self.settings.model.path or self.model_dir.name}+{self.global_step(name)}'
+        updates = 0
+        for other in reversed(self.settings.stages[: self.settings.stages.index(name)]):
+            stage = self.settings.stage[other]
+            updates += 0 if isinstance(stage, EvaluateSettings) else stage.steps
+            if isinstance(stage, RlSettings) and stage.from_start:
+                break
+        return f'{self.settings.model.path or self.model_dir.name}+{updates}'
 
     def initial_params(self) -> Params:
         """The weights that the run began with."""

@@ -15,15 +15,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from input_pipeline.loader import LoaderSettings, PageSample, load_pages, read_questions
+from input_pipeline.loader import LoaderSettings, PageSample, load_pages, prepare_ahead, read_questions
 from input_pipeline.schema import Box, Question
 from input_pipeline.traces import loosen
 from rarl_jax import optim, processes
@@ -53,6 +55,18 @@ class Words:
     numbers: Int[np.ndarray, 'N']  # ids of the whole numbers from 0
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """The images of a step and what their tokens should say."""
+
+    pages: list[Patches]  # as the policy sees them
+    # a page each: place of the answer among Words.ids (-1 = no region here), and its box, px of the page as the policy sees it
+    labels: list[tuple[Int[np.ndarray, 'M'], Int[np.ndarray, 'M 4']]]
+    crops: list[Patches]
+    answers: list[int]  # a crop each: place among Words.ids
+    tasks: list[int]  # a crop each: place among the stage's crop tasks
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GroundingBatch:
@@ -64,7 +78,6 @@ class GroundingBatch:
     crops: VisionBatch
     answer: Int[np.ndarray, 'C M']  # place among Words.ids; -2 = padding
     task: Int[np.ndarray, 'C']  # place among the stage's crop tasks
-    crop_weight: Float[np.ndarray, '']  # of the crops' part in the loss
 
 
 def train(run: Run, name: str, stage: GroundingSettings) -> None:
@@ -77,16 +90,19 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
     tasks = (*stage.page_tasks, *stage.crop_tasks)
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
     loader = LoaderSettings(batch_size=count, tasks=tasks, seed=run.settings.seed, drop_remainder=True)
-    learner = run.begin(name, optimizer, iter(load_pages(run.data_dir, loader, *run.processes)), {'heads': heads})
+    pages = load_pages(run.data_dir, loader, *run.processes)
+    seed = zlib.crc32(f'{run.settings.seed} {name}'.encode())
+    batches = prepare_ahead(pages, partial(label, run, words, stage), seed)
+    learner = run.begin(name, optimizer, iter(batches), {'heads': heads})
     update = make_update(run.model, words, optimizer, learner)
     with run.progress(name, stage.steps, learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
-            rng = np.random.default_rng([run.settings.seed, zlib.crc32(name.encode()), learner.step])
-            weight = 0.0 if learner.step < stage.pages_alone else CROP_WEIGHT
-            batch = make_batch(run, next(learner.batches), words, stage, weight, rng)
+            # Images are prepared in a thread; sizes are agreed on here, where all processes ask for them in the same order.
+            batch = make_batch(next(learner.batches), run.host, run.mesh)
             clock.lap('images')
-            learner, metrics = update(learner, on_mesh(batch, run.mesh))
+            crop_weight = np.float32(0.0 if learner.step < stage.pages_alone else CROP_WEIGHT)
+            learner, metrics = update(learner, on_mesh(batch, run.mesh), crop_weight)
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             clock.lap('update')
             tokens = processes.total(batch.word.size + batch.answer.size)
@@ -115,15 +131,10 @@ def find_words(run: Run, stage: GroundingSettings) -> Words:
 # ---------------------------------------------------------------- what the tokens should say
 
 
-def make_batch(
-    run: Run,
-    pages: Sequence[PageSample],
-    words: Words,
-    stage: GroundingSettings,
-    crop_weight: float,
-    rng: np.random.Generator,
-) -> GroundingBatch:
-    """Labels for all image tokens of the pages, and of crops cut from them."""
+def label(
+    run: Run, words: Words, stage: GroundingSettings, pages: Sequence[PageSample], rng: np.random.Generator
+) -> Labelled:
+    """The pages as the policy sees them, crops cut from them, and what the tokens of both should say."""
     views = [view_page(run.host, page.image) for page in pages]
     labels = [
         label_page(run.host, view, [q for q in page.questions if q.task in stage.page_tasks], words)
@@ -136,15 +147,20 @@ def make_batch(
             crops.append(cut_crop(run.host, page, asked[i], stage, rng))
             answers.append(words.answers[asked[i].answer])
             tasks.append(stage.crop_tasks.index(asked[i].task))
-    page_plan = plan_shared_images([view.patches for view in views], run.host.vision, run.mesh)
-    crop_plan = plan_shared_images(crops, run.host.vision, run.mesh)
-    word, box = pad_labels(labels, page_plan.merged_slots.shape)
+    return Labelled([view.patches for view in views], labels, crops, answers, tasks)
+
+
+def make_batch(labelled: Labelled, host: Host, mesh: Mesh) -> GroundingBatch:
+    """The same as padded arrays, in sizes that all processes have agreed on."""
+    page_plan = plan_shared_images(labelled.pages, host.vision, mesh)
+    crop_plan = plan_shared_images(labelled.crops, host.vision, mesh)
+    word, box = pad_labels(labelled.labels, page_plan.merged_slots.shape)
     answer = np.full(crop_plan.merged_slots.shape, -2, np.int32)
-    for row, (crop, place) in enumerate(zip(crops, answers, strict=True)):
-        answer[row, : crop.merged(run.host.vision.spatial_merge_size)] = place
+    for row, (crop, place) in enumerate(zip(labelled.crops, labelled.answers, strict=True)):
+        answer[row, : crop.merged(host.vision.spatial_merge_size)] = place
     task = np.zeros(len(answer), np.int32)
-    task[: len(tasks)] = tasks
-    return GroundingBatch(page_plan, word, box, crop_plan, answer, task, np.float32(crop_weight))
+    task[: len(labelled.tasks)] = labelled.tasks
+    return GroundingBatch(page_plan, word, box, crop_plan, answer, task)
 
 
 def label_page(
@@ -191,9 +207,9 @@ def init_heads(key: Array, width: int, tasks: int, scale: float) -> Params:
 
 
 def grounding_loss(
-    model: Qwen2_5_VL, params: Params, batch: GroundingBatch, words: Words
+    model: Qwen2_5_VL, params: Params, batch: GroundingBatch, words: Words, crop_weight: Float[Array, '']
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-    """Cross-entropies of words, boxes and crops' answers, and how often they are right."""
+    """Cross-entropies of words, boxes and crops' answers (the last times `crop_weight`), and how often they are right."""
     heads, embed = params['heads'], params['text']['embed']
     variables = {'params': {'text': params['text'], 'vision': params['vision']}}
     pages = model.apply(variables, batch.pages, method='encode_images')
@@ -209,7 +225,7 @@ def grounding_loss(
     crop_logits = jnp.einsum('cmd,cde->cme', crops, heads['answer']['w'][batch.task]) @ vocabulary.T
     crop_loss, crop_right = cross_entropy(crop_logits, batch.answer, batch.answer >= 0)
 
-    loss = word_loss + BOX_WEIGHT * box_loss + batch.crop_weight * crop_loss
+    loss = word_loss + BOX_WEIGHT * box_loss + crop_weight * crop_loss
     overlap = box_iou(box_logits.argmax(-1), batch.box)
     metrics = {
         'loss': loss,
@@ -238,20 +254,19 @@ def box_iou(a: Int[Array, '... 4'], b: Int[Array, '... 4']) -> Float[Array, '...
 
 
 def make_update(model: Qwen2_5_VL, words: Words, optimizer: optax.GradientTransformation, learner: Learner) -> Any:
-    """(learner, batch) -> (learner, metrics), one step down the loss. Arrays stay where those of `learner` are."""
+    """(learner, batch, crops' weight) -> (learner, metrics), one step down the loss. Arrays stay where those of `learner` are."""
 
-    def step(params, opt_state, batch):
-        (loss, metrics), gradient = jax.value_and_grad(lambda p: grounding_loss(model, p, batch, words), has_aux=True)(
-            params
-        )
+    def step(params, opt_state, batch, crop_weight):
+        measured = jax.value_and_grad(lambda p: grounding_loss(model, p, batch, words, crop_weight), has_aux=True)
+        (loss, metrics), gradient = measured(params)
         params, opt_state, numbers = optim.apply(optimizer, params, opt_state, gradient, loss)
         return params, opt_state, metrics | numbers
 
     places = shardings_of((learner.params, learner.opt_state))
     jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=(*places, None))
 
-    def update(learner, batch):
-        params, opt_state, metrics = jitted(learner.params, learner.opt_state, batch)
+    def update(learner, batch, crop_weight):
+        params, opt_state, metrics = jitted(learner.params, learner.opt_state, batch, crop_weight)
         return learner.advanced(params, opt_state), metrics
 
     return update

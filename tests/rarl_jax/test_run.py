@@ -98,6 +98,8 @@ def test_a_baseline_begins_with_the_policy_that_the_run_began_with(tmp_path):
     first, last = (load_file(tmp_path / folder / 'model.safetensors') for folder in ('init', 'export'))
     assert all(np.array_equal(first[name], last[name]) for name in first)
     assert 'plain_rl' in (tmp_path / 'results.md').read_text()
+    for stage in ('rarl', 'plain_rl'):  # as many updates each, from the same policy
+        assert json.loads((tmp_path / 'eval' / stage / 'results.json').read_text())['checkpoint'] == 'init+3'
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""What image tokens should say, and the loss that asks them. Boxes of tokens are 28 x 28 px of the page as the policy sees it."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from input_pipeline.loader import PageSample
+from rarl_jax import grounding
+from rarl_jax.episode import view_page
+from rarl_jax.grounding import Words, box_iou, cross_entropy, find_words, grounding_loss, label, label_page, make_batch
+from rarl_jax.optim import OptimizerSettings
+from rarl_jax.settings import GroundingSettings
+from rarl_jax.sharding import MeshSettings, make_mesh
+from rarl_jax.zoom import iou
+from tests.rarl_jax import small_policy
+
+STAGE = GroundingSettings(
+    'grounding',
+    1,
+    2,
+    OptimizerSettings(1e-3),
+    page_tasks=('action_recognition',),
+    crop_tasks=('action_recognition',),
+)
+
+
+def words() -> Words:
+    chat = small_policy.host().chat
+    ids = [chat.encode(answer)[0] for answer in ('running', 'sitting')]
+    return Words({'running': 0, 'sitting': 1}, np.array(ids), np.arange(256))
+
+
+def question(answer: str, *box: float):
+    """About a region of the page, px of the original, which is twice as large as the policy sees it."""
+    return replace(small_policy.sample().question, answer=answer, regions=(box,))
+
+
+def labelled(*questions):
+    host = small_policy.host()
+    word, box = label_page(host, view_page(host, small_policy.page()), questions, words())
+    return word.reshape(8, 6), box.reshape(8, 6, 4)
+
+
+def test_a_token_says_whose_region_covers_most_of_it():
+    big, small = question('running', 0, 0, 112, 112), question('sitting', 56, 0, 112, 112)
+    word, box = labelled(big, small)
+    assert word[:2, :2].tolist() == [[0, 0], [0, 0]], 'of two that cover a token equally the first is named'
+    assert (word[2:] == -1).all() and (word[:, 2:] == -1).all()
+    np.testing.assert_array_equal(box[0, 0], [0, 0, 56, 56])
+    word, box = labelled(question('running', 0, 0, 80, 112), small)
+    assert word[:2, :2].tolist() == [[0, 1], [0, 1]]
+    np.testing.assert_array_equal(box[1, 1], [28, 0, 56, 56])
+
+
+def test_a_token_that_a_region_hardly_touches_stays_nobodys():
+    word, _ = labelled(question('running', 0, 0, 56 + 2, 56))
+    assert word[0, 0] == 0 and word[0, 1] == -1
+
+
+def test_iou_is_that_of_zooms():
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.integers(0, 60, (2, 40, 2, 2)), axis=2)
+    a, b = corners.reshape(2, 40, 4)
+    np.testing.assert_allclose(box_iou(jnp.array(a), jnp.array(b)), np.diag(iou(a, b)), atol=1e-6)
+    assert box_iou(jnp.array([9, 9, 3, 3]), jnp.array([3, 3, 9, 9])) == 0
+
+
+def test_cross_entropy_is_a_mean_over_what_counts():
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.1, 0.8]]]))
+    loss, right = cross_entropy(logits, jnp.array([[0, 0, -2]]), jnp.array([[True, True, False]]))
+    np.testing.assert_allclose(loss, (np.log(2) + np.log(4)) / 2, rtol=1e-6)
+    assert right == 0.5
+
+
+def pages() -> list[PageSample]:
+    figures = question('running', 56, 56, 168, 168), question('sitting', 168, 224, 280, 392)
+    return [PageSample(figures, small_policy.page(seed)) for seed in (1, 2)]
+
+
+@pytest.fixture(scope='module')
+def world():
+    """Mesh, model, params with the heads, and a step's images."""
+    policy = small_policy.policy()
+    heads = grounding.init_heads(jax.random.key(0), policy.model.config.text.hidden_size, 1, 0.3)
+    run = SimpleNamespace(host=small_policy.host())
+    images = label(run, words(), STAGE, pages(), np.random.default_rng(0))
+    return make_mesh(MeshSettings()), policy.model, policy.params | {'heads': heads}, images
+
+
+def test_padding_changes_no_loss(world):
+    """A page alone, and the same page beside padding of another's size."""
+    mesh, model, params, images = world
+    one = replace(
+        images, **{name: getattr(images, name)[:1] for name in ('pages', 'labels', 'crops', 'answers', 'tasks')}
+    )
+    plain = make_batch(one, small_policy.host(), mesh)
+    batch = make_batch(images, small_policy.host(), mesh)
+    word, answer = batch.word.copy(), batch.answer.copy()
+    word[1:], answer[1:] = -2, -2
+    losses = [
+        grounding_loss(model, params, each, words(), jnp.float32(0.5))[0]
+        for each in (plain, replace(batch, word=word, answer=answer))
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_crops_of_weight_0_teach_nothing(world):
+    mesh, model, params, images = world
+    batch = make_batch(images, small_policy.host(), mesh)
+
+    def gradient(weight):
+        loss = lambda p: grounding_loss(model, p, batch, words(), jnp.float32(weight))[0]  # noqa: E731
+        return optax.global_norm(jax.grad(loss)(params)['heads']['answer'])
+
+    assert gradient(0.0) == 0 and gradient(0.5) > 0
+
+
+def test_an_answer_of_several_tokens_is_refused(monkeypatch):
+    asked = [question('a word that no phrase holds', 0, 0, 9, 9)]
+    monkeypatch.setattr(grounding, 'read_questions', lambda folder, split: asked)
+    run = SimpleNamespace(data_dir='', host=small_policy.host())
+    with pytest.raises(ValueError, match='answers of one token'):
+        find_words(run, STAGE)
