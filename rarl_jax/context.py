@@ -86,12 +86,9 @@ class Run:
         One that was made in the workdir is called by its folder's name, so that a workdir may be moved. A stage that starts from that folder
         again (`from_start`) leaves out what was trained before it.
         """
-        updates = 0
-        for other in reversed(self.settings.stages[: self.settings.stages.index(name)]):
-            stage = self.settings.stage[other]
-            updates += 0 if isinstance(stage, EvaluateSettings) else stage.steps
-            if isinstance(stage, RlSettings) and stage.from_start:
-                break
+        before = self.settings.stages[: self.settings.stages.index(name)]
+        fresh = [n for n in before if isinstance(stage := self.settings.stage[n], RlSettings) and stage.from_start]
+        updates = self.global_step(name) - (self.global_step(fresh[-1]) if fresh else 0)
         return f'{self.settings.model.path or self.model_dir.name}+{updates}'
 
     def initial_params(self) -> Params:
