@@ -75,6 +75,10 @@ class Run:
             jax.random.fold_in(jax.random.key(self.settings.seed), zlib.crc32(name.encode())), step
         )
 
+    def data_seed(self, name: str) -> int:
+        """Seeds what a stage draws while its batches are prepared."""
+        return zlib.crc32(f'{self.settings.seed} {name}'.encode())
+
     def global_step(self, name: str, step: int = 0) -> int:
         """Updates of the policy up to `step` of a stage, over all stages; an evaluation counts those before it."""
         before = self.settings.stages[: self.settings.stages.index(name)]

@@ -12,7 +12,6 @@ tower learns to write is what the decoder reads. A published checkpoint needs no
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -91,8 +90,7 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
     loader = LoaderSettings(batch_size=count, tasks=tasks, seed=run.settings.seed, drop_remainder=True)
     pages = load_pages(run.data_dir, loader, *run.processes)
-    seed = zlib.crc32(f'{run.settings.seed} {name}'.encode())
-    batches = prepare_ahead(pages, partial(label, run, words, stage), seed)
+    batches = prepare_ahead(pages, partial(label, run, words, stage), run.data_seed(name))
     learner = run.begin(name, optimizer, iter(batches), {'heads': heads})
     update = make_update(run.model, words, optimizer, learner)
     with run.progress(name, stage.steps, learner.step) as bar:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -29,7 +28,7 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
     loader = LoaderSettings(batch_size=count, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
     talk = partial(converse, run, answer_spaces(run, stage), stage)
     pages = load_pages(run.data_dir, loader, *run.processes)
-    batches = prepare_ahead(pages, talk, zlib.crc32(f'{run.settings.seed} {name}'.encode()))
+    batches = prepare_ahead(pages, talk, run.data_seed(name))
     learner = run.begin(name, optimizer, iter(batches))
     updater = Updater(run.model, imitation, optimizer, learner, run.adapted, frozen=stage.optimizer.frozen)
     with run.progress(name, stage.steps, learner.step) as bar:
