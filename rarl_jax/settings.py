@@ -79,8 +79,9 @@ class GroundingSettings:
     page_tasks: tuple[Task, ...] = ('character_identification',)  # their answers and regions are read off the page
     crop_tasks: tuple[Task, ...] = ('action_recognition', 'depth_comparison')  # their answers are read off crops
     crops_a_page: int = 1  # crops cut from each page
+    recited: int = 4  # names of each page after which the decoder says a box
     pages_alone: int = (
-        0  # first steps, in which crops do not count: Muon gives what is not yet learnt its full share of a step
+        0  # first steps, in which neither of them counts: Muon gives what is not yet learnt its full share of a step
     )
     crop_scale: tuple[float, float] = (1.0, 1.3)  # width and height of a crop, in those of its region
     crop_shift: float = 0.05  # most by which its centre lies off, in widths and heights of the region

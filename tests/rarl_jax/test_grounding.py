@@ -11,9 +11,22 @@ import pytest
 
 from input_pipeline.loader import PageSample
 from rarl_jax import grounding
+from rarl_jax.batches import plan_shared_images
 from rarl_jax.episode import view_page
-from rarl_jax.grounding import Words, box_iou, cross_entropy, find_words, grounding_loss, label, label_page, make_batch
+from rarl_jax.grounding import (
+    Words,
+    box_iou,
+    cross_entropy,
+    find_words,
+    grounding_loss,
+    label,
+    label_page,
+    make_batch,
+    recite,
+    recite_entropy,
+)
 from rarl_jax.optim import OptimizerSettings
+from rarl_jax.qwen2_5_vl.positions import mrope_positions
 from rarl_jax.settings import GroundingSettings
 from rarl_jax.sharding import MeshSettings, make_mesh
 from rarl_jax.zoom import iou
@@ -96,28 +109,71 @@ def test_padding_changes_no_loss(world):
     """A page alone, and the same page beside padding of another's size."""
     mesh, model, params, images = world
     one = replace(
-        images, **{name: getattr(images, name)[:1] for name in ('pages', 'labels', 'crops', 'answers', 'tasks')}
+        images,
+        **{name: getattr(images, name)[:1] for name in ('pages', 'labels', 'recited', 'crops', 'answers', 'tasks')},
     )
     plain = make_batch(one, small_policy.host(), mesh)
     batch = make_batch(images, small_policy.host(), mesh)
-    word, answer = batch.word.copy(), batch.answer.copy()
-    word[1:], answer[1:] = -2, -2
+    word, answer, recited = batch.word.copy(), batch.answer.copy(), batch.recited.copy()
+    word[1:], answer[1:], recited[1:] = -2, -2, -1
     losses = [
         grounding_loss(model, params, each, words(), jnp.float32(0.5))[0]
-        for each in (plain, replace(batch, word=word, answer=answer))
+        for each in (plain, replace(batch, word=word, answer=answer, recited=recited))
     ]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-def test_crops_of_weight_0_teach_nothing(world):
+def test_what_comes_late_teaches_nothing_before(world):
+    """Crops, and what is recited: the decoder's layers learn from nothing else."""
     mesh, model, params, images = world
     batch = make_batch(images, small_policy.host(), mesh)
 
-    def gradient(weight):
+    def gradients(weight):
         loss = lambda p: grounding_loss(model, p, batch, words(), jnp.float32(weight))[0]  # noqa: E731
-        return optax.global_norm(jax.grad(loss)(params)['heads']['answer'])
+        gradient = jax.grad(loss)(params)
+        return [optax.global_norm(part) for part in (gradient['heads']['answer'], gradient['text']['layers'])]
 
-    assert gradient(0.0) == 0 and gradient(0.5) > 0
+    assert gradients(0.0) == [0, 0] and min(gradients(0.5)) > 0
+
+
+def test_a_name_is_recited_with_its_box_unless_a_page_has_it_twice():
+    host, rng = small_policy.host(), np.random.default_rng(0)
+    view = view_page(host, small_policy.page())
+    twice = [question('running', 0, 0, 56, 56), question('running', 60, 0, 120, 56)]
+    ids = recite(view, [*twice, question('sitting', 112, 28, 224, 140)], words(), 3, rng)
+    assert ids[0].tolist() == [words().ids[1], 56, 14, 112, 70], (
+        'px of the page as the policy sees it, half the original'
+    )
+    assert (ids[1:] == -1).all()
+
+
+def test_what_is_recited_is_scored_as_a_conversation_by_itself(world):
+    """A page, one name and its box, alone in the model: the same cross-entropy, whatever else the batch holds."""
+    mesh, model, params, _ = world
+    host = small_policy.host()
+    small = [PageSample((question('running', 8, 8, 100, 90),), small_policy.page(3, 168, 224))]
+    images = label(SimpleNamespace(host=host), words(), STAGE, [*pages(), *small], np.random.default_rng(0))
+    batch = make_batch(images, host, mesh)
+    features = model.apply({'params': params}, batch.pages, method='encode_images')
+    found, _ = recite_entropy(model, {'params': params}, features, batch)
+
+    losses = []
+    for page, sentences in zip(images.pages, images.recited, strict=True):
+        count = page.merged(host.vision.spatial_merge_size)
+        for sentence in sentences[sentences[:, 0] >= 0]:
+            ids = np.concatenate([np.full(count, host.chat.image_id), sentence])
+            positions, _ = mrope_positions(ids, [page.grid], host.chat.image_id, host.vision.spatial_merge_size)
+            index = np.concatenate([np.arange(count), np.full(5, -1)])
+            logits = model.apply(
+                {'params': params},
+                ids[None],
+                positions[:, None],
+                index[None],
+                plan_shared_images([page], host.vision, mesh),
+            )
+            losses += optax.softmax_cross_entropy_with_integer_labels(logits[0, -5:-1], sentence[1:]).tolist()
+    assert len(losses) == 4 * 5
+    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
 
 
 def test_an_answer_of_several_tokens_is_refused(monkeypatch):
