@@ -1,10 +1,11 @@
-"""Puts the measured figures into README.md, so that none is typed by hand.
+"""Puts the measured figures into the READMEs, so that none is typed by hand.
 
     python -m experiments.readme [--check]
 
-Between `<!-- figures: NAME -->` and `<!-- end -->` stands what the committed result files say; --check changes nothing and fails where README is older.
+Between `<!-- figures: NAME -->` and `<!-- end -->` stands what the committed result files say; --check changes nothing and fails where a README is older.
 
     quickstart    experiments/quickstart_results/results.md, as the run wrote it
+    base          experiments/quickstart_base/evaluation/results.md, the same
     benchmarks    experiments/benchmarks/results/*.json
 """
 
@@ -14,10 +15,11 @@ import argparse
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
-README = HERE.parent / 'README.md'
+READMES = (HERE.parent / 'README.md', HERE / 'quickstart_base' / 'README.md')
 BLOCK = re.compile(r'(<!-- figures: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
@@ -25,21 +27,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--check', action='store_true', help='fail where README is older than the result files')
     check = parser.parse_args().check
-    text = README.read_text(encoding='utf-8')
-    fresh = filled(text)
-    if check and fresh != text:
-        sys.exit('README.md is older than the result files: run python -m experiments.readme')
-    README.write_text(fresh, encoding='utf-8')
+    for path in READMES:
+        text = path.read_text(encoding='utf-8')
+        fresh = filled(text)
+        if check and fresh != text:
+            sys.exit(f'{path} is older than the result files: run python -m experiments.readme')
+        path.write_text(fresh, encoding='utf-8')
 
 
 def filled(text: str) -> str:
     """The text with every block of figures made anew. KeyError for a block of another name."""
-    makers = {'quickstart': quickstart, 'benchmarks': benchmarks}
+    makers = {
+        'quickstart': partial(table, HERE / 'quickstart_results' / 'results.md'),
+        'base': partial(table, HERE / 'quickstart_base' / 'evaluation' / 'results.md'),
+        'benchmarks': benchmarks,
+    }
     return BLOCK.sub(lambda block: f'{block[1]}{makers[block[2]]()}\n{block[3]}', text)
 
 
-def quickstart() -> str:
-    return (HERE / 'quickstart_results' / 'results.md').read_text(encoding='utf-8').strip()
+def table(path: Path) -> str:
+    """The table that a run has written of its evaluations."""
+    return path.read_text(encoding='utf-8').strip()
 
 
 def benchmarks() -> str:

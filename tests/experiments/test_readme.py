@@ -1,14 +1,17 @@
-"""README's figures are those of the committed result files."""
+"""The READMEs' figures are those of the committed result files."""
 
-from experiments.readme import README, filled
+import pytest
+
+from experiments.readme import READMES, filled
 
 
-def test_readme_shows_the_committed_figures():
-    text = README.read_text(encoding='utf-8')
-    assert text.count('<!-- figures:') == 2
+@pytest.mark.parametrize(('path', 'blocks'), zip(READMES, (2, 1), strict=True), ids=('project', 'base'))
+def test_a_readme_shows_the_committed_figures(path, blocks):
+    text = path.read_text(encoding='utf-8')
+    assert text.count('<!-- figures:') == blocks
     assert filled(text) == text, 'run python -m experiments.readme'
 
 
 def test_an_older_figure_is_noticed():
-    text = README.read_text(encoding='utf-8')
+    text = READMES[0].read_text(encoding='utf-8')
     assert filled(text.replace('| unit |', '| units |')) == text
