@@ -2,9 +2,10 @@
 
     python -m rarl_jax.main --config=configs/quickstart_base.py
 
-The vision tower first learns what lies under each image token (without that, pointing stays at an IoU of 0.1 for long); then the decoder learns to
-read tight crops, and then to point: the other way round, crops undo pointing. Whole conversations follow, and last loose boxes and guesses: a
-policy as a general model is on comics, which knows more than it does.
+The vision tower first learns what lies under each image token (without that, pointing stays at an IoU of 0.1 for long). Then the decoder learns to
+point and to read crops, with the tower frozen: left to learn along, the tower forgets who is who before the decoder first asks for it, and then calls
+name the exact box of any figure. Whole conversations follow, and last loose boxes and guesses: a policy as a general model is on comics, which
+knows more than it does.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,13 @@ def get_config(variant: str = '') -> ConfigDict:
         raise ValueError(f'Unknown variant {variant!r} of configs/quickstart_base.py: expected smoke or none.')
     smoke = variant == 'smoke'
 
-    def muon(rate: float, matrix_rate: float = 10.0, schedule: str = 'hold', warmup: float = 0.02) -> OptimizerSettings:
+    def muon(
+        rate: float,
+        matrix_rate: float = 10.0,
+        schedule: str = 'hold',
+        warmup: float = 0.02,
+        frozen: tuple[str, ...] = (),
+    ) -> OptimizerSettings:
         return OptimizerSettings(
             kind='muon',
             learning_rate=rate,
@@ -30,6 +37,7 @@ def get_config(variant: str = '') -> ConfigDict:
             warmup=warmup,
             end_fraction=0.03,
             b2=0.98,
+            frozen=frozen,
         )
 
     def supervised(steps: int, traces: TraceSettings, optimizer: OptimizerSettings) -> SftSettings:
@@ -46,14 +54,13 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     eyes = GroundingSettings(
         kind='grounding',
-        steps=2 if smoke else 500,
+        steps=2 if smoke else 600,
         pages=2 if smoke else 16,
         optimizer=muon(2e-3, matrix_rate=5.0, schedule='constant', warmup=0.04),
         crops_a_page=3,
         crop_scale=(1.0, 1.15),
         pages_alone=1 if smoke else 300,
     )
-    tight = TraceSettings(crop=0.9, point=0.1, answer=0.0, crop_scale=(1.0, 1.1))
     point = TraceSettings(crop=0.2, point=0.8, answer=0.0)
     talk = TraceSettings(crop=0.1, point=0.6, answer=0.3)
     # Two ways to name a box, wide and exact, so that attempts at one question differ in what reinforcement looks at.
@@ -70,9 +77,8 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     stages = {
         'eyes': eyes,
-        'crops': supervised(170, tight, muon(1e-3, schedule='constant')),
-        'point': supervised(1000, point, muon(1e-3, schedule='constant')),
-        'talk': supervised(1400, talk, muon(1e-3)),
+        'point': supervised(700, point, muon(1e-3, schedule='constant', frozen=('vision',))),
+        'talk': supervised(600, talk, muon(5e-4)),
         'knows': measure,
         'loosen': supervised(120, loose, muon(3e-4)),
         'base': measure,
