@@ -52,8 +52,8 @@ def small_model(path: str) -> ModelSettings:
 def small_data(train: int, validation: int = 0, test: int = 0) -> DataSettings:
     """Drawn pages, so many of each split, with the two tasks of the small world.
 
-    Figures are named by identity ("Who", not "the left one in panel 3"): a small tower tells identities apart within minutes, and counting panels is
-    what a small decoder is slow to learn.
+    Figures are named by identity ("Violet", not "the leftmost in panel 3"): a small tower tells identities apart within minutes, while counting
+    panels is what a small decoder is slow to learn.
     """
     tasks = TaskSettings(
         tasks=(*SMALL_TASKS, 'character_identification'),
