@@ -2,10 +2,10 @@
 
     python -m rarl_jax.main --config=configs/quickstart_base.py
 
-The vision tower first learns what lies under each image token (without that, pointing stays at an IoU of 0.1 for long). Then the decoder learns to
-point and to read crops, with the tower frozen: left to learn along, the tower forgets who is who before the decoder first asks for it, and then calls
-name the exact box of any figure. Whole conversations follow, and last loose boxes and guesses: a policy as a general model is on comics, which
-knows more than it does.
+The vision tower first learns what lies under each image token, and the decoder to look from a name at whose name it is (without the one, pointing
+stays at an IoU of 0.1 for long; without the other, calls name the exact box of just any figure). Then the decoder learns to point and to read crops,
+with the tower frozen, which would forget who is who. Whole conversations follow, and last loose boxes and guesses: a policy as a general model is
+on comics, which knows more than it does.
 """
 
 from ml_collections import ConfigDict
@@ -77,8 +77,8 @@ def get_config(variant: str = '') -> ConfigDict:
     )
     stages = {
         'eyes': eyes,
-        'point': supervised(700, point, muon(1e-3, schedule='constant', frozen=('vision',))),
-        'talk': supervised(600, talk, muon(5e-4)),
+        'point': supervised(500, point, muon(1e-3, schedule='constant', frozen=('vision',))),
+        'talk': supervised(700, talk, muon(5e-4)),
         'knows': measure,
         'loosen': supervised(120, loose, muon(3e-4)),
         'base': measure,
