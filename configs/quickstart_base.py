@@ -69,18 +69,18 @@ def get_config(variant: str = '') -> ConfigDict:
         answer=0.6,
         direct=0.25,
         crop_scale=(1.0, 1.15),
-        box_scale=(1.5, 1.8),
-        box_shift=0.06,
-        exact_rate=0.28,
+        box_scale=(1.5, 1.9),
+        box_shift=0.08,
+        exact_rate=0.22,
         zoom_rate=0.55,
         malformed_rate=0.15,
     )
     stages = {
         'eyes': eyes,
         'point': supervised(500, point, muon(1e-3, schedule='constant', frozen=('vision',))),
-        'talk': supervised(700, talk, muon(5e-4)),
+        'talk': supervised(500, talk, muon(5e-4)),
         'knows': measure,
-        'loosen': supervised(120, loose, muon(3e-4)),
+        'loosen': supervised(240, loose, muon(3e-4)),
         'base': measure,
     }
     data = small_data(train=8, validation=4) if smoke else small_data(train=8000, validation=420)

@@ -1,8 +1,16 @@
-"""What is set before any test: compiled programs stay on disk, for both workers and for every command that a test types."""
+"""What holds for all tests: compiled programs stay on disk, for both workers and for every command that a test types, and long files come first."""
 
 import os
 from pathlib import Path
 
+import pytest
+
 _CACHE = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE / 'rarl_jax' / 'xla'))  # where runs keep theirs
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: handed out last, one of them would keep one worker busy while the other has nothing left."""
+    long = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in long)
