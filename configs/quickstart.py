@@ -37,8 +37,8 @@ def parts(name: str, variant: str) -> tuple[ModelSettings, DataSettings, dict[st
     )
     stages = {
         'base': measure,
-        'warm_start': rl_stage(1 if smoke else 10, smoke, RewardSettings().warm_start()),
-        'main': rl_stage(2 if smoke else 50, smoke, RewardSettings()),
+        'warm_start': rl_stage(1 if smoke else 5, smoke, RewardSettings().warm_start()),
+        'main': rl_stage(2 if smoke else 45, smoke, RewardSettings()),
         'rarl': measure,
     }
     data = small_data(train=8, test=4) if smoke else small_data(train=400, test=420)
