@@ -33,7 +33,6 @@ class TraceSettings:
     exact_rate: float = 0.0  # share of calls whose box is the region itself, whatever box_scale and box_shift say
     zoom_rate: float = 1.0  # share of answers that zoom first; the others guess
     malformed_rate: float = 0.0  # share of answers whose tags are wrong
-    all_answers: bool = False  # a guess is drawn from all answers of the task, even where the question names choices
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def make_conversation(
     Args:
       questions: the questions about the page, at least one; each must name a region.
       page_size: (width, height) of the original page, px.
-      answers: all answers of each task, from which guesses are drawn.
+      answers: all answers of each task, from which guesses are drawn where the question names no choices.
       settings: which conversations are made.
       rng: numpy's generator; the conversation depends on nothing else.
     """
@@ -97,7 +96,7 @@ def make_conversation(
         boxes = [_named(box, page_size, settings, rng) for box in first.regions]
         steps = (*(Step(box=box) for box in boxes), _final(first.answer, settings, rng))
     else:
-        pool = first.choices if first.choices and not settings.all_answers else answers[first.task]
+        pool = first.choices or answers[first.task]
         steps = (_final(pool[rng.integers(len(pool))], settings, rng),)
     return Conversation(first.id, first.page_id, (Exchange(first.prompt, steps),), offers_tool=kind == 'answer')
 
