@@ -24,7 +24,7 @@ from rarl_jax.sharding import batch_parts, processes_of, put_batch
 
 @dataclass(frozen=True)
 class Buckets:
-    """Sizes that arrays are padded to; () = four sizes an octave. Few sizes mean few compilations."""
+    """Sizes that arrays are padded to; beyond the largest, or with none, four sizes an octave. Few sizes mean few compilations."""
 
     lengths: tuple[int, ...] = ()  # tokens of a row
     images: tuple[int, ...] = ()  # images of a batch
@@ -56,7 +56,7 @@ def collate(episodes: Sequence[Episode], config: Config, buckets: Buckets, rows:
     Args:
         rows: B; the number of episodes if None. Further rows are padding.
     Raises:
-        ValueError: no bucket is large enough, or there are more episodes than rows.
+        ValueError: there are more episodes than rows.
     """
     b, t = rows or len(episodes), round_up(max(len(e.ids) for e in episodes), buckets.lengths, 16)
     if b < len(episodes):
@@ -77,14 +77,12 @@ def collate(episodes: Sequence[Episode], config: Config, buckets: Buckets, rows:
 
 
 def round_up(count: int, sizes: Sequence[int] = (), least: int = 1) -> int:
-    """The smallest of `sizes` that holds `count`; without sizes, four to an octave and multiples of `least`."""
-    if not sizes:
-        step = max(least, 1 << max(count.bit_length() - 3, 0))
-        return max(-(-count // step), 1) * step
-    fitting = [size for size in sizes if size >= count]
-    if not fitting:
-        raise ValueError(f'Buckets: {count} needed, but the largest is {max(sizes)}; add a larger one.')
-    return min(fitting)
+    """The smallest of `sizes` that holds `count`; where none does, four sizes to an octave and multiples of `least`.
+
+    What a policy does in a batch has no limit that could be planned for: one rare batch costs a compilation, not the run.
+    """
+    step = max(least, 1 << max(count.bit_length() - 3, 0))
+    return min((size for size in sizes if size >= count), default=max(-(-count // step), 1) * step)
 
 
 def plan_images(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> VisionBatch:

@@ -214,5 +214,13 @@ def test_a_group_shares_its_page_and_rows_know_their_group():
 def test_sizes_are_few():
     assert {round_up(n) for n in range(129, 257)} == {160, 192, 224, 256}
     assert round_up(5, (4, 8)) == 8 and round_up(3, least=16) == 16
-    with pytest.raises(ValueError, match='9 needed, but the largest is 8'):
-        round_up(9, (4, 8))
+    assert round_up(9, (4, 8)) == 10
+
+
+def test_a_batch_beyond_the_planned_sizes_is_made_all_the_same():
+    """A quickstart ended at its seventh update, whose attempts zoomed more often than was planned for."""
+    episode = said(call_text((20, 30, 70, 100)), call_text((100, 100, 160, 200)), group=0).episode()
+    images = len(episode.images)
+    batch = collate([episode], Config.from_folder(small_policy.folder()), Buckets(lengths=(16,), images=(1, images - 1)))
+    assert (batch.vision.image_lengths > 0).sum() >= images and batch.lengths.tolist() == [len(episode.ids)]
+    assert batch.ids.shape[1] >= len(episode.ids)
