@@ -221,6 +221,8 @@ def test_a_batch_beyond_the_planned_sizes_is_made_all_the_same():
     """A quickstart ended at its seventh update, whose attempts zoomed more often than was planned for."""
     episode = said(call_text((20, 30, 70, 100)), call_text((100, 100, 160, 200)), group=0).episode()
     images = len(episode.images)
-    batch = collate([episode], Config.from_folder(small_policy.folder()), Buckets(lengths=(16,), images=(1, images - 1)))
+    batch = collate(
+        [episode], Config.from_folder(small_policy.folder()), Buckets(lengths=(16,), images=(1, images - 1))
+    )
     assert (batch.vision.image_lengths > 0).sum() >= images and batch.lengths.tolist() == [len(episode.ids)]
     assert batch.ids.shape[1] >= len(episode.ids)
