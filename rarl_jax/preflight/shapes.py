@@ -67,7 +67,10 @@ def asked(stage: Any) -> int:
 
 
 def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSettings, processes: int) -> dict[str, Any]:
-    """The largest buckets, which are each process's, or where there are none what the budget allows."""
+    """The largest buckets, which are each process's, or where there are none what the budget allows.
+
+    A rare batch beyond the buckets is larger than what is weighed here (see batches.round_up).
+    """
     budget, buckets = settings.sampler.budget, stage.buckets
     if isinstance(stage, RlSettings):
         episodes, group, chosen = asked(stage), stage.group_size, budget.max_turns * budget.turn_tokens

@@ -98,6 +98,7 @@ def test_no_output_breaks_a_rollout(streams, offers_tool):
     with pytest.MonkeyPatch.context() as patch:
         Script(streams).install(patch)
         episodes = module.rollout(policy(), samples, SETTINGS, Sampling(offers_tool=offers_tool), None)
+    assert len(episodes) == len(streams)
     for number, episode in enumerate(episodes):
         check(episode, streams[number], number)
 
