@@ -1,6 +1,7 @@
 """What image tokens should say, and the loss that asks them. Boxes of tokens are 28 x 28 px of the page as the policy sees it."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -105,6 +106,11 @@ def world():
     return make_mesh(MeshSettings()), policy.model, policy.params | {'heads': heads}, images
 
 
+@partial(jax.jit, static_argnums=0)
+def loss(model, params, batch, weight):
+    return grounding_loss(model, params, batch, words(), weight)[0]
+
+
 def test_padding_changes_no_loss(world):
     """A page alone, and the same page beside padding of another's size."""
     mesh, model, params, images = world
@@ -117,7 +123,7 @@ def test_padding_changes_no_loss(world):
     word, answer, recited = batch.word.copy(), batch.answer.copy(), batch.recited.copy()
     word[1:], answer[1:], recited[1:] = -2, -2, -1
     losses = [
-        grounding_loss(model, params, each, words(), jnp.float32(0.5))[0]
+        loss(model, params, each, jnp.float32(0.5))
         for each in (plain, replace(batch, word=word, answer=answer, recited=recited))
     ]
     np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -128,9 +134,9 @@ def test_what_comes_late_teaches_nothing_before(world):
     mesh, model, params, images = world
     batch = make_batch(images, small_policy.host(), mesh)
 
+    @jax.jit
     def gradients(weight):
-        loss = lambda p: grounding_loss(model, p, batch, words(), jnp.float32(weight))[0]  # noqa: E731
-        gradient = jax.grad(loss)(params)
+        gradient = jax.grad(loss, argnums=1)(model, params, batch, weight)
         return [optax.global_norm(part) for part in (gradient['heads']['answer'], gradient['text']['layers'])]
 
     assert gradients(0.0) == [0, 0] and min(gradients(0.5)) > 0
@@ -154,8 +160,13 @@ def test_what_is_recited_is_scored_as_a_conversation_by_itself(world):
     small = [PageSample((question('running', 8, 8, 100, 90),), small_policy.page(3, 168, 224))]
     images = label(SimpleNamespace(host=host), words(), STAGE, [*pages(), *small], np.random.default_rng(0))
     batch = make_batch(images, host, mesh)
-    features = model.apply({'params': params}, batch.pages, method='encode_images')
-    found, _ = recite_entropy(model, {'params': params}, features, batch)
+
+    @jax.jit
+    def entropy(params, batch):
+        features = model.apply({'params': params}, batch.pages, method='encode_images')
+        return recite_entropy(model, {'params': params}, features, batch)[0]
+
+    found, logits_of = entropy(params, batch), jax.jit(model.apply)
 
     losses = []
     for page, sentences in zip(images.pages, images.recited, strict=True):
@@ -164,7 +175,7 @@ def test_what_is_recited_is_scored_as_a_conversation_by_itself(world):
             ids = np.concatenate([np.full(count, host.chat.image_id), sentence])
             positions, _ = mrope_positions(ids, [page.grid], host.chat.image_id, host.vision.spatial_merge_size)
             index = np.concatenate([np.arange(count), np.full(5, -1)])
-            logits = model.apply(
+            logits = logits_of(
                 {'params': params},
                 ids[None],
                 positions[:, None],
