@@ -8,13 +8,15 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from tensorboardX import SummaryWriter
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 PLAIN_EVERY = 10.0  # seconds between two lines of plain progress
 COMPILED = '/jax/core/compile/backend_compile_duration'
@@ -91,6 +93,8 @@ class MetricsWriter:
                 self._board.add_scalar(name, value, line['step'])
 
     def _open(self, purge_step: int | None = None) -> SummaryWriter:
+        from tensorboardX import SummaryWriter  # here: it loads torch, where that is installed, which takes seconds
+
         # The writer names its file by the second: two of one second would be one file, and the first be lost.
         return SummaryWriter(str(self._events), purge_step=purge_step, filename_suffix=f'.{time.time_ns()}')
 

@@ -7,7 +7,11 @@ import pytest
 
 _CACHE = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE / 'rarl_jax' / 'xla'))  # where runs keep theirs
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ.setdefault(
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0'
+)  # commands have a hundred small programs in common
+# A test runs its programs for a moment: compiling them with all optimisations takes longer. tests/parity turns these on again.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

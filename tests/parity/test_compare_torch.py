@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from rarl_jax.compare_torch.compare import compare
 from rarl_jax.qwen2_5_vl.images import PixelLimits
 from rarl_jax.settings import ComparedModel, CompareSettings
+from tests.commands import FULL, launch
 from tests.rarl_jax.small_policy import folder
-from tests.rarl_jax.test_run import launch
 
 SMALL = PixelLimits(28 * 28, 28 * 28 * 40)
 
@@ -36,7 +36,7 @@ def damaged(target: Path, name: str) -> Path:
 
 @pytest.mark.slow
 def test_as_a_user_a_sound_folder(tmp_path):
-    done = launch('--config=configs/compare_torch.py:smoke', f'--workdir={tmp_path}')
+    done = launch('--config=configs/compare_torch.py:smoke', f'--workdir={tmp_path}', compiled=FULL)
     assert done.returncode == 0, done.stderr
     assert 'Verdict: agrees.' in done.stdout and '4 of 4 tokens equal' in done.stdout
     found = json.loads((tmp_path / 'comparison.json').read_text())
@@ -50,7 +50,7 @@ def test_as_a_user_a_sound_folder(tmp_path):
 def test_as_a_user_a_damaged_folder(tmp_path):
     path = damaged(tmp_path / 'damaged', 'model.layers.1.mlp.down_proj.weight')
     arguments = [f'--config.model.path={path}', f'--config.reference={folder()}', '--config.greedy_tokens=2']
-    done = launch('--config=configs/compare_torch.py', f'--workdir={tmp_path / "run"}', *arguments)
+    done = launch('--config=configs/compare_torch.py', f'--workdir={tmp_path / "run"}', *arguments, compiled=FULL)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'differs, first at: decoder layer 1.' in done.stdout.replace('\n', ' ')
 

@@ -30,7 +30,7 @@ from rarl_jax.sampler.settings import Sampling
 from rarl_jax.settings import RunSettings, settings_from
 from rarl_jax.sharding import RULES, MeshSettings, make_mesh
 from rarl_jax.zoom import cut
-from tests.rarl_jax.test_run import launch
+from tests.commands import FULL, launch
 
 BASE = Path('experiments/quickstart_base')
 QUESTIONS = 25  # a task; there are two
@@ -56,7 +56,7 @@ def finished(tmp_path_factory) -> Finished:
     """Three updates of the quickstart's base policy, which zooms and answers sensibly."""
     workdir = tmp_path_factory.mktemp('run')
     asked = [f'--config.model.path={BASE}', '--config.data.pages.test=40', f'--config.stage.rarl.questions={QUESTIONS}']
-    done = launch('--config=configs/quickstart.py:smoke', f'--workdir={workdir}', *asked)
+    done = launch('--config=configs/quickstart.py:smoke', f'--workdir={workdir}', *asked, compiled=FULL)
     assert done.returncode == 0, done.stderr
     settings = settings_from(json.loads((workdir / 'config.json').read_text()))
     export = workdir / 'export'

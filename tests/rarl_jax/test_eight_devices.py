@@ -4,8 +4,6 @@ Tolerance 1e-5: of a scalar to its value, of an array to the largest number of t
 told by the weight before and after, each rounded: that rounding is allowed on top.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -25,6 +23,7 @@ from rarl_jax.sampler.rollout import rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from rarl_jax.sharding import RULES, MeshSettings, constrain, make_mesh
 from rarl_jax.update import Learner, Updater, micro_batches, reinforcement
+from tests.commands import run_code
 from tests.rarl_jax.small_policy import BUDGET, acted, folder, follow_script, host, sample
 
 ON_EIGHT = """
@@ -45,9 +44,7 @@ ZOOM, ANSWER = (Step(box=BOX), Step(answer='running')), (Step(answer='sitting'),
 
 @pytest.mark.slow
 def test_on_eight_devices():
-    command = [sys.executable, '-c', ON_EIGHT]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    run_code(ON_EIGHT)
 
 
 # ---------------------------------------------------------------- runs in a process of its own

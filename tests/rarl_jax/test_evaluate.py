@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,10 +16,10 @@ from input_pipeline.synthetic import DrawSettings
 from input_pipeline.synthetic_files import write_pages
 from rarl_jax.evaluate import evaluate, notices
 from rarl_jax.settings import EvaluateSettings
+from tests.commands import launch
 from tests.rarl_jax.evaluation.made import question
 from tests.rarl_jax.evaluation.test_judge import Server, says
 
-ROOT = Path(__file__).parents[2]
 MODES = ('zoom', 'oracle_zoom')
 
 
@@ -34,9 +32,9 @@ def data(tmp_path_factory) -> Path:
     return folder / 'built'
 
 
-def launch(data: Path, workdir: Path, **environment: str) -> subprocess.CompletedProcess:
+def ask_base(data: Path, workdir: Path, **environment: str) -> subprocess.CompletedProcess:
     """Asks the quickstart's base policy about actions and panels, with a judge."""
-    command = [sys.executable, '-m', 'rarl_jax.main', '--config=configs/evaluate.py:small', f'--workdir={workdir}']
+    command = ['--config=configs/evaluate.py:small', f'--workdir={workdir}']
     command += ['--config.model.path=experiments/quickstart_base', f'--config.data.dir={data}']
     stage = {
         'judge': 'endpoint',
@@ -45,9 +43,7 @@ def launch(data: Path, workdir: Path, **environment: str) -> subprocess.Complete
         'tasks': ('action_recognition', 'panel_understanding'),
     }
     command += [f'--config.stage.evaluation.{name}={value}' for name, value in stage.items()]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False
-    )
+    return launch(*command, **environment)
 
 
 def read_samples(workdir: Path) -> list[dict]:
@@ -62,7 +58,7 @@ def test_a_dead_judge_and_a_killed_run_cost_no_answer(data, tmp_path):
 
     server = Server(lambda n, body: says('GRADE: 0.5') if n == 0 else (401, 'no credit', {}))
     there = {'OPENAI_BASE_URL': server.url, 'JUDGE_MODEL': 'm', 'NO_PROXY': '127.0.0.1'}
-    done = launch(data, workdir, **there)
+    done = ask_base(data, workdir, **there)
     assert done.returncode == 1 and 'refused with status 401 (no credit)' in done.stderr
     assert 'Traceback' not in done.stderr
     assert len((workdir / 'judge_cache.jsonl').read_text().splitlines()) == 1
@@ -73,7 +69,7 @@ def test_a_dead_judge_and_a_killed_run_cost_no_answer(data, tmp_path):
     whole = [json.dumps(row) + '\n' for row in (marked, *others[:-1])]
     samples.write_text(''.join(whole) + json.dumps(others[-1])[:50])
     server.answer = lambda n, body: says('GRADE: 0.5')
-    done = launch(data, workdir, **there)
+    done = ask_base(data, workdir, **there)
     assert done.returncode == 0, done.stderr
     rows = read_samples(workdir)
     assert rows[0]['filtered_resps'] == ['KEPT']

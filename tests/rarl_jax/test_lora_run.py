@@ -15,7 +15,7 @@ from rarl_jax.qwen2_5_vl.config import Config
 from rarl_jax.qwen2_5_vl.lora import load_adapter, merge
 from rarl_jax.qwen2_5_vl.weights import load_params, tensors_of
 from rarl_jax.settings import settings_from
-from tests.rarl_jax.test_run import launch
+from tests.commands import FULL, launch
 
 STAGES = ('warm_start', 'recognition', 'reorder', 'character')
 # A rate and an entropy bonus that move the adapter of a policy which earns nothing yet.
@@ -105,7 +105,9 @@ def test_peft_loads_it(finished):
 
 def test_7b_fits_one_gpu():
     """The base, its copy for the sampler, and the longest conversations that the config allows."""
-    done = launch('--config=configs/rarl.py:lora', '--preflight')
+    done = launch(
+        '--config=configs/rarl.py:lora', '--preflight', compiled=FULL
+    )  # its needs are those of a user's programs
     assert done.returncode == 0, done.stderr
     assert 'It fits' in done.stdout and '8.29 B parameters' in done.stdout
 

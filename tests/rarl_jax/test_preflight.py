@@ -1,9 +1,5 @@
 """A small policy's preflight: sizes told by hand, products counted, and a verdict that knows what to change."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +10,7 @@ from rarl_jax.preflight.measure import Needs
 from rarl_jax.preflight.report import verdict
 from rarl_jax.preflight.shapes import Largest
 from rarl_jax.qwen2_5_vl.layers import attend_in_blocks
+from tests.commands import launch
 from tests.rarl_jax.small_policy import folder
 
 LARGEST = Largest('main', 16, 256, 64, 8, 0, 4, 4, 64, 320)
@@ -81,9 +78,6 @@ def test_attention_in_blocks_is_attention():
 def test_a_small_config_is_compiled_for_devices_that_are_not_there():
     """The rarl recipe with a small policy: the table, and the exit code of a device that is too small."""
     command = [
-        sys.executable,
-        '-m',
-        'rarl_jax.main',
         '--config=configs/rarl.py',
         '--preflight',
         f'--config.model.path={folder()}',
@@ -99,13 +93,7 @@ def test_a_small_config_is_compiled_for_devices_that_are_not_there():
         for sizes in ('lengths=(256,)', 'images=(8,)', 'windows=(16,)', 'patches=(64,)', 'chosen=(64,)')
     ]
     for gigabytes, code in (('80', 0), ('0.000001', 1)):
-        done = subprocess.run(
-            [*command, f'--device_gb={gigabytes}'],
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        done = launch(*command, f'--device_gb={gigabytes}')
         assert done.returncode == code, done.stdout + done.stderr
         assert 'KV cache: 192 rows of 512 tokens' in done.stdout
         assert ('It fits' in done.stdout) == (code == 0)

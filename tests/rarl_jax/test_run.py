@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parents[2]
-
-
-def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Types the command."""
-    command = [sys.executable, '-m', 'rarl_jax.main', *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False
-    )
+from tests.commands import launch
 
 
 @pytest.fixture(scope='module')

@@ -1,15 +1,12 @@
 """Shardings by hand, and on eight virtual devices an update that equals one device's."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from rarl_jax.sharding import MeshSettings, batch_sharding, make_mesh, spec
+from tests.commands import run_code
 
 ON_EIGHT = """
 import jax
@@ -36,10 +33,7 @@ def test_every_axis_needs_a_name():
 
 @pytest.mark.slow
 def test_on_eight_devices():
-    done = subprocess.run(
-        [sys.executable, '-c', ON_EIGHT], cwd=Path(__file__).parents[2], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_code(ON_EIGHT)
 
 
 # ---------------------------------------------------------------- runs in a process of its own

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parents[2]
+from tests.commands import QUICK, ROOT
+
 LIMIT = 600  # seconds; gloo swallows SIGTERM, so what is late is killed
 BASE = ROOT / 'experiments' / 'quickstart_base'
 # Two updates of a policy that earns something, held to its beginning, and an evaluation. eps: Adam would turn what is nothing but rounding
@@ -43,7 +44,7 @@ RUN = (
 )
 
 
-def launch(workdir: Path, count: int) -> list[subprocess.CompletedProcess]:
+def launch_processes(workdir: Path, count: int) -> list[subprocess.CompletedProcess]:
     """Types the command once for each process, with one device each, and waits for all."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
@@ -62,6 +63,7 @@ def launch(workdir: Path, count: int) -> list[subprocess.CompletedProcess]:
         subprocess.Popen(
             command + ([*several, f'--process={number}'] if count > 1 else []),
             cwd=ROOT,
+            env=os.environ | QUICK,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -85,7 +87,7 @@ def lines(workdir: Path) -> list[dict]:
 def test_two_processes_make_what_one_makes(tmp_path):
     alone, both = tmp_path / 'alone', tmp_path / 'both'
     for workdir, count in ((alone, 1), (both, 2)):
-        for done in launch(workdir, count):
+        for done in launch_processes(workdir, count):
             assert done.returncode == 0, done.stdout
     for one, two in zip(lines(alone), lines(both), strict=True):
         assert one.keys() == two.keys()
@@ -106,7 +108,7 @@ def assert_restored(workdir: Path) -> None:
     export = workdir / 'export' / 'model.safetensors'
     before = load_file(export)
     export.unlink()
-    for done in launch(workdir, 2):
+    for done in launch_processes(workdir, 2):
         assert done.returncode == 0, done.stdout
     after = load_file(export)
     assert all(np.array_equal(before[name], after[name]) for name in before)

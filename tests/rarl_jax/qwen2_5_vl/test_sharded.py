@@ -1,9 +1,6 @@
 """On eight virtual devices: loading, loss, gradient and greedy tokens equal one device's."""
 
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +14,7 @@ from rarl_jax.qwen2_5_vl.positions import mrope_positions
 from rarl_jax.qwen2_5_vl.vision import VisionBuckets, plan_vision
 from rarl_jax.qwen2_5_vl.weights import load_params, save_params, tensors_of
 from rarl_jax.sharding import MeshSettings, constrain, make_mesh, param_shardings, replicated
+from tests.commands import run_code
 from tests.rarl_jax.qwen2_5_vl.small import CONFIG, VISION, small_image, small_params
 
 ON_EIGHT = """
@@ -30,9 +28,7 @@ ROWS, STEPS = 8, 4
 
 @pytest.mark.slow
 def test_on_eight_devices(tmp_path):
-    command = [sys.executable, '-c', ON_EIGHT, str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_code(ON_EIGHT, str(tmp_path))
 
 
 def make_batch():
