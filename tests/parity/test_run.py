@@ -53,9 +53,14 @@ class Finished:
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory) -> Finished:
-    """Three updates of the quickstart's base policy, which zooms and answers sensibly."""
+    """Three updates of the quickstart's base policy, which zooms and answers sensibly, and an evaluation."""
     workdir = tmp_path_factory.mktemp('run')
     asked = [f'--config.model.path={BASE}', '--config.data.pages.test=40', f'--config.stage.rarl.questions={QUESTIONS}']
+    asked += [
+        "--config.stages=('warm_start', 'main', 'rarl')",
+        "--config.stage.rarl.modes=('zoom',)",
+        '--config.compare=()',
+    ]
     done = launch('--config=configs/quickstart.py:smoke', f'--workdir={workdir}', *asked, compiled=FULL)
     assert done.returncode == 0, done.stderr
     settings = settings_from(json.loads((workdir / 'config.json').read_text()))
