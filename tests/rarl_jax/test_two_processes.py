@@ -59,20 +59,23 @@ def launch_processes(workdir: Path, count: int) -> list[subprocess.CompletedProc
         f'--config.mesh.fsdp={count}',
     ]
     several = [f'--coordinator=localhost:{port}', f'--processes={count}']
+    logs = [workdir.with_name(f'{workdir.name}-{number}.log') for number in range(count)]  # a full pipe would stop them
     started = [
         subprocess.Popen(
             command + ([*several, f'--process={number}'] if count > 1 else []),
             cwd=ROOT,
             env=os.environ | QUICK,
-            stdout=subprocess.PIPE,
+            stdout=log.open('w'),
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
-        for number in range(count)
+        for number, log in enumerate(logs)
     ]
     try:
-        return [subprocess.CompletedProcess(command, each.wait(LIMIT), each.stdout.read()) for each in started]
+        return [
+            subprocess.CompletedProcess(command, each.wait(LIMIT), log.read_text())
+            for each, log in zip(started, logs, strict=True)
+        ]
     finally:
         for each in started:
             if each.poll() is None:
