@@ -7,9 +7,8 @@ import pytest
 
 _CACHE = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE / 'rarl_jax' / 'xla'))  # where runs keep theirs
-os.environ.setdefault(
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0'
-)  # commands have a hundred small programs in common
+# All commands have some hundred small programs in common.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # A test runs its programs for a moment: compiling them with all optimisations takes longer. tests/parity turns these on again.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 

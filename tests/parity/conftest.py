@@ -13,10 +13,11 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope='module', autouse=True)
 def compiled_as_for_a_user():
     """What is compared with PyTorch is optimised in full; programs of other tests, which are not, must not take its place."""
+    before = jax.config.read('jax_disable_most_optimizations')
     jax.config.update('jax_disable_most_optimizations', False)
     jax.clear_caches()
     yield
-    jax.config.update('jax_disable_most_optimizations', True)
+    jax.config.update('jax_disable_most_optimizations', before)
     jax.clear_caches()
 
 

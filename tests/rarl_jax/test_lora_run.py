@@ -105,9 +105,8 @@ def test_peft_loads_it(finished):
 
 def test_7b_fits_one_gpu():
     """The base, its copy for the sampler, and the longest conversations that the config allows."""
-    done = launch(
-        '--config=configs/rarl.py:lora', '--preflight', compiled=FULL
-    )  # its needs are those of a user's programs
+    # FULL: what is told of a GPU must be told of the programs that a user's run compiles.
+    done = launch('--config=configs/rarl.py:lora', '--preflight', compiled=FULL)
     assert done.returncode == 0, done.stderr
     assert 'It fits' in done.stdout and '8.29 B parameters' in done.stdout
 
