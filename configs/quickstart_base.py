@@ -41,7 +41,7 @@ def get_config(variant: str = '') -> ConfigDict:
         )
 
     def supervised(steps: int, traces: TraceSettings, optimizer: OptimizerSettings) -> SftSettings:
-        steps, pages = (1, 2) if smoke else (steps, 24)
+        steps, pages = (2, 2) if smoke else (steps, 24)
         return SftSettings('sft', steps, pages, traces, optimizer, SMALL_TASKS, crops_a_page=2, save_every=100)
 
     measure = EvaluateSettings(

@@ -1,4 +1,4 @@
-"""Commands as a user types them, and code that needs a process of its own."""
+"""Commands as a user types them, and checks that need eight devices."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# What runs for a moment is compiled in a third of the time without fusions of XLA's new kind and without most passes of LLVM.
+# What runs for a moment: without fusions of XLA's new kind, which take half the time of a compilation, and, as tests/conftest.py has it, unoptimised.
 QUICK = {
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',
+    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters'
 }
 FULL = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '0'}  # compiled as a user's programs are
+
+ON_EIGHT = """
+import importlib, sys, jax
+jax.config.update('jax_num_cpu_devices', 8)
+importlib.import_module(sys.argv[1]).check_on_eight_devices(*sys.argv[2:])
+"""
 
 
 def launch(*arguments: str, compiled: dict[str, str] = QUICK, **environment: str) -> subprocess.CompletedProcess:
@@ -21,10 +26,9 @@ def launch(*arguments: str, compiled: dict[str, str] = QUICK, **environment: str
     return _run(['-m', 'rarl_jax.main', *arguments], compiled | environment)
 
 
-def run_code(code: str, *arguments: str) -> None:
-    """Runs Python code in a process of its own, which can have other devices than this one. AssertionError shows what it said if it fails."""
-    done = _run(['-c', code, *arguments], QUICK)
-    assert done.returncode == 0, done.stderr
+def on_eight_devices(module: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Calls the module's `check_on_eight_devices` in a process of its own, which has eight virtual devices."""
+    return _run(['-c', ON_EIGHT, module, *arguments], QUICK)
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
@@ -34,6 +38,6 @@ def _run(arguments: list[str], environment: dict[str, str]) -> subprocess.Comple
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=600,
         check=False,
     )

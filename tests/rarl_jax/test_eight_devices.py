@@ -23,15 +23,9 @@ from rarl_jax.sampler.rollout import rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from rarl_jax.sharding import RULES, MeshSettings, constrain, make_mesh
 from rarl_jax.update import Learner, Updater, micro_batches, reinforcement
-from tests.commands import run_code
+from tests.commands import on_eight_devices
 from tests.rarl_jax.small_policy import BUDGET, acted, folder, follow_script, host, sample
 
-ON_EIGHT = """
-import jax
-jax.config.update('jax_num_cpu_devices', 8)
-from tests.rarl_jax import test_eight_devices
-test_eight_devices.check_on_eight_devices()
-"""
 MESHES = (MeshSettings(fsdp=8), MeshSettings(fsdp=4, tensor=2), MeshSettings(data=2, fsdp=2, tensor=2))
 CLOSE = 1e-5
 STEPS, EPISODES, ROWS = 5, 16, 8  # updates, episodes of each, rows of a micro-batch
@@ -44,7 +38,8 @@ ZOOM, ANSWER = (Step(box=BOX), Step(answer='running')), (Step(answer='sitting'),
 
 @pytest.mark.slow
 def test_on_eight_devices():
-    run_code(ON_EIGHT)
+    done = on_eight_devices(__name__)
+    assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------- runs in a process of its own

@@ -6,14 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rarl_jax.sharding import MeshSettings, batch_sharding, make_mesh, spec
-from tests.commands import run_code
-
-ON_EIGHT = """
-import jax
-jax.config.update('jax_num_cpu_devices', 8)
-from tests.rarl_jax import test_sharding
-test_sharding.check_on_eight_devices()
-"""
+from tests.commands import on_eight_devices
 
 
 def test_a_mesh_of_one_device_splits_nothing():
@@ -33,7 +26,8 @@ def test_every_axis_needs_a_name():
 
 @pytest.mark.slow
 def test_on_eight_devices():
-    run_code(ON_EIGHT)
+    done = on_eight_devices(__name__)
+    assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------- runs in a process of its own

@@ -14,21 +14,16 @@ from rarl_jax.qwen2_5_vl.positions import mrope_positions
 from rarl_jax.qwen2_5_vl.vision import VisionBuckets, plan_vision
 from rarl_jax.qwen2_5_vl.weights import load_params, save_params, tensors_of
 from rarl_jax.sharding import MeshSettings, constrain, make_mesh, param_shardings, replicated
-from tests.commands import run_code
+from tests.commands import on_eight_devices
 from tests.rarl_jax.qwen2_5_vl.small import CONFIG, VISION, small_image, small_params
 
-ON_EIGHT = """
-import sys, jax
-jax.config.update('jax_num_cpu_devices', 8)
-from tests.rarl_jax.qwen2_5_vl import test_sharded
-test_sharded.check_on_eight_devices(sys.argv[1])
-"""
 ROWS, STEPS = 8, 4
 
 
 @pytest.mark.slow
 def test_on_eight_devices(tmp_path):
-    run_code(ON_EIGHT, str(tmp_path))
+    done = on_eight_devices(__name__, str(tmp_path))
+    assert done.returncode == 0, done.stderr
 
 
 def make_batch():
