@@ -11,14 +11,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from input_pipeline.schema import Task
-from input_pipeline.synthetic import DrawSettings
+from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
-from rarl_jax.episode import Budget
-from rarl_jax.qwen2_5_vl.images import PixelLimits
-from rarl_jax.qwen2_5_vl.small import SmallShape
+from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, ModelSettings, RunSettings
-from rarl_jax.sharding import MeshSettings
+from rarl_jax.small.policy import SmallShape
 
 SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
 SMALL_SHAPE = SmallShape(mlp=256, vision_layers=3, vision_mlp=192, vision_window=56, full_blocks=(1, 2), rope_theta=1e4)

@@ -11,7 +11,7 @@ reads another folder: where does a policy part from what it was made of?
 from ml_collections import ConfigDict
 
 from configs._parts import to_config
-from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.models.images import PixelLimits
 from rarl_jax.settings import ComparedModel, CompareSettings
 
 

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from configs._parts import small_data, small_model, small_run, to_config
 from input_pipeline.schema import TASKS
-from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, EvaluateSettings, ModelSettings, RunSettings
-from rarl_jax.sharding import MeshSettings
 
 MODES = ('direct', 'zoom', 'oracle_zoom', 'blank_crop', 'shuffled_crop')
 

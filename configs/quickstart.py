@@ -11,10 +11,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs._parts import SMALL_TASKS, small_data, small_model, small_run
-from rarl_jax.batches import Buckets
-from rarl_jax.losses import LossSettings
-from rarl_jax.optim import OptimizerSettings
-from rarl_jax.rewards import RewardSettings
+from rarl_jax.conversation.rewards import RewardSettings
+from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.losses import LossSettings
+from rarl_jax.learner.optim import OptimizerSettings
 from rarl_jax.settings import DataSettings, EvaluateSettings, ModelSettings, RlSettings
 
 

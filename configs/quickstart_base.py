@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs._parts import SMALL_TASKS, small_data, small_model, small_run
 from input_pipeline.traces import TraceSettings
-from rarl_jax.optim import OptimizerSettings
+from rarl_jax.learner.optim import OptimizerSettings
 from rarl_jax.settings import EvaluateSettings, GroundingSettings, SftSettings
 
 

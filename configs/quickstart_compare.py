@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs._parts import small_run
 from configs.quickstart import parts, rl_stage
-from rarl_jax.rewards import RewardSettings
+from rarl_jax.conversation.rewards import RewardSettings
 
 CONTROLS = ('direct', 'zoom', 'oracle_zoom', 'blank_crop', 'shuffled_crop')
 

@@ -14,18 +14,18 @@ from ml_collections import ConfigDict
 
 from configs._parts import small_model, small_run, to_config
 from input_pipeline.schema import TASKS, Task
-from input_pipeline.synthetic import DrawSettings
+from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
-from rarl_jax.batches import Buckets
-from rarl_jax.episode import Budget
-from rarl_jax.losses import LossSettings
-from rarl_jax.optim import OptimizerSettings
-from rarl_jax.qwen2_5_vl.images import PixelLimits
-from rarl_jax.qwen2_5_vl.lora import LoraConfig
-from rarl_jax.rewards import RewardSettings
+from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.conversation.rewards import RewardSettings
+from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.losses import LossSettings
+from rarl_jax.learner.optim import OptimizerSettings
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.models.lora import LoraConfig
+from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, EvaluateSettings, ModelSettings, RlSettings, RunSettings
-from rarl_jax.sharding import MeshSettings
 
 # A compilation of the 7B update takes minutes: few shapes. The largest hold a group with its page and four crops an episode, however thin.
 BUCKETS = Buckets(

@@ -1,14 +1,13 @@
 """Comic pages with annotations become questions with an answer and the regions that matter. Knows comics, knows no model.
 
     schema         Page, Panel, Character, Balloon, Region, Question
-    reading        what readers share: counting losses, clipping boxes, checking images
-    ai4va          reader of AI4VA's COCO files with their sidecar          manga109   reader of Manga109's XML
+    sources/       ai4va: AI4VA's COCO files with their sidecar; manga109: its XML; reading: what readers share (losses, clipped boxes, checked images)
     reading_order  panels and balloons in the order in which they are read  scene      a page with its things sorted into its panels
     tasks/         the seven tasks: Page -> Questions                       balance    takes away questions that a habit would answer
     baselines      how far one gets without looking                         report, report_page  what a build made, as JSON and as a page
     dataset        ArrayRecord on disk                                      loader     batches from it
-    build          all of it in one go                                      interchange/  other projects' formats
-    synthetic, drawing   pages drawn in AI4VA's format                      traces     supervised conversations from questions
+    build          all of it in one go                                      exports/      other projects' formats
+    synthetic/     pages drawn in AI4VA's format                      traces     supervised conversations from questions
 
 How to add a source, in one file. Write a module with
 
@@ -17,7 +16,7 @@ How to add a source, in one file. Write a module with
     def read(folder, settings, progress=None):    -> (list[Page], ReadReport)
 
 `read` fills in `Page` with what the source knows and leaves the rest None: each task takes the pages that have what it needs and reports the
-others. Panels without `order` are ordered by their boxes (`right_to_left` and `double` matter then). Count losses in a `reading.Tally`, bring
+others. Panels without `order` are ordered by their boxes (`right_to_left` and `double` matter then). Count losses in a `sources.reading.Tally`, bring
 boxes onto the page with `reading.clip_box`, look for images with `reading.find_image`, end with `reading.keep_readable`. Then build with
 --config=configs/build_ai4va_fg.py:your.module; manga109.py is an example of about 200 lines.
 """

@@ -17,7 +17,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from input_pipeline import dataset, interchange, report, report_page
+from input_pipeline import dataset, report, report_page
+from input_pipeline import exports as interchange
 from input_pipeline.balance import BalanceSettings, balance
 from input_pipeline.schema import Page, Question
 from input_pipeline.tasks import Skip, TaskSettings, Vocabulary, collect_vocabulary, make_questions
@@ -32,7 +33,7 @@ class BuildSettings:
     raw: str  # folder of the source's files
     out: str  # folder of the data set; must not hold another one
     # module with ReadSettings and read(folder, settings, progress) -> (pages, ReadReport)
-    reader: str = 'input_pipeline.ai4va'
+    reader: str = 'input_pipeline.sources.ai4va'
     read: Mapping[str, Any] = field(default_factory=dict)  # fields of the reader's ReadSettings
     tasks: TaskSettings = field(default_factory=TaskSettings)
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)  # of train, validation and test, of the pages of each series
@@ -91,7 +92,7 @@ def load_reader(name: str, values: Mapping[str, Any]) -> tuple[ModuleType, Any]:
         kind, _ = reader.ReadSettings, reader.read
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f'{name!r} is no reader ({error}): expected a module with ReadSettings and read, such as input_pipeline.ai4va.'
+            f'{name!r} is no reader ({error}): expected a module with ReadSettings and read, such as input_pipeline.sources.ai4va.'
         ) from None
     known = [f.name for f in fields(kind)]
     if unknown := [key for key in values if key not in known]:

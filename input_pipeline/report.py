@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.baselines import held_out, score_baselines
-from input_pipeline.reading import ReadReport
 from input_pipeline.reading_order import area
 from input_pipeline.schema import TASKS, Page, Question
+from input_pipeline.sources.reading import ReadReport
 from input_pipeline.tasks import Skip
 
 TOP_ANSWERS = 8  # most frequent answers of a task that are listed

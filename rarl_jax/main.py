@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rarl_jax.signals import Stopped
+from rarl_jax.runtime.signals import Stopped
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 
@@ -56,7 +56,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f'Unknown arguments {argv[1:]}: every setting is written --config.key=value.')
     logging.set_verbosity(logging.WARNING)  # the libraries tell their every step
-    from rarl_jax import preflight, processes, run  # after the flags: --help answers without loading JAX
+    from rarl_jax import preflight, run
+    from rarl_jax.runtime import processes
 
     if _PREFLIGHT.value:
         sys.exit(not preflight.preflight(_CONFIG.value, _DEVICE_GB.value, _PROCESSES.value))

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from input_pipeline.build import BuildSettings
-from rarl_jax import evaluate, grounding, processes, rl, sft
-from rarl_jax.chat import Chat
-from rarl_jax.checkpoints import Checkpoints
+from input_pipeline.build import BuildSettings, build
+from input_pipeline.report import notices
+from input_pipeline.synthetic.files import write_pages
 from rarl_jax.compare_torch.compare import compare
-from rarl_jax.context import Run, load_policy, start_adapter
-from rarl_jax.data import build_data, prepare_data, prepare_model
-from rarl_jax.episode import Host
+from rarl_jax.conversation.chat import Chat
+from rarl_jax.conversation.dialogue import Host
 from rarl_jax.evaluation.tables import load as load_results
 from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
-from rarl_jax.metrics import CompileCounter, MetricsWriter
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.lora import Adapted, merge, save_adapter
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.weights import save_params
-from rarl_jax.settings import CompareSettings, EvaluateSettings, ModelSettings, RunSettings, settings_from
-from rarl_jax.sharding import constrain, cut_cpu, make_mesh
-from rarl_jax.signals import stop_on_signal
-from rarl_jax.viewer.build import build_report
-
-TOKENIZER_FILES = (
-    'tokenizer.json',
-    'tokenizer_config.json',
-    'vocab.json',
-    'merges.txt',
-    'added_tokens.json',
-    'special_tokens_map.json',
-    'chat_template.jinja',
-    'chat_template.json',
-    'preprocessor_config.json',
-    'processor_config.json',
-    'video_preprocessor_config.json',
-    'generation_config.json',
-)
-
+from rarl_jax.models.interface import Config
+from rarl_jax.models.lora import Adapted
+from rarl_jax.policy import build_model, export, load_policy, prepare_model, start_adapter
+from rarl_jax.report.build import build_report
+from rarl_jax.runtime import processes
+from rarl_jax.runtime.checkpoints import Checkpoints
+from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
+from rarl_jax.runtime.progress import Progress
+from rarl_jax.runtime.sharding import cut_cpu, make_mesh
+from rarl_jax.runtime.signals import Stopped, stop_on_signal
+from rarl_jax.settings import CompareSettings, DataSettings, EvaluateSettings, RunSettings, settings_from
+from rarl_jax.small import grounding
+from rarl_jax.stages import evaluate, rl, sft
+from rarl_jax.stages.context import Run
 
 TRAIN = {'grounding': grounding.train, 'sft': sft.train, 'rl': rl.train}
 
@@ -158,18 +142,6 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     return this
 
 
-def build_model(settings: ModelSettings, config: Config, mesh: Mesh) -> Qwen2_5_VL:
-    return Qwen2_5_VL(
-        config,
-        dtype=jnp.dtype(settings.dtype),
-        param_dtype=jnp.dtype(settings.param_dtype),
-        scan=settings.scan_layers,
-        remat=settings.remat,
-        attention=settings.attention,
-        constrain=constrain(mesh),
-    )
-
-
 # ---------------------------------------------------------------- the end
 
 
@@ -200,15 +172,38 @@ def tell(this: Run) -> None:
         this.console.print(f'Policy: {this.workdir / "export"} (a Hugging Face folder)')
 
 
-def export(folder: Path, this: Run) -> None:
-    """The policy as a Hugging Face folder that transformers loads, with tokenizer, processor and chat template; its adapter by itself in `adapter`."""
-    weights = this.params
-    if this.adapted is not None:
-        save_adapter(folder / 'adapter', this.params, this.model.config, this.adapted.lora, str(this.model_dir))
-        weights = merge(this.adapted.base, this.params, this.adapted.lora)
-    save_params(folder, weights, this.model.config)
-    if not processes.is_first():
-        return
-    for name in TOKENIZER_FILES:
-        if (source := this.model_dir / name).is_file():
-            shutil.copyfile(source, folder / name)
+def build_data(settings: BuildSettings) -> None:
+    """Builds a data set, and says what it lacks and where its report lies.
+
+    Raises ValueError if the config does not say from what and where to, Stopped at Ctrl-C.
+    """
+    for name in ('raw', 'out'):
+        if not getattr(settings, name):
+            raise ValueError(f'config.data.{name} is empty: give a folder, --config.data.{name}=DIR.')
+    try:
+        report = build(settings)
+    except KeyboardInterrupt:
+        raise Stopped(f'Stopped; {settings.out} was not made. Run the same command again to build it.') from None
+    for notice in notices(report):
+        print(notice)
+    print(f'Data set: {settings.out}, report: {settings.out}/report/index.html')
+
+
+def prepare_data(settings: DataSettings, workdir: Path, seed: int, console: Console) -> Path:
+    """The folder of the run's data set; FileNotFoundError if it is named but not there."""
+    if settings.dir:
+        if not Path(settings.dir).is_dir():
+            raise FileNotFoundError(
+                f'config.data.dir is {settings.dir!r}, which is no folder: build one with configs/build_ai4va_fg.py.'
+            )
+        return Path(settings.dir)
+    raw, out = Path(settings.raw) if settings.raw else workdir / 'data' / 'raw', workdir / 'data' / 'built'
+    if (
+        out.is_dir()
+    ):  # whole, and of this config: a build is moved there when it is done, and the workdir is claimed by one config
+        return out
+    if not settings.raw:
+        with Progress(console, 'drawing pages', sum(settings.pages.values())) as bar:
+            write_pages(raw, settings.draw, settings.pages, seed, progress=lambda n: bar.advance(n))
+    build(BuildSettings(raw=str(raw), out=str(out), tasks=settings.tasks, seed=seed, examples=1))
+    return out

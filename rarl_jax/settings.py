@@ -17,20 +17,20 @@ import dacite
 
 from input_pipeline.build import BuildSettings
 from input_pipeline.schema import Task
-from input_pipeline.synthetic import DrawSettings
+from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
 from input_pipeline.traces import TraceSettings
-from rarl_jax.advantages import Estimator
-from rarl_jax.batches import Buckets
+from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.evaluation.records import Mode
-from rarl_jax.losses import LossSettings
-from rarl_jax.optim import OptimizerSettings
-from rarl_jax.qwen2_5_vl.images import PixelLimits
-from rarl_jax.qwen2_5_vl.lora import LoraConfig
-from rarl_jax.qwen2_5_vl.small import SmallShape
-from rarl_jax.rewards import RewardSettings
+from rarl_jax.learner.advantages import Estimator
+from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.losses import LossSettings
+from rarl_jax.learner.optim import OptimizerSettings
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.models.lora import LoraConfig
+from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
-from rarl_jax.sharding import MeshSettings
+from rarl_jax.small.policy import SmallShape
 
 PUBLISHED_LIMITS = PixelLimits(56 * 56, 3584 * 3584)  # of the published processor
 

@@ -27,12 +27,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from input_pipeline import dataset, synthetic, synthetic_files
+from input_pipeline import dataset
 from input_pipeline.build import BuildSettings, build
 from input_pipeline.loader import LoaderSettings, load, read_questions
 from input_pipeline.schema import Page, Question
-from rarl_jax.qwen2_5_vl.config import PRESETS
-from rarl_jax.qwen2_5_vl.images import PixelLimits, patchify
+from input_pipeline.synthetic import files as synthetic_files
+from input_pipeline.synthetic import pages as synthetic
+from rarl_jax.models.images import PixelLimits, patchify
+from rarl_jax.models.interface import PRESETS
 
 THREADS = 2
 BATCH = 8

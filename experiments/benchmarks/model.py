@@ -30,13 +30,11 @@ from jaxtyping import Array, Float
 from PIL import Image
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from rarl_jax.qwen2_5_vl import text
-from rarl_jax.qwen2_5_vl.config import PRESETS, Config, TextConfig, VisionConfig
-from rarl_jax.qwen2_5_vl.images import Patches, PixelLimits, patchify
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.params import Params, count_params, init_params, unstack
-from rarl_jax.qwen2_5_vl.positions import mrope_positions
-from rarl_jax.qwen2_5_vl.vision import VisionBatch, plan_vision
+from rarl_jax.models.images import Patches, PixelLimits, patchify
+from rarl_jax.models.interface import PRESETS, Config, Qwen2_5_VL, TextConfig, VisionBatch, VisionConfig, plan_vision
+from rarl_jax.models.params import Params, count_params, init_params, unstack
+from rarl_jax.models.positions import mrope_positions
+from rarl_jax.models.qwen2_5_vl import text
 
 GOALS = {'forward': 1.0, 'prefill': 1.0, 'forward + backward': 0.8}  # ours over peer, tokens a second
 MFU_GOALS = {'prefill': 0.55, 'training step': 0.50}

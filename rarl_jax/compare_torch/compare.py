@@ -11,7 +11,7 @@ from rich.console import Console
 from rarl_jax.compare_torch import ours
 from rarl_jax.compare_torch.report import Report, compare_sides, summary, to_table, write_json
 from rarl_jax.compare_torch.talk import Side, Talk, make_talk
-from rarl_jax.qwen2_5_vl.config import Config
+from rarl_jax.models.interface import Config
 from rarl_jax.settings import CompareSettings
 
 RESULT = 'comparison.json'

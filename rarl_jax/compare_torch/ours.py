@@ -10,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from rarl_jax.batches import feature_rows, positions_of
 from rarl_jax.compare_torch.talk import Greedy, Side, Talk, our_positions
-from rarl_jax.qwen2_5_vl import text
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.images import Patches
-from rarl_jax.qwen2_5_vl.layers import unconstrained
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.params import Params
-from rarl_jax.qwen2_5_vl.vision import VisionBatch, plan_vision
-from rarl_jax.qwen2_5_vl.weights import load_params
+from rarl_jax.learner.batches import feature_rows, positions_of
+from rarl_jax.models.images import Patches
+from rarl_jax.models.interface import Config, Qwen2_5_VL, VisionBatch, plan_vision
+from rarl_jax.models.layers import unconstrained
+from rarl_jax.models.params import Params
+from rarl_jax.models.qwen2_5_vl import text
+from rarl_jax.models.weights import load_params
 
 
 def run(folder: Path, config: Config, talk: Talk, dtype: str, fed: dict[str, Int[np.ndarray, 'N']]) -> Side:

@@ -12,10 +12,10 @@ from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from rarl_jax.chat import IMAGE_PAD
 from rarl_jax.compare_torch.talk import Greedy, Side, Talk
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.conversation.chat import IMAGE_PAD
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.models.interface import Config
 from rarl_jax.settings import CompareSettings
 
 Inputs = dict[str, torch.Tensor]

@@ -11,14 +11,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from input_pipeline.synthetic import DrawSettings, draw_page
-from rarl_jax.batches import positions_of
-from rarl_jax.chat import Chat, call_text, system_text, user_text
-from rarl_jax.episode import Budget, Dialogue, Host, view_page
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.images import Patches
+from input_pipeline.synthetic.pages import DrawSettings, draw_page
+from rarl_jax.conversation.boxes import from_original
+from rarl_jax.conversation.chat import Chat
+from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, view_page
+from rarl_jax.conversation.protocol import call_text, system_text, user_text
+from rarl_jax.conversation.tool import ToolSettings, cut
+from rarl_jax.learner.batches import positions_of
+from rarl_jax.models.images import Patches
+from rarl_jax.models.interface import Config
 from rarl_jax.settings import CompareSettings
-from rarl_jax.zoom import ToolSettings, cut, from_original
 
 QUESTION = 'What is the figure in the first panel doing?'
 

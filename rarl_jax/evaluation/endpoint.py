@@ -18,9 +18,9 @@ from pathlib import Path
 
 import httpx
 
-from rarl_jax.evaluation import jsonl
 from rarl_jax.evaluation.judge import Item
 from rarl_jax.evaluation.records import hash_text
+from rarl_jax.runtime import files as jsonl
 
 INSTRUCTION = (
     'You grade answers to questions about a comic page. You get a JSON object with the question, the reference answer and a candidate answer. The candidate '

@@ -13,9 +13,9 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from input_pipeline.schema import CATEGORY_OF
-from rarl_jax.evaluation import jsonl
 from rarl_jax.evaluation.records import Record, to_json
 from rarl_jax.evaluation.results import evaluation_name
+from rarl_jax.runtime import files as jsonl
 
 _LMMS_EVAL_KEYS = ('doc_id', 'input', 'target', 'resps', 'filtered_resps', 'doc_hash')
 

@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from input_pipeline.grading import normalize, token_f1
 from input_pipeline.schema import Task
 from rarl_jax.evaluation.records import Record
-from rarl_jax.grading import normalize, token_f1
 
 
 @dataclass(frozen=True)

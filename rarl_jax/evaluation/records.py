@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from input_pipeline.grading import metric_name
 from input_pipeline.schema import Box, Question, Task
-from rarl_jax.grading import metric_name
-from rarl_jax.rewards import zoom_ious
+from rarl_jax.conversation.rewards import zoom_ious
 
 if TYPE_CHECKING:
-    from rarl_jax.episode import Episode
+    from rarl_jax.conversation.dialogue import Episode
 
 Mode = Literal['direct', 'zoom', 'oracle_zoom', 'blank_crop', 'shuffled_crop']
 Decoding = Literal['greedy', 'sampled']

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rarl_jax.evaluation import jsonl
 from rarl_jax.evaluation.records import Attempt, Record
 from rarl_jax.evaluation.statistics import DRAWS, LEVEL, bootstrap_interval, pass_at_k
+from rarl_jax.runtime import files as jsonl
 
 RESULTS = 'results.json'
 HIT = 0.5  # IoU from which a zoom counts as a hit

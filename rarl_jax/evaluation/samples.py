@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from input_pipeline.schema import Question
-from rarl_jax.evaluation import jsonl
 from rarl_jax.evaluation.records import Decoding, Mode, Record, from_json, hash_question, to_json
+from rarl_jax.runtime import files as jsonl
 
 SAMPLES, IDENTITY = 'samples.jsonl', 'identity.json'
 

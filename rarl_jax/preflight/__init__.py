@@ -13,13 +13,13 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from rarl_jax.models.interface import PRESETS, Config
+from rarl_jax.policy import build_model
 from rarl_jax.preflight.measure import measure
 from rarl_jax.preflight.report import table_of, verdict
 from rarl_jax.preflight.shapes import largest_of
-from rarl_jax.qwen2_5_vl.config import PRESETS, Config
-from rarl_jax.run import build_model
+from rarl_jax.runtime.sharding import batch_parts, make_mesh
 from rarl_jax.settings import ModelSettings, RunSettings, settings_from
-from rarl_jax.sharding import batch_parts, make_mesh
 
 PUBLISHED = '7B'  # the shapes that an empty model.path stands for
 

@@ -11,28 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from rarl_jax.batches import multiple
-from rarl_jax.losses import Denominators
-from rarl_jax.optim import make_optimizer
+from rarl_jax.learner.batches import multiple
+from rarl_jax.learner.losses import Denominators
+from rarl_jax.learner.optim import make_optimizer
+from rarl_jax.learner.update import Learner, Updater, imitation, reinforcement
+from rarl_jax.models.interface import Qwen2_5_VL
+from rarl_jax.models.lora import Adapted, adapter_axes, beside, init_adapter
+from rarl_jax.models.params import Params, abstract_params, logical_axes
+from rarl_jax.models.qwen2_5_vl import text
 from rarl_jax.preflight.flops import count_flops
-from rarl_jax.preflight.shapes import (
-    Largest,
-    abstract,
-    abstract_rows,
-    image_shape,
-    integers,
-    micro_batch,
-)
-from rarl_jax.qwen2_5_vl import text
-from rarl_jax.qwen2_5_vl.lora import Adapted, adapter_axes, beside, init_adapter
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.params import Params, abstract_params, logical_axes
+from rarl_jax.preflight.shapes import Largest, abstract, abstract_rows, image_shape, integers, micro_batch
+from rarl_jax.runtime.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
 from rarl_jax.sampler.choice import Choice
-from rarl_jax.sampler.policy import copied_places
 from rarl_jax.sampler.programs import Program, Rules, cache_sharding, decode
+from rarl_jax.sampler.weights import copied_places
 from rarl_jax.settings import RlSettings, RunSettings
-from rarl_jax.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
-from rarl_jax.update import Learner, Updater, imitation, reinforcement
 
 
 @dataclass(frozen=True)

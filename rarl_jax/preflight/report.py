@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from rarl_jax.models.interface import Qwen2_5_VL
+from rarl_jax.models.params import count_params
 from rarl_jax.preflight.measure import Needs
 from rarl_jax.preflight.shapes import Largest
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.params import count_params
-from rarl_jax.sharding import MeshSettings
+from rarl_jax.runtime.sharding import MeshSettings
 
 USABLE = 0.92  # of a device's memory: the rest is the driver's, the libraries', and lost between arrays
 COMPILER, ARITHMETIC = 'compiled', 'arithmetic'

@@ -12,13 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from rarl_jax.batches import Rollouts, batch_axes, multiple, round_up
-from rarl_jax.qwen2_5_vl.config import VisionConfig
-from rarl_jax.qwen2_5_vl.images import PixelLimits
-from rarl_jax.qwen2_5_vl.vision import VisionBatch
+from rarl_jax.learner.batches import Rollouts, batch_axes, multiple, round_up
+from rarl_jax.learner.update import MicroBatch
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.models.interface import VisionBatch, VisionConfig
+from rarl_jax.runtime.sharding import batch_sharding, replicated
 from rarl_jax.settings import EvaluateSettings, RlSettings, RunSettings, SftSettings
-from rarl_jax.sharding import batch_sharding, replicated
-from rarl_jax.update import MicroBatch
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rarl_jax.qwen2_5_vl import text
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.params import Params
-from rarl_jax.qwen2_5_vl.text import Cache, LayerCache
-from rarl_jax.qwen2_5_vl.vision import VisionBatch
+from rarl_jax.models.interface import Cache, LayerCache, Qwen2_5_VL, VisionBatch
+from rarl_jax.models.params import Params
+from rarl_jax.models.qwen2_5_vl import text
+from rarl_jax.runtime.sharding import ACTIVATION_RULES, spec
 from rarl_jax.sampler.choice import Choice, choose, uniforms
-from rarl_jax.sharding import ACTIVATION_RULES, spec
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from rarl_jax.episode import Budget
-from rarl_jax.zoom import ToolSettings
-
-CropControl = Literal['real', 'blank', 'shuffled', 'oracle']
+from rarl_jax.conversation.controls import CropControl
+from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.conversation.tool import ToolSettings
 
 
 @dataclass(frozen=True)

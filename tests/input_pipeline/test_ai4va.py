@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from input_pipeline import ai4va
+from input_pipeline.sources import ai4va
 from tests.input_pipeline.pages import write_folder
 
 SETTINGS = ai4va.ReadSettings()

@@ -15,7 +15,7 @@ from PIL import Image
 from configs import build_ai4va_fg
 from input_pipeline.balance import BalanceSettings
 from input_pipeline.build import BuildSettings, build, load_reader
-from input_pipeline.interchange.common import bare_prompt
+from input_pipeline.exports.common import bare_prompt
 from input_pipeline.loader import LoaderSettings, load, read_questions
 from input_pipeline.report import notices
 from input_pipeline.schema import TASKS
@@ -195,7 +195,7 @@ def test_a_folder_with_something_else_is_not_touched(built, tmp_path):
         build(settings(built[0], out=str(tmp_path)))
 
 
-@pytest.mark.parametrize('variant', ['', 'smoke', 'input_pipeline.manga109'])
+@pytest.mark.parametrize('variant', ['', 'smoke', 'input_pipeline.sources.manga109'])
 def test_the_config_names_settings_that_exist(variant):
     data = build_ai4va_fg.get_config(variant).data.to_dict()
     nested = {'tasks': TaskSettings(**data.pop('tasks')), 'balance': BalanceSettings(**data.pop('balance'))}

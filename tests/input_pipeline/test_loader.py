@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import ai4va, dataset
+from input_pipeline import dataset
 from input_pipeline.loader import (
     LoaderSettings,
     PageStore,
@@ -20,6 +20,7 @@ from input_pipeline.loader import (
     read_questions,
 )
 from input_pipeline.schema import Page
+from input_pipeline.sources import ai4va
 from input_pipeline.tasks import Skip, TaskSettings, collect_vocabulary, make_questions
 from tests.input_pipeline.pages import write_folder
 

@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from input_pipeline import manga109
 from input_pipeline.dataset import split_pages
 from input_pipeline.schema import Question
+from input_pipeline.sources import manga109
 from input_pipeline.tasks import TaskSettings, collect_vocabulary, make_questions
 
 SETTINGS = manga109.ReadSettings()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from input_pipeline import reading
 from input_pipeline.schema import Page
+from input_pipeline.sources import reading
 
 
 def test_images_are_checked_side_by_side(monkeypatch):

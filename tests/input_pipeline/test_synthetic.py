@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from input_pipeline import ai4va, drawing, tasks
+from input_pipeline import tasks
 from input_pipeline.schema import Question
-from input_pipeline.synthetic import Canvas, DrawSettings, draw_page
-from input_pipeline.synthetic_files import page_name, write_pages
+from input_pipeline.sources import ai4va
+from input_pipeline.synthetic import drawing
+from input_pipeline.synthetic.files import page_name, write_pages
+from input_pipeline.synthetic.pages import Canvas, DrawSettings, draw_page
 
 FULL = DrawSettings(panels=(1, 13), figures=(0, 8), balloon_rate=1.0, sound_rate=1.0)
 CLEAN = DrawSettings(noise=0.0, blotch=0.0, ageing=0.0, balloon_rate=0.0, sound_rate=0.0, round_rate=0.0)

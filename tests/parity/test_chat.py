@@ -8,11 +8,13 @@ from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalG
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from input_pipeline.traces import Conversation, Exchange, Step
-from rarl_jax.batches import Buckets, collate
-from rarl_jax.chat import INSTRUCTION, TOOL_NAME, Chat, system_text, tool_schema
-from rarl_jax.episode import Budget, Host, replay
-from rarl_jax.qwen2_5_vl.images import PixelLimits
-from rarl_jax.zoom import ToolSettings, cut
+from rarl_jax.conversation.chat import Chat
+from rarl_jax.conversation.dialogue import Budget, Host
+from rarl_jax.conversation.protocol import INSTRUCTION, TOOL_NAME, system_text, tool_schema
+from rarl_jax.conversation.replay import replay
+from rarl_jax.conversation.tool import ToolSettings, cut
+from rarl_jax.learner.batches import Buckets, collate
+from rarl_jax.models.images import PixelLimits
 from tests.rarl_jax.small_policy import folder, page, policy
 
 QUESTION, MORE = 'What is the figure in red doing?', 'Où est le café — ♥? 12, 255, 1024'

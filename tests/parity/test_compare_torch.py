@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rarl_jax.compare_torch.compare import compare
-from rarl_jax.qwen2_5_vl.images import PixelLimits
+from rarl_jax.models.images import PixelLimits
 from rarl_jax.settings import ComparedModel, CompareSettings
 from tests.commands import FULL, launch
 from tests.rarl_jax.small_policy import folder

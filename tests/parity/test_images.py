@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from rarl_jax.qwen2_5_vl.config import PRESETS, VisionConfig
-from rarl_jax.qwen2_5_vl.images import PixelLimits, patchify
+from rarl_jax.models.images import PixelLimits, patchify
+from rarl_jax.models.interface import PRESETS, VisionConfig
 
 VISION = PRESETS['7B'].vision
 LIMITS = {

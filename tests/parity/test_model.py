@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from rarl_jax.qwen2_5_vl import text
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.params import Params, unstack, weight_table
-from rarl_jax.qwen2_5_vl.positions import mrope_positions
-from rarl_jax.qwen2_5_vl.vision import VisionBuckets, plan_vision
-from rarl_jax.qwen2_5_vl.weights import hub_name, load_params, tensors_of
+from rarl_jax.models.interface import Config, Qwen2_5_VL, VisionBuckets, plan_vision
+from rarl_jax.models.params import Params, unstack, weight_table
+from rarl_jax.models.positions import mrope_positions
+from rarl_jax.models.qwen2_5_vl import text
+from rarl_jax.models.weights import hub_name, load_params, tensors_of
 from tests.parity.reference import (
     CONFIGS,
     END,

@@ -11,7 +11,7 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from rarl_jax.qwen2_5_vl.positions import mrope_positions, patch_coordinates, window_plan
+from rarl_jax.models.positions import mrope_positions, patch_coordinates, window_plan
 from tests.parity.reference import CONFIGS, END, IMAGE, START
 
 # Conversations with grids ragged against each other; an image may open or close the row.

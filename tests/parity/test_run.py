@@ -16,20 +16,20 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from input_pipeline.loader import LoaderSettings, Sample, SampleSource
-from rarl_jax.chat import IMAGE_PAD, Chat, system_text, user_text
-from rarl_jax.context import load_policy
-from rarl_jax.episode import Dialogue, Episode, Host, view_page
+from rarl_jax.conversation.chat import IMAGE_PAD, Chat
+from rarl_jax.conversation.dialogue import Dialogue, Episode, Host, view_page
+from rarl_jax.conversation.protocol import system_text, user_text
+from rarl_jax.conversation.rewards import answer_of
+from rarl_jax.conversation.tool import cut
 from rarl_jax.evaluation.samples import read_samples
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.images import PixelLimits
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.rewards import answer_of
-from rarl_jax.sampler.policy import Policy
-from rarl_jax.sampler.rollout import rollout
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.policy import load_policy
+from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
+from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import Sampling
+from rarl_jax.sampler.weights import Policy
 from rarl_jax.settings import RunSettings, settings_from
-from rarl_jax.sharding import RULES, MeshSettings, make_mesh
-from rarl_jax.zoom import cut
 from tests.commands import FULL, launch
 
 BASE = Path('experiments/quickstart_base')

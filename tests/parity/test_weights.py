@@ -11,12 +11,10 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from rarl_jax.qwen2_5_vl.config import PRESETS, Config
-from rarl_jax.qwen2_5_vl.lora import LoraConfig, init_adapter, join, merge, save_adapter
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.params import weight_table
-from rarl_jax.qwen2_5_vl.vision import plan_vision
-from rarl_jax.qwen2_5_vl.weights import hub_name, hub_shape, load_params, save_params
+from rarl_jax.models.interface import PRESETS, Config, Qwen2_5_VL, plan_vision
+from rarl_jax.models.lora import LoraConfig, init_adapter, join, merge, save_adapter
+from rarl_jax.models.params import weight_table
+from rarl_jax.models.weights import hub_name, hub_shape, load_params, save_params
 from tests.parity.reference import CONFIGS, conversation, random_reference, relative
 
 

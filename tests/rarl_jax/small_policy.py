@@ -15,17 +15,19 @@ from PIL import Image
 from input_pipeline.loader import Sample
 from input_pipeline.schema import Question
 from input_pipeline.traces import Conversation, Exchange, Step
-from rarl_jax import chat
-from rarl_jax.context import load_policy
-from rarl_jax.episode import Budget, Episode, Host, replay
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.images import PixelLimits
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.qwen2_5_vl.small import SmallShape, write_small_folder
-from rarl_jax.sampler import programs, rollout
-from rarl_jax.sampler.policy import Policy
-from rarl_jax.sharding import RULES, MeshSettings, make_mesh
-from rarl_jax.zoom import ToolSettings
+from rarl_jax.conversation import protocol
+from rarl_jax.conversation.chat import Chat
+from rarl_jax.conversation.dialogue import Budget, Episode, Host
+from rarl_jax.conversation.replay import replay
+from rarl_jax.conversation.tool import ToolSettings
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.policy import load_policy
+from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
+from rarl_jax.sampler import engine as rollout
+from rarl_jax.sampler import programs
+from rarl_jax.sampler.weights import Policy
+from rarl_jax.small.policy import SmallShape, write_small_folder
 
 SHAPE = SmallShape(
     hidden=32,
@@ -52,8 +54,8 @@ def folder() -> str:
     write_small_folder(
         directory,
         corpus=CORPUS,
-        phrases=(*chat.fixed_strings(), 'running', 'sitting'),
-        chat_template=chat.CHAT_TEMPLATE,
+        phrases=(*protocol.fixed_strings(), 'running', 'sitting'),
+        chat_template=protocol.CHAT_TEMPLATE,
         shape=SHAPE,
         init_scale=0.3,
     )
@@ -63,7 +65,7 @@ def folder() -> str:
 @functools.cache
 def host(**tool: object) -> Host:
     config = Config.from_folder(folder())
-    return Host(chat.Chat.from_folder(folder()), config.vision, PAGE, CROP, ToolSettings(**tool))
+    return Host(Chat.from_folder(folder()), config.vision, PAGE, CROP, ToolSettings(**tool))
 
 
 @functools.cache

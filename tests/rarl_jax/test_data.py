@@ -6,9 +6,9 @@ import pytest
 
 from configs import build_ai4va_fg
 from input_pipeline.build import BuildSettings
-from rarl_jax.data import build_data
+from rarl_jax.run import build_data
+from rarl_jax.runtime.signals import Stopped
 from rarl_jax.settings import settings_from
-from rarl_jax.signals import Stopped
 from tests.input_pipeline.pages import write_folder
 
 
@@ -32,7 +32,7 @@ def test_ctrl_c_says_that_nothing_was_made(tmp_path, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('rarl_jax.data.build', interrupted)
+    monkeypatch.setattr('rarl_jax.run.build', interrupted)
     with pytest.raises(Stopped, match='out was not made'):
         build_data(settings(tmp_path))
 

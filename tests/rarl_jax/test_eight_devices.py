@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 
 from input_pipeline.traces import Step
-from rarl_jax.batches import Buckets
-from rarl_jax.context import load_policy
-from rarl_jax.losses import Denominators, LossSettings
-from rarl_jax.metrics import CompileCounter
-from rarl_jax.optim import OptimizerSettings, make_optimizer
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.sampler.policy import Policy
-from rarl_jax.sampler.rollout import rollout
+from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.losses import Denominators, LossSettings
+from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
+from rarl_jax.learner.update import Learner, Updater, micro_batches, reinforcement
+from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.policy import load_policy
+from rarl_jax.runtime.metrics import CompileCounter
+from rarl_jax.runtime.sharding import RULES, MeshSettings, constrain, make_mesh
+from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
-from rarl_jax.sharding import RULES, MeshSettings, constrain, make_mesh
-from rarl_jax.update import Learner, Updater, micro_batches, reinforcement
+from rarl_jax.sampler.weights import Policy
 from tests.commands import on_eight_devices
 from tests.rarl_jax.small_policy import BUDGET, acted, folder, follow_script, host, sample
 

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from configs.rarl import LORA
-from rarl_jax.qwen2_5_vl.config import Config
-from rarl_jax.qwen2_5_vl.lora import load_adapter, merge
-from rarl_jax.qwen2_5_vl.weights import load_params, tensors_of
+from rarl_jax.models.interface import Config
+from rarl_jax.models.lora import load_adapter, merge
+from rarl_jax.models.weights import load_params, tensors_of
 from rarl_jax.settings import settings_from
 from tests.commands import FULL, launch
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rarl_jax.models.layers import attend_in_blocks
 from rarl_jax.preflight.flops import count_flops
 from rarl_jax.preflight.measure import Needs
 from rarl_jax.preflight.report import verdict
 from rarl_jax.preflight.shapes import Largest
-from rarl_jax.qwen2_5_vl.layers import attend_in_blocks
 from tests.commands import launch
 from tests.rarl_jax.small_policy import folder
 

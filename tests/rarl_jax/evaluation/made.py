@@ -1,8 +1,8 @@
 """Records made by hand for the tests of this folder."""
 
+from input_pipeline.grading import metric_name
 from input_pipeline.schema import Question, Task
 from rarl_jax.evaluation.records import Attempt, Decoding, Mode, Record, ZoomRecord, hash_question
-from rarl_jax.grading import metric_name
 
 
 def question(

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from rarl_jax.evaluation.records import ZoomRecord, make_record, smallest_share
+from tests.rarl_jax.conversation.test_episodes import episode
 from tests.rarl_jax.evaluation.made import question
-from tests.rarl_jax.test_trajectories import episode
 
 
 def test_a_record_of_two_attempts():

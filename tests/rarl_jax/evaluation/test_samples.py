@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from rarl_jax.evaluation import jsonl
 from rarl_jax.evaluation.records import hash_question, to_json
 from rarl_jax.evaluation.samples import SampleFile, read_samples, rewrite_samples
+from rarl_jax.runtime import files as jsonl
 from tests.rarl_jax.evaluation.made import question, record
 
 IDENTITY = {'checkpoint': 'base', 'page_pixels': (784, 50176)}

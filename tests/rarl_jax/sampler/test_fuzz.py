@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rarl_jax.episode import Budget
-from rarl_jax.rewards import answer_of, is_well_formed
-from rarl_jax.sampler import rollout as module
+from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.conversation.rewards import answer_of, is_well_formed
+from rarl_jax.sampler import engine as module
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from tests.rarl_jax.small_policy import host, policy, sample
 

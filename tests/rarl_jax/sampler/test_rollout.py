@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from input_pipeline.traces import Step
-from rarl_jax.batches import Buckets, collate
-from rarl_jax.episode import Budget
-from rarl_jax.metrics import CompileCounter
-from rarl_jax.sampler.controls import blank, elsewhere
-from rarl_jax.sampler.rollout import rollout
+from rarl_jax.conversation.boxes import iou
+from rarl_jax.conversation.controls import blank, elsewhere
+from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.learner.batches import Buckets, collate
+from rarl_jax.runtime.metrics import CompileCounter
+from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
-from rarl_jax.zoom import iou
 from tests.rarl_jax.small_policy import BUDGET, acted, follow_script, page, policy, sample
 
 BOX, OTHER = (40.0, 60.0, 140.0, 200.0), (180.0, 200.0, 330.0, 260.0)

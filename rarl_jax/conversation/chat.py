@@ -1,0 +1,152 @@
+"""A folder's tokenizer and chat template: pieces of a conversation as ids.
+
+Text becomes ids only through them, so the same code serves the published Qwen2.5-VL checkpoints and the small ones. Ids that the policy chose are
+never decoded and encoded again: a conversation grows by whole pieces (prompt, turn, observation), each of which begins and ends at a special token.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+from tokenizers import Tokenizer
+
+from rarl_jax.conversation.protocol import CALL_CLOSE
+
+TURN_START, TURN_END = '<|im_start|>', '<|im_end|>'
+IMAGE_PAD = '<|image_pad|>'
+# Only the host writes these: a sampled one would claim an image that has no features, or a speaker that did not speak.
+BANNED = (
+    '<|endoftext|>',
+    TURN_START,
+    '<|vision_start|>',
+    '<|vision_end|>',
+    '<|vision_pad|>',
+    IMAGE_PAD,
+    '<|video_pad|>',
+)
+
+
+class Chat:
+    """A folder's tokenizer and chat template: pieces of a conversation as ids.
+
+    Attributes: image_id, turn_end_id, call_close_id, stop_ids, banned_ids, vocab_size (ids that decode to something).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: str):
+        self._tokenizer = tokenizer
+        self._template = _compile(template)
+        self._observations: dict[tuple[str, bool], list[int]] = {}
+        self.image_id = self._id_of(IMAGE_PAD)
+        self.turn_end_id = self._id_of(TURN_END)
+        self.call_close_id = self._id_of(CALL_CLOSE)
+        self.stop_ids = (self.turn_end_id, self.call_close_id)
+        self.banned_ids = tuple(self._id_of(token) for token in BANNED)
+        self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Chat:
+        """Reads `tokenizer.json` and the chat template of a Hugging Face folder. FileNotFoundError names what is missing."""
+        path = Path(folder) / 'tokenizer.json'
+        if not path.is_file():
+            raise FileNotFoundError(f'{path} is missing: a Qwen2.5-VL folder needs its tokenizer.json.')
+        return cls(Tokenizer.from_file(str(path)), read_template(folder))
+
+    def _id_of(self, token: str) -> int:
+        index = self._tokenizer.token_to_id(token)
+        if index is None:
+            raise ValueError(f'The tokenizer has no token {token!r}; use a folder with the Qwen2.5 special tokens.')
+        return index
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def turn_text(self, ids: list[int]) -> str:
+        """The text of a turn that the policy chose: a closing `<|im_end|>` is left out, a closing `</tool_call>` is kept."""
+        ids = list(ids)
+        return self.decode(ids[:-1] if ids and ids[-1] == self.turn_end_id else ids)
+
+    def prompt_ids(self, system: str, user: str, image_tokens: int | None) -> list[int]:
+        """System turn, question with its page (`image_tokens` merged tokens; None = no image), and the opening of an answer."""
+        messages = [{'role': 'system', 'content': system}, _user(user, image_tokens is not None)]
+        return self._expand(self.encode(self._render(messages)), image_tokens)
+
+    def observation_ids(self, last_id: int, text: str, image_tokens: int | None) -> list[int]:
+        """What follows a turn that ended with `last_id`: its `<|im_end|>` where the policy stopped at `</tool_call>`, what the
+        tool shows (an image of `image_tokens` merged tokens, a text, or both), and the opening of the next turn."""
+        words = (text, image_tokens is not None)
+        if words not in self._observations:  # a rollout needs a handful of them thousands of times
+            content = [*_parts('<tool_response>\n', False), *_parts(*words), *_parts('\n</tool_response>', False)]
+            self._observations[words] = self._continue({'role': 'user', 'content': content})
+        return self._joined(last_id, self._expand(self._observations[words], image_tokens))
+
+    def question_ids(self, last_id: int, user: str) -> list[int]:
+        """A further question after a turn that ended with `last_id`, up to the opening of its answer."""
+        return self._joined(last_id, self._continue(_user(user, False)))
+
+    def _continue(self, message: dict[str, Any]) -> list[int]:
+        """Ids from the end of an assistant's turn, its `<|im_end|>` included, to the opening of the next; images are one id each."""
+        rendered = self._render([{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a'}, message])
+        start = rendered.index(f'{TURN_START}assistant\na{TURN_END}') + len(f'{TURN_START}assistant\na')
+        return self.encode(rendered[start:])
+
+    def _joined(self, last_id: int, ids: list[int]) -> list[int]:
+        return ids[1:] if last_id == self.turn_end_id else ids
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        return self._template.render(messages=messages, add_generation_prompt=True, tools=None)
+
+    def _expand(self, ids: list[int], image_tokens: int | None) -> list[int]:
+        if image_tokens is None:
+            return list(ids)
+        if ids.count(self.image_id) != 1:
+            raise ValueError(
+                f'The prompt holds {ids.count(self.image_id)} image tokens, expected 1: take {IMAGE_PAD} out of the text.'
+            )
+        at = ids.index(self.image_id)
+        return ids[:at] + [self.image_id] * image_tokens + ids[at + 1 :]
+
+
+def _user(text: str, with_image: bool) -> dict[str, Any]:
+    return {'role': 'user', 'content': _parts(text, with_image)}
+
+
+def _parts(text: str, with_image: bool) -> list[dict[str, str]]:
+    return [*([{'type': 'image'}] if with_image else []), *([{'type': 'text', 'text': text}] if text else [])]
+
+
+def read_template(folder: str | Path) -> str:
+    """The chat template of a folder, from any of the three files that the hub has used for it."""
+    folder = Path(folder)
+    if (folder / 'chat_template.jinja').is_file():
+        return (folder / 'chat_template.jinja').read_text(encoding='utf-8')
+    for name in ('chat_template.json', 'tokenizer_config.json'):
+        if (folder / name).is_file():
+            template = json.loads((folder / name).read_text(encoding='utf-8')).get('chat_template')
+            if isinstance(template, str):
+                return template
+    raise FileNotFoundError(
+        f'{folder} has no chat template: it needs chat_template.jinja, or chat_template in tokenizer_config.json.'
+    )
+
+
+@lru_cache(maxsize=8)
+def _compile(template: str) -> jinja2.Template:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.filters['tojson'] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.globals['raise_exception'] = _refuse
+    return environment.from_string(template)
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(f'The chat template refused the conversation: {message}')

@@ -1,0 +1,252 @@
+"""A conversation about a page: ids, which of them the policy chose, the images it saw, and how it ended.
+
+`Dialogue` is the one code path by which conversations grow. A rollout feeds it the tokens that the policy chooses, `replay` the
+tokens of a supervised answer; it reads turns, carries out zooms, appends what the tool shows, and keeps the books.
+
+    prompt (page)      turn 0            observation (crop)     turn 1
+    . . . . . . .    x x x x x x          . . . . . .           x x x      x = chosen by the policy: loss_mask is True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+
+from rarl_jax.conversation.boxes import Box, PageFrame, from_original, iou, settle, to_original
+from rarl_jax.conversation.chat import Chat
+from rarl_jax.conversation.protocol import (
+    ANSWER_TOO_EARLY,
+    FAILURE_WORDS,
+    Call,
+    call_text,
+    read_turn,
+    system_text,
+    user_text,
+)
+from rarl_jax.conversation.tool import ToolSettings, Zoom, ZoomStatus, cut
+from rarl_jax.models.images import Patches, PixelLimits, patchify
+from rarl_jax.models.interface import VisionConfig
+
+FinishReason = Literal['answer', 'stop', 'turn_limit', 'turn_length', 'total_length']
+Show = Callable[[Image.Image, Box], Image.Image]  # (page, settled box) -> the picture that the tool returns
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished conversation."""
+
+    question_id: str
+    group: int  # which question of its batch; episodes of one group are compared with each other
+    sample: int  # which attempt at the question, from 0
+    ids: Int[np.ndarray, 'T']
+    loss_mask: Bool[np.ndarray, 'T']  # True = the policy chose this token
+    sample_logprobs: Float[np.ndarray, 'T']  # log-prob when chosen, of the temperature-scaled distribution; 0 elsewhere
+    images: tuple[Patches, ...]  # the page, then crops, in order of appearance
+    zooms: tuple[Zoom, ...]  # every call, failed ones too
+    turn_texts: tuple[str, ...]  # what the policy wrote in each turn: `</tool_call>` kept, `<|im_end|>` left out
+    turns: int  # turns that the policy took
+    finish_reason: FinishReason
+    page: PageFrame
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a conversation may grow."""
+
+    max_turns: int = 5  # turns of the policy
+    turn_tokens: int = 512  # tokens that the policy may choose in a turn
+    total_tokens: int = 8192  # tokens of the whole conversation, prompt and images included
+
+
+@dataclass(frozen=True)
+class Host:
+    """What it takes to hold a conversation: words, sizes and the tool."""
+
+    chat: Chat  # a folder's tokenizer and template
+    vision: VisionConfig  # patch sizes
+    page: PixelLimits  # how large the policy sees a page
+    crop: PixelLimits  # how large the policy sees a crop
+    tool: ToolSettings
+
+
+@dataclass(frozen=True)
+class PageView:
+    """A page, prepared once for all conversations about it."""
+
+    image: Image.Image  # RGB, original size
+    patches: Patches  # as the policy sees it
+    frame: PageFrame
+
+
+def view_page(host: Host, image: Image.Image, limits: PixelLimits | None = None) -> PageView:
+    """Resizes a page to `limits` (the host's for pages if None)."""
+    patches = patchify(image, host.page if limits is None else limits, host.vision)
+    rows, columns = patches.grid[1:]
+    side = host.vision.patch_size
+    return PageView(image, patches, PageFrame(image.width, image.height, columns * side, rows * side))
+
+
+class Dialogue:
+    """A conversation in the making.
+
+    Attributes: ids, chosen, logprobs (lists of one length), images, zooms, turn_texts, finish_reason (None while it goes on).
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        page: PageView,
+        budget: Budget,
+        *,
+        question_id: str,
+        group: int = 0,
+        sample: int = 0,
+        offers_tool: bool = True,
+        show: Show = cut,
+    ):
+        self.host, self.page, self.budget = host, page, budget
+        self.question_id, self.group, self.sample = question_id, group, sample
+        self.offers_tool, self.show = offers_tool, show
+        self.ids: list[int] = []
+        self.chosen: list[bool] = []
+        self.logprobs: list[float] = []
+        self.images: list[Patches] = []
+        self.zooms: list[Zoom] = []
+        self.turn_texts: list[str] = []
+        self.finish_reason: FinishReason | None = None
+        self._turn_start = 0  # where the policy's current turn begins
+        self._shown: list[Box] = []  # boxes cut for the current question
+
+    def copy(self, sample: int) -> Dialogue:
+        """A second attempt from this point on."""
+        other = Dialogue(
+            self.host,
+            self.page,
+            self.budget,
+            question_id=self.question_id,
+            group=self.group,
+            sample=sample,
+            offers_tool=self.offers_tool,
+            show=self.show,
+        )
+        for name in ('ids', 'chosen', 'logprobs', 'images', 'zooms', 'turn_texts', '_shown'):
+            setattr(other, name, list(getattr(self, name)))
+        other._turn_start = self._turn_start
+        return other
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether the newest token is the policy's, in a turn that it has not ended."""
+        return self.finish_reason is None and len(self.ids) > self._turn_start
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens that the policy may still choose in this turn."""
+        used = len(self.ids) - self._turn_start
+        return max(min(self.budget.turn_tokens - used, self.budget.total_tokens - len(self.ids)), 0)
+
+    def ask(self, prompt: str) -> None:
+        """Puts a question: the first with the system turn and the page, a further one after the last answer."""
+        chat, frame = self.host.chat, self.page.frame
+        words = user_text(prompt, self.host.tool.box_frame, (frame.width, frame.height))
+        if self.ids:
+            self._write(chat.question_ids(self.ids[-1], words))
+        else:
+            system = system_text(self.host.tool.box_frame, self.offers_tool)
+            self.images.append(self.page.patches)
+            self._write(chat.prompt_ids(system, words, self._tokens(self.page.patches)))
+        self._shown, self.finish_reason = [], None
+
+    def take(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Appends tokens that the policy chose."""
+        self.ids.extend(ids)
+        self.chosen.extend([True] * len(ids))
+        self.logprobs.extend(logprobs)
+
+    def end_turn(self) -> None:
+        """Reads the turn that the policy has just stopped: ends the conversation, or appends what the tool shows or says."""
+        text = self.host.chat.turn_text(self.ids[self._turn_start :])
+        self.turn_texts.append(text)
+        turn = read_turn(text)
+        if turn.call is None:
+            self.finish_reason = 'stop' if turn.answer is None else 'answer'
+        else:
+            self._answer_call(turn.call, ANSWER_TOO_EARLY if turn.answer is not None else '')
+
+    def break_off(self) -> None:
+        """Ends the conversation in the middle of a turn, because no token is left to the policy."""
+        self.turn_texts.append(self.host.chat.turn_text(self.ids[self._turn_start :]))
+        self.finish_reason = 'total_length' if len(self.ids) >= self.budget.total_tokens else 'turn_length'
+
+    def point_at(self, box: Box) -> None:
+        """Writes a call for an original-pixel box in the policy's place and shows its crop; none of it counts as chosen."""
+        written = from_original(box, self.host.tool.box_frame, self.page.frame)
+        self._write(self.host.chat.encode(call_text(written)))
+        self._answer_call(Call('ok', tuple(float(round(v)) for v in written)), '')
+
+    def episode(self) -> Episode:
+        return Episode(
+            question_id=self.question_id,
+            group=self.group,
+            sample=self.sample,
+            ids=np.asarray(self.ids, np.int32),
+            loss_mask=np.asarray(self.chosen, bool),
+            sample_logprobs=np.asarray(self.logprobs, np.float32),
+            images=tuple(self.images),
+            zooms=tuple(self.zooms),
+            turn_texts=tuple(self.turn_texts),
+            turns=len(self.turn_texts),
+            finish_reason=self.finish_reason,
+            page=self.page.frame,
+        )
+
+    def _tokens(self, image: Patches) -> int:
+        return image.merged(self.host.vision.spatial_merge_size)
+
+    def _write(self, ids: list[int]) -> None:
+        """Appends tokens that the host chose, after which the policy's turn begins."""
+        self.ids.extend(ids)
+        self.chosen.extend([False] * len(ids))
+        self.logprobs.extend([0.0] * len(ids))
+        self._turn_start = len(self.ids)
+
+    def _answer_call(self, call: Call, note: str) -> None:
+        """An observation is appended whole, image and words, or not at all."""
+        status, box = self._judge(call)
+        crop = None
+        if status == 'ok':
+            crop = patchify(self.show(self.page.image, box), self.host.crop, self.host.vision)
+        words = note if status == 'ok' else FAILURE_WORDS[status]
+        observation = self.host.chat.observation_ids(self.ids[-1], words, None if crop is None else self._tokens(crop))
+        if len(self.turn_texts) >= self.budget.max_turns:
+            self.finish_reason = 'turn_limit'
+        elif len(self.ids) + len(observation) >= self.budget.total_tokens:
+            self.finish_reason = 'total_length'
+        if self.finish_reason is not None and status == 'ok':
+            status = 'no_budget'
+        turn = max(len(self.turn_texts) - 1, 0)
+        self.zooms.append(Zoom(call.box, box, self.host.tool.box_frame, status, turn, call.label))
+        if self.finish_reason is None:
+            self._write(observation)
+            if crop is not None:
+                self.images.append(crop)
+                self._shown.append(box)
+
+    def _judge(self, call: Call) -> tuple[ZoomStatus, Box | None]:
+        """What becomes of a call, and the original-pixel box that it would cut."""
+        tool, frame = self.host.tool, self.page.frame
+        box = None if call.box is None else settle(to_original(call.box, tool.box_frame, frame), frame, tool.min_side)
+        if not self.offers_tool:
+            return 'unknown_tool', box
+        if call.status != 'ok':
+            return call.status, box
+        if box is None:
+            return 'bad_box', None
+        if self._shown and iou(np.array([box]), np.array(self._shown)).max() >= tool.duplicate_iou:
+            return 'duplicate', box
+        return ('no_budget' if len(self._shown) >= tool.max_crops else 'ok'), box

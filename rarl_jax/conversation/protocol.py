@@ -1,0 +1,196 @@
+"""Words around a question: the prompt, the tool's description, the messages a failed call gets, and how a turn is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rarl_jax.conversation.boxes import BoxFrame
+
+TOOL_NAME = 'image_zoom_in_tool'
+CALL_OPEN, CALL_CLOSE = '<tool_call>', '</tool_call>'
+
+INSTRUCTION = (
+    'You answer questions about a comic page. Think inside <think></think>. When you are sure, give the answer alone '
+    'inside <answer></answer>.'
+)
+TOOLS_HEAD = '\n\n# Tools\n\nYou have these functions, described inside <tools></tools>:\n<tools>'
+TOOLS_TAIL = (
+    '\n</tools>\n\nTo use one, end your turn with its name and arguments as JSON inside <tool_call></tool_call>:\n'
+    '<tool_call>\n{"name": <name>, "arguments": <arguments>}\n</tool_call>'
+)
+FRAME_WORDS: dict[BoxFrame, str] = {
+    'model': 'in pixels of the page as you see it',
+    'original': 'in pixels of the full-size page, whose size the question names',
+    'normalized': 'in thousandths of the width and height of the page',
+}
+# What a policy reads after a call that gave no crop: short, and something it can act on.
+FAILURE_WORDS = {
+    'duplicate': 'You have already seen this region. Choose another one or answer.',
+    'bad_json': 'The call is not valid JSON.',
+    'bad_arguments': 'The argument bbox_2d must be a list of four numbers.',
+    'bad_box': 'The box must lie on the page, with x1 < x2 and y1 < y2.',
+    'unknown_tool': 'There is no such tool.',
+    'several_calls': 'Make one call in a turn.',
+    'no_budget': 'No zoom is left. Answer now.',
+}
+ANSWER_TOO_EARLY = 'Answer in a turn without a call.'
+
+# Renders what `Chat` writes; handed to checkpoints that are made from nothing. Tools and tool messages follow Qwen2.5's convention:
+# functions are listed in the system turn, and what a tool returns is shown in a user turn.
+CHAT_TEMPLATE = (
+    """
+{%- macro show(content) -%}
+{%- if content is string -%}{{ content }}
+{%- else -%}
+{%- for part in content -%}
+{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- elif part.type == 'text' -%}{{ part.text }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- for message in messages -%}
+{%- if message.role == 'tool' -%}
+{{- '<|im_start|>user\n<tool_response>\n' + show(message.content) + '\n</tool_response><|im_end|>\n' -}}
+{%- else -%}
+{{- '<|im_start|>' + message.role + '\n' + show(message.content or '') -}}
+{%- for call in message.tool_calls or [] -%}
+{%- set function = call.function or call -%}
+{{- '<tool_call>\n{"name": "' + function.name + '", "arguments": ' + (function.arguments | tojson) + '}\n</tool_call>' -}}
+{%- endfor -%}
+{%- if loop.first and tools -%}
+{{- HEAD -}}
+{%- for tool in tools -%}{{- '\n' + (tool | tojson) -}}{%- endfor -%}
+{{- TAIL -}}
+{%- endif -%}
+{{- '<|im_end|>\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+""".strip()
+    .replace('HEAD', repr(TOOLS_HEAD))
+    .replace('TAIL', repr(TOOLS_TAIL))
+)
+
+
+def tool_schema(frame: BoxFrame) -> dict[str, Any]:
+    """The zoom tool as a JSON schema, boxes in `frame`."""
+    box = {
+        'type': 'array',
+        'items': {'type': 'number'},
+        'minItems': 4,
+        'maxItems': 4,
+        'description': f'[x1, y1, x2, y2] {FRAME_WORDS[frame]}.',
+    }
+    label = {'type': 'string', 'description': 'What the region shows.'}
+    parameters = {'type': 'object', 'properties': {'bbox_2d': box, 'label': label}, 'required': ['bbox_2d']}
+    description = 'Shows a region of the page enlarged.'
+    return {'type': 'function', 'function': {'name': TOOL_NAME, 'description': description, 'parameters': parameters}}
+
+
+def system_text(frame: BoxFrame, offers_tool: bool) -> str:
+    """The system turn's words, the tool's description written out where it is offered.
+
+    Published Qwen2.5-VL templates know no `tools`, so the section is part of the text for every folder.
+    """
+    if not offers_tool:
+        return INSTRUCTION
+    return f'{INSTRUCTION}{TOOLS_HEAD}\n{json.dumps(tool_schema(frame), ensure_ascii=False)}{TOOLS_TAIL}'
+
+
+def user_text(prompt: str, frame: BoxFrame, page_size: tuple[int, int]) -> str:
+    """The words of a question; names the page's (width, height) in px where boxes are asked for in that frame."""
+    return f'{prompt}\nThe page is {page_size[0]} x {page_size[1]} pixels.' if frame == 'original' else prompt
+
+
+def call_text(box: tuple[float, float, float, float], label: str | None = None) -> str:
+    """A well-formed call, `box` in the policy's frame, as supervised data and the oracle write it."""
+    arguments: dict[str, Any] = {'bbox_2d': [round(v) for v in box]}
+    if label is not None:
+        arguments['label'] = label
+    return f'{CALL_OPEN}\n{json.dumps({"name": TOOL_NAME, "arguments": arguments}, ensure_ascii=False)}\n{CALL_CLOSE}'
+
+
+def fixed_strings() -> tuple[str, ...]:
+    """Every string this module writes over and over: a small tokenizer gives each its own id, so that they cost one token."""
+    call_head, call_tail = call_text((0, 0, 0, 0)).removesuffix(CALL_CLOSE).split('0, 0, 0, 0')
+    systems = [system_text(frame, True) for frame in FRAME_WORDS]
+    tags = ('<think>', '</think>', '<answer>', '</answer>', '<tool_response>\n', '\n</tool_response>')
+    return (
+        *tags,
+        'system\n',
+        'user\n',
+        'assistant\n',
+        call_head.removeprefix(CALL_OPEN),
+        call_tail,
+        INSTRUCTION,
+        *systems,
+        *FAILURE_WORDS.values(),
+        ANSWER_TOO_EARLY,
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call as the policy wrote it, not yet judged against a page."""
+
+    status: str  # 'ok', or why it can't be carried out: a key of FAILURE_WORDS
+    box: tuple[float, float, float, float] | None = None  # in the policy's frame; None if none could be read
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn of the policy amounts to. A call goes before an answer: an answer counts only in a turn without a call."""
+
+    call: Call | None
+    answer: str | None  # words inside the last complete <answer>, stripped
+    thought: str | None  # words inside the first complete <think>, stripped
+
+
+def read_turn(text: str, tool_name: str = TOOL_NAME) -> Turn:
+    """Reads the text of one turn (its `</tool_call>` kept, `<|im_end|>` left out). Any text has an outcome; nothing raises.
+
+    An opened call that is never closed counts as broken JSON, unless the turn also holds a complete answer.
+    """
+    answer, thought = _between(text, '<answer>', '</answer>', last=True), _between(text, '<think>', '</think>')
+    if CALL_OPEN not in text and CALL_CLOSE not in text:
+        return Turn(None, answer, thought)
+    if CALL_CLOSE not in text:
+        return Turn(None, answer, thought) if answer is not None else Turn(Call('bad_json'), None, thought)
+    if text.count(CALL_OPEN) > 1 or text.count(CALL_CLOSE) > 1:
+        return Turn(Call('several_calls'), answer, thought)
+    body = _between(text, CALL_OPEN, CALL_CLOSE)
+    return Turn(Call('bad_json') if body is None else _read_call(body, tool_name), answer, thought)
+
+
+def _between(text: str, opening: str, closing: str, last: bool = False) -> str | None:
+    start = text.rfind(opening) if last else text.find(opening)
+    end = text.find(closing, start)
+    return text[start + len(opening) : end].strip() if start >= 0 and end >= 0 else None
+
+
+def _read_call(body: str, tool_name: str) -> Call:
+    try:
+        call = json.loads(body)
+    except (ValueError, RecursionError):
+        return Call('bad_json')
+    if isinstance(call, list):
+        return Call('several_calls' if len(call) > 1 else 'bad_json')
+    if not isinstance(call, dict):
+        return Call('bad_json')
+    if call.get('name') != tool_name:
+        return Call('unknown_tool')
+    arguments = call.get('arguments')
+    box = arguments.get('bbox_2d') if isinstance(arguments, dict) else None
+    if not (isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)):
+        return Call('bad_arguments')
+    label = arguments.get('label')
+    if label is not None and not isinstance(label, str):
+        return Call('bad_arguments')
+    try:
+        return Call('ok', tuple(float(v) for v in box), label)
+    except OverflowError:  # a whole number beyond the largest float
+        return Call('bad_box')

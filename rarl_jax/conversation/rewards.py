@@ -1,0 +1,142 @@
+"""What an episode is paid: Eq. 2 of RARL (arXiv 2511.06490), with every part weighted, gated and capped by settings.
+
+    R      = w_acc R_acc + w_format R_format + R_tool
+    R_tool = (c + g 1[R_acc > threshold]) * (w_count R_count + w_iou R_iou)
+
+R_acc     in [0, 1]  the grade of the answer, handed in
+R_format  0 or 1     see `is_well_formed`
+R_count   0..cap     successful zooms; a failed call or a repeated box earns nothing
+R_iou     in [0, 1]  zoom boxes matched one-to-one to the regions so that the summed IoU is largest, over max(#boxes, #regions):
+                     spraying boxes is not paid, and zooming into every region of a question with many is
+
+The paper's reward is c = g = 1; its ablation c = 0. Only text that the policy wrote is read, never an observation (whose words hold tags).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import linear_sum_assignment
+
+from rarl_jax.conversation.boxes import iou
+from rarl_jax.conversation.protocol import read_turn
+
+if TYPE_CHECKING:
+    from input_pipeline.schema import Question
+    from rarl_jax.conversation.dialogue import Episode
+
+_TAG = re.compile(r'</?(?:think|tool_call|answer)>')
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """The weights and switches of Eq. 2."""
+
+    accuracy: float = 1.0  # weight of R_acc
+    format: float = 1.0  # weight of R_format
+    tool_count: float = 1.0  # weight of R_count inside R_tool
+    tool_iou: float = 1.0  # weight of R_iou inside R_tool; 0 switches it off
+    constant: float = 1.0  # c: the share of R_tool that is paid whatever the answer is
+    gate: float = 1.0  # g: the share that is paid only for a right answer
+    gate_threshold: float = 0.0  # R_acc must be larger than this to open the gate
+    max_paid_zooms: int = 1  # cap of R_count, in zooms
+    think: Literal['optional', 'required'] = 'optional'  # whether every turn must begin with <think>...</think>
+
+    def warm_start(self) -> RewardSettings:
+        """The same settings with only format and tool_count paid, and no gate: the stage that teaches the policy to call the tool at all."""
+        return dataclasses.replace(self, accuracy=0.0, tool_iou=0.0, constant=1.0, gate=0.0)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The pay of one episode."""
+
+    total: float  # R, what the advantage is computed from
+    parts: Mapping[
+        str, float
+    ]  # accuracy, format, tool_count, tool_iou: before weights, reported even where they are not paid; tool: R_tool as paid
+
+
+def reward(episode: Episode, question: Question, accuracy: float, settings: RewardSettings) -> Reward:
+    """Eq. 2 for one finished episode. `accuracy` is its answer's grade in [0, 1]."""
+    boxes = succeeded_boxes(episode)
+    count = float(min(len(boxes), settings.max_paid_zooms))
+    overlap = matched_iou(boxes, np.asarray(question.regions, np.float64).reshape(-1, 4))
+    well_formed = float(is_well_formed(episode.turn_texts, settings.think))
+    gate = settings.constant + settings.gate * (accuracy > settings.gate_threshold)
+    tool = gate * (settings.tool_count * count + settings.tool_iou * overlap)
+    total = settings.accuracy * accuracy + settings.format * well_formed + tool
+    parts = {'accuracy': accuracy, 'format': well_formed, 'tool_count': count, 'tool_iou': overlap, 'tool': tool}
+    return Reward(float(total), {name: float(value) for name, value in parts.items()})
+
+
+def answer_of(turn_texts: Sequence[str]) -> str | None:
+    """The answer that the last turn gives; None if it gives none or calls the tool instead."""
+    last = read_turn(turn_texts[-1]) if turn_texts else None
+    return last.answer if last and not last.call else None
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def succeeded_boxes(episode: Episode) -> Float[np.ndarray, 'n 4']:
+    """Boxes of the zooms that succeeded, in the order of their calls; original page pixels."""
+    boxes = [zoom.box for zoom in episode.zooms if zoom.succeeded]
+    return np.asarray(boxes, np.float64).reshape(-1, 4)
+
+
+def matched_iou(boxes: Float[np.ndarray, 'n 4'], regions: Float[np.ndarray, 'm 4']) -> float:
+    """Summed IoU of the best one-to-one matching (Hungarian method), over max(n, m); 0 where either is empty."""
+    if not len(boxes) or not len(regions):
+        return 0.0
+    overlaps = iou(boxes, regions)
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    return float(overlaps[rows, columns].sum() / max(len(boxes), len(regions)))
+
+
+def zoom_ious(episode: Episode, question: Question) -> list[float]:
+    """Of each successful zoom, in order, the IoU with the region that it overlaps most; what zoom/iou_first and zoom/iou_second average."""
+    boxes, regions = succeeded_boxes(episode), np.asarray(question.regions, np.float64).reshape(-1, 4)
+    if not len(boxes) or not len(regions):
+        return [0.0] * len(boxes)
+    return [float(best) for best in iou(boxes, regions).max(axis=1)]
+
+
+# ---------------------------------------------------------------- format
+
+
+def is_well_formed(turn_texts: Sequence[str], think: Literal['optional', 'required'] = 'optional') -> bool:
+    """Whether every turn keeps to the form that the prompt asks for.
+
+    1. The tags think, tool_call and answer are opened and closed in turn, never nested, in every turn.
+    2. A turn has at most one <think>...</think>, and begins with it; with think='required' every turn has it.
+    3. Every turn but the last ends with its only <tool_call>...</tool_call>, JSON that names the tool and four numbers, and has no answer.
+    4. The last turn ends with its only <answer>...</answer>, not empty, and has no call.
+
+    Free text is allowed between the thought and the call or the answer. Whether a box lies on the page is no matter of form.
+    """
+    if not turn_texts:
+        return False
+    *calls, last = turn_texts
+    return all(_ends_with(text, 'tool_call', think) for text in calls) and _ends_with(last, 'answer', think)
+
+
+def _ends_with(text: str, closing: Literal['tool_call', 'answer'], think: Literal['optional', 'required']) -> bool:
+    """Whether a turn is an optional thought, free text, and then exactly one `closing` element with a usable body."""
+    text = text.strip()
+    thought, act = ['<think>', '</think>'], [f'<{closing}>', f'</{closing}>']
+    tags = _TAG.findall(text)
+    if tags not in ([thought + act] if think == 'required' else [act, thought + act]):
+        return False
+    if tags[0] == '<think>' and not text.startswith('<think>'):
+        return False
+    if not text.endswith(act[1]):
+        return False
+    turn = read_turn(text)
+    return bool(turn.answer) if closing == 'answer' else turn.call is not None and turn.call.status == 'ok'

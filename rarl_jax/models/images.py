@@ -1,0 +1,113 @@
+"""From a picture to the vision tower's input: the size the policy sees, and its patches. Host side, numpy and Pillow only."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from rarl_jax.models.qwen2_5_vl.config import VisionConfig
+
+# Per-channel mean and standard deviation of CLIP's training images, in [0, 1] (Radford et al., arXiv 2103.00020).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_ASPECT_RATIO = 200
+
+
+@dataclass(frozen=True)
+class PixelLimits:
+    """How large an image the policy sees."""
+
+    min_pixels: int  # px, width x height; a smaller image is enlarged
+    max_pixels: int  # px; a larger one is reduced
+
+
+@dataclass(frozen=True)
+class Patches:
+    """One image, ready for the vision tower."""
+
+    pixels: Float32[
+        np.ndarray, 'P X'
+    ]  # normalised patches, 2 x 2 blocks together, blocks in raster order; X = (channel, frame, row, column)
+    grid: tuple[int, int, int]  # frames, rows, columns, counted in patches
+
+    def merged(self, merge_size: int) -> int:
+        """Image tokens in the conversation."""
+        t, h, w = self.grid
+        return t * (h // merge_size) * (w // merge_size)
+
+
+def smart_resize(height: int, width: int, factor: int, limits: PixelLimits) -> tuple[int, int]:
+    """The size an image is resized to: multiples of `factor` within the limits, at nearly the same aspect ratio.
+
+    Args:
+        height, width: px.
+        factor: px, the side of a merged token (patch_size * spatial_merge_size).
+
+    Returns:
+        height and width in px.
+
+    Raises:
+        ValueError: a side is 0, or one is more than 200 times the other.
+    """
+    if min(height, width) < 1 or max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+        raise ValueError(
+            f'image of {width} x {height} px: one side is 0 or over {MAX_ASPECT_RATIO} times the other; crop or drop it.'
+        )
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if new_height * new_width > limits.max_pixels:
+        shrink = math.sqrt(height * width / limits.max_pixels)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif new_height * new_width < limits.min_pixels:
+        grow = math.sqrt(limits.min_pixels / (height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width
+
+
+def patchify(image: Image.Image, limits: PixelLimits, vision: VisionConfig) -> Patches:
+    """Resizes (bicubic), normalises and cuts an image into patches, bit for bit as Hugging Face's Pillow image processor does."""
+    factor = vision.patch_size * vision.spatial_merge_size
+    height, width = smart_resize(image.height, image.width, factor, limits)
+    pixels = np.asarray(as_rgb(image).resize((width, height), Image.Resampling.BICUBIC))
+    rows, columns, merge, side = (
+        height // vision.patch_size,
+        width // vision.patch_size,
+        vision.spatial_merge_size,
+        vision.patch_size,
+    )
+    blocks = pixels.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+    blocks = blocks.transpose(
+        0, 3, 1, 4, 6, 2, 5
+    )  # block row, block column, row in block, column in block, channel, y, x
+    normal = _normalised(blocks.reshape(-1, 3, side * side))
+    frames = np.broadcast_to(normal[:, :, None], (len(normal), 3, vision.temporal_patch_size, side * side))
+    return Patches(frames.reshape(rows * columns, vision.patch_dim), (1, rows, columns))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any picture; what is transparent becomes white."""
+    if 'A' in image.getbands() or image.info.get('transparency') is not None:
+        image = image.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', image.size, (255, 255, 255, 255)), image).convert('RGB')
+    return image if image.mode == 'RGB' else image.convert('RGB')  # convert would copy a page that is RGB already
+
+
+def _normalised(pixels: UInt8[np.ndarray, 'P 3 X']) -> Float32[np.ndarray, 'P 3 X']:
+    """A byte has 256 values: a table of them per channel replaces the arithmetic, and is exact."""
+    table = _byte_table()
+    return np.stack([table[channel][pixels[:, channel]] for channel in range(3)], axis=1)
+
+
+@functools.cache
+def _byte_table() -> Float32[np.ndarray, '3 256']:
+    unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(
+        np.float32
+    )  # rounded before the mean is taken, as the reference does
+    mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
+    return (unit[None] - mean[:, None]) / std[:, None]

@@ -1,0 +1,253 @@
+"""The vision tower: patches of any number of ragged images -> one feature per merged token.
+
+The host lays the patches out window by window, each window padded to its full 64 patches, all images behind one another. In this layout a
+window block's attention is a plain batch; only the few full blocks gather q, k and v per image, and the merger's output once.
+
+    slots [W * 64]      window 0 of image 0 | window 1 of image 0 | ... | window 0 of image 1 | ... | padding
+    places [I, S]       image 0: its patches in the order of the slots, padding | image 1: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rarl_jax.models.images import Patches
+from rarl_jax.models.layers import (
+    Attention,
+    Constrain,
+    Remat,
+    attend,
+    dense,
+    gated_mlp,
+    move_rows,
+    rematerialised,
+    rms_norm,
+    rotate,
+    unconstrained,
+)
+from rarl_jax.models.params import Params, unstack_layers
+from rarl_jax.models.positions import patch_coordinates, window_plan
+from rarl_jax.models.qwen2_5_vl.config import VisionConfig
+
+NORM_EPS = 1e-6  # the vision tower's, fixed by the architecture
+ROPE_THETA = 10_000.0  # likewise
+
+
+@dataclass(frozen=True)
+class VisionBuckets:
+    """Sizes that a batch's arrays are padded to: the smallest that holds it. Few sizes mean few compilations."""
+
+    images: tuple[int, ...]  # I, images in the batch
+    windows: tuple[int, ...]  # W, windows of all images together
+    patches: tuple[int, ...]  # S, patches of the largest image; multiples of a merged token's
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class VisionBatch:
+    """Images as the tower takes them. R = W * slots of a window; an index out of its range means padding."""
+
+    pixels: Float[Array, 'W Q X']  # normalised patches, zero in padding; Q slots a window, X numbers a patch
+    coordinates: Int[Array, 'W Q 2']  # row and column of the patch in its image
+    window_lengths: Int[Array, 'W']  # patches in the window, 1 in a padding window: no softmax over nothing
+    image_slots: Int[Array, 'I S']  # slot of an image's patch
+    slot_places: Int[Array, 'R']  # the inverse: place in the flattened [I * S]
+    image_lengths: Int[Array, 'I']  # patches of the image, 1 in a padding image
+    merged_slots: Int[Array, 'I M']  # merged slot (slot // 4) of an image's merged token, raster order
+    slot_merged: Int[Array, 'R/4']  # the inverse: place in the flattened [I * M]
+
+
+def plan_vision(images: Sequence[Patches], vision: VisionConfig, buckets: VisionBuckets | None = None) -> VisionBatch:
+    """Lays out images on the host.
+
+    Args:
+        images: in the order in which `feature_index` counts them.
+        buckets: sizes to pad to; None = exactly the images' own.
+
+    Raises:
+        ValueError: there is no image, or no bucket is large enough.
+    """
+    if not images:
+        raise ValueError('vision batch: no image, expected at least 1; a batch without images needs no vision tower.')
+    plans = [window_plan(image.grid, vision.spatial_merge_size, vision.window_side) for image in images]
+    largest = max(len(image.pixels) for image in images)
+    windows = sum(len(plan) for plan in plans)
+    if buckets is not None:
+        i, w, s = (
+            _bucket('images', len(images), buckets.images),
+            _bucket('windows', windows, buckets.windows),
+            _bucket('patches', largest, buckets.patches),
+        )
+    else:
+        i, w, s = len(images), windows, largest
+    return _lay_out(images, plans, vision, (i, w, s))
+
+
+def _bucket(name: str, needed: int, sizes: tuple[int, ...]) -> int:
+    fitting = [size for size in sizes if size >= needed]
+    if not fitting:
+        raise ValueError(
+            f'vision batch: {needed} {name}, but the largest bucket is {max(sizes)}; add a larger bucket or lower the pixel limits.'
+        )
+    return min(fitting)
+
+
+def _lay_out(images: Sequence[Patches], plans: list, vision: VisionConfig, sizes: tuple[int, int, int]) -> VisionBatch:
+    (i, w, s), unit, slots = sizes, vision.merge_unit, vision.window_patches
+    pixels = np.zeros((w, slots, vision.patch_dim), np.float32)
+    coordinates = np.zeros((w, slots, 2), np.int32)
+    window_lengths, image_lengths = np.ones(w, np.int32), np.ones(i, np.int32)
+    merged_slots = np.full((i, s // unit), w * slots // unit, np.int32)
+    window = 0
+    for number, (image, plan) in enumerate(zip(images, plans, strict=True)):
+        image_lengths[number] = len(image.pixels)
+        places = patch_coordinates(image.grid, vision.spatial_merge_size)
+        for merged in plan:
+            patches = (merged[:, None] * unit + np.arange(unit)).ravel()
+            window_lengths[window] = len(patches)
+            pixels[window, : len(patches)] = image.pixels[patches]
+            coordinates[window, : len(patches)] = places[patches]
+            merged_slots[number, merged] = window * slots // unit + np.arange(len(merged))
+            window += 1
+    image_slots = merged_slots[..., None] * unit + np.arange(unit, dtype=np.int32)
+    image_slots = image_slots.reshape(i, s)
+    return VisionBatch(
+        pixels=pixels,
+        coordinates=coordinates,
+        window_lengths=window_lengths,
+        image_slots=image_slots,
+        slot_places=_inverse(image_slots, w * slots),
+        image_lengths=image_lengths,
+        merged_slots=merged_slots,
+        slot_merged=_inverse(merged_slots, w * slots // unit),
+    )
+
+
+def _inverse(index: Int[np.ndarray, 'I S'], size: int) -> Int[np.ndarray, 'R']:
+    flat = index.ravel()
+    inverse = np.full(size, flat.size, np.int32)
+    used = np.flatnonzero(flat < size)
+    inverse[flat[used]] = used
+    return inverse
+
+
+def as_part(batch: VisionBatch, part: int, parts: int) -> VisionBatch:
+    """These images as number `part` of `parts` equally padded pieces of a larger batch, whose arrays are those of the pieces end to end.
+
+    Indices then count from the larger batch's beginning, and padding points behind its end.
+    """
+
+    def moved(index: Int[np.ndarray, '...'], size: int) -> Int[np.ndarray, '...']:
+        return np.where(index < size, index + part * size, parts * size).astype(np.int32)
+
+    slots, merged = batch.slot_places.size, batch.slot_merged.size
+    return replace(
+        batch,
+        image_slots=moved(batch.image_slots, slots),
+        slot_places=moved(batch.slot_places, batch.image_slots.size),
+        merged_slots=moved(batch.merged_slots, merged),
+        slot_merged=moved(batch.slot_merged, batch.merged_slots.size),
+    )
+
+
+def encode(
+    vision: VisionConfig,
+    params: Params,
+    batch: VisionBatch,
+    dtype: jnp.dtype,
+    scan: bool,
+    remat: Remat,
+    attention: Attention,
+    constrain: Constrain = unconstrained,
+) -> Float[Array, 'I M D']:
+    """Features of every image's merged tokens in raster order, zero in padding. `params` is the 'vision' part."""
+    x = dense(params['patch'], batch.pixels.astype(dtype))
+    x = constrain(x, ('windows', 'patches', 'vision_embed'))
+    cos, sin = _rope(vision, batch.coordinates)
+    for full, blocks in _runs(vision, params['blocks'], scan):
+        step = rematerialised(
+            partial(_block, vision, attention, batch if full else None, batch.window_lengths, cos, sin), remat
+        )
+        if scan and not full:
+            x, _ = jax.lax.scan(
+                lambda x, block, step=step: (constrain(step(block, x), ('windows', 'patches', 'vision_embed')), None),
+                x,
+                blocks,
+            )
+        else:
+            for block in blocks:
+                x = constrain(step(block, x), ('windows', 'patches', 'vision_embed'))
+    return _merge(vision, params['merger'], batch, x)
+
+
+def _runs(
+    vision: VisionConfig, blocks: Params | tuple[Params, ...], scan: bool
+) -> list[tuple[bool, Params | tuple[Params, ...]]]:
+    """Cuts the blocks into runs of one kind: (full attention?, its blocks). Scanned runs of window blocks stay stacked."""
+    if not scan and not isinstance(blocks, tuple):
+        blocks = unstack_layers(blocks)
+    kinds = [index in vision.fullatt_block_indexes for index in range(vision.depth)]
+    starts = [index for index in range(vision.depth) if index == 0 or kinds[index] or kinds[index - 1]]
+    runs = []
+    for start, end in zip(starts, [*starts[1:], vision.depth], strict=True):
+        if not isinstance(blocks, tuple):
+            run = jax.tree.map(lambda leaf, start=start, end=end: leaf[start:end], blocks)
+            run = unstack_layers(run) if kinds[start] else run
+        else:
+            run = blocks[start:end]
+        runs.append((kinds[start], run))
+    return runs
+
+
+def _block(
+    vision: VisionConfig,
+    attention: Attention,
+    whole: VisionBatch | None,
+    window_lengths: Int[Array, 'W'],
+    cos: Float[Array, 'W Q H/2'],
+    sin: Float[Array, 'W Q H/2'],
+    weights: Params,
+    x: Float[Array, 'W Q C'],
+) -> Float[Array, 'W Q C']:
+    """One block; `whole` is the batch's plan where patches see their whole image, None where they see their window."""
+    w, slots, c = x.shape
+    heads = (vision.num_heads, vision.head_dim)
+    qkv = dense(weights['qkv'], rms_norm(weights['norm1'], x, NORM_EPS)).reshape(w, slots, 3, *heads)
+    q, k, v = rotate(qkv[:, :, 0], cos, sin), rotate(qkv[:, :, 1], cos, sin), qkv[:, :, 2]
+    if whole is None:
+        seen = attend(q, k, v, attention, key_lengths=window_lengths)
+    else:
+        i, s = whole.image_slots.shape
+        rows = jnp.concatenate([part.reshape(w * slots, c) for part in (q, k, v)], axis=-1)
+        rows = move_rows(rows, whole.image_slots.ravel(), whole.slot_places).reshape(i, s, 3, *heads)
+        seen = attend(rows[:, :, 0], rows[:, :, 1], rows[:, :, 2], attention, key_lengths=whole.image_lengths)
+        seen = move_rows(seen.reshape(i * s, c), whole.slot_places, whole.image_slots.ravel())
+    x = x + dense(weights['proj'], seen.reshape(w, slots, c))
+    return x + gated_mlp(weights, rms_norm(weights['norm2'], x, NORM_EPS))
+
+
+def _rope(
+    vision: VisionConfig, coordinates: Int[Array, 'W Q 2']
+) -> tuple[Float[Array, 'W Q H/2'], Float[Array, 'W Q H/2']]:
+    """cos and sin: the first half of a head's frequencies turns with the row, the second with the column."""
+    quarter = vision.head_dim // 4
+    frequencies = (1.0 / ROPE_THETA ** (np.arange(quarter, dtype=np.float32) / quarter)).astype(np.float32)
+    angles = (coordinates[..., None].astype(jnp.float32) * frequencies).reshape(*coordinates.shape[:-1], 2 * quarter)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _merge(
+    vision: VisionConfig, weights: Params, batch: VisionBatch, x: Float[Array, 'W Q C']
+) -> Float[Array, 'I M D']:
+    """2 x 2 neighbouring patches become one token of the decoder's width; back from window order to raster order."""
+    rows = rms_norm(weights['norm'], x, NORM_EPS).reshape(-1, vision.hidden_size * vision.merge_unit)
+    rows = dense(weights['down'], jax.nn.gelu(dense(weights['up'], rows), approximate=False))
+    flat = move_rows(rows, batch.merged_slots.ravel(), batch.slot_merged)
+    return flat.reshape(*batch.merged_slots.shape, -1)

@@ -1,0 +1,108 @@
+"""The policy of a run: its folder, model, weights and adapter, and its export as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+
+from input_pipeline.loader import read_questions
+from rarl_jax.conversation.protocol import CHAT_TEMPLATE, fixed_strings
+from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, merge, save_adapter
+from rarl_jax.models.params import Params, abstract_params, logical_axes
+from rarl_jax.models.weights import load_params, save_params
+from rarl_jax.runtime import processes
+from rarl_jax.runtime.sharding import Rules, constrain, param_shardings
+from rarl_jax.small.policy import write_small_folder
+
+if TYPE_CHECKING:
+    from rarl_jax.settings import ModelSettings
+    from rarl_jax.stages.context import Run
+
+TOKENIZER_FILES = (
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'vocab.json',
+    'merges.txt',
+    'added_tokens.json',
+    'special_tokens_map.json',
+    'chat_template.jinja',
+    'chat_template.json',
+    'preprocessor_config.json',
+    'processor_config.json',
+    'video_preprocessor_config.json',
+    'generation_config.json',
+)
+
+
+def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: int) -> Path:
+    """The folder of the policy that the run starts from; FileNotFoundError if it is named but not there.
+
+    With an empty path a small one with random weights is made; each answer of the data set is one token of its tokenizer.
+    """
+    if settings.path:
+        if not Path(settings.path).is_dir():
+            raise FileNotFoundError(
+                f'config.model.path is {settings.path!r}, which is no folder: give a Hugging Face folder of Qwen2.5-VL.'
+            )
+        return Path(settings.path)
+    folder = workdir / 'init'
+    if not (folder / 'model.safetensors').is_file():
+        questions = read_questions(data_dir, 'train')
+        answers = sorted({question.answer for question in questions})
+        write_small_folder(
+            folder,
+            corpus=[question.prompt for question in questions],
+            phrases=(*fixed_strings(), *answers),
+            chat_template=CHAT_TEMPLATE,
+            shape=settings.small,
+            page_pixels=(settings.page.min_pixels, settings.page.max_pixels),
+            seed=seed,
+        )
+    return folder
+
+
+def build_model(settings: ModelSettings, config: Config, mesh: Mesh) -> Qwen2_5_VL:
+    return Qwen2_5_VL(
+        config,
+        dtype=jnp.dtype(settings.dtype),
+        param_dtype=jnp.dtype(settings.param_dtype),
+        scan=settings.scan_layers,
+        remat=settings.remat,
+        attention=settings.attention,
+        constrain=constrain(mesh),
+    )
+
+
+def export(folder: Path, this: Run) -> None:
+    """The policy as a Hugging Face folder that transformers loads, with tokenizer, processor and chat template; its adapter by itself in `adapter`."""
+    weights = this.params
+    if this.adapted is not None:
+        save_adapter(folder / 'adapter', this.params, this.model.config, this.adapted.lora, str(this.model_dir))
+        weights = merge(this.adapted.base, this.params, this.adapted.lora)
+    save_params(folder, weights, this.model.config)
+    if not processes.is_first():
+        return
+    for name in TOKENIZER_FILES:
+        if (source := this.model_dir / name).is_file():
+            shutil.copyfile(source, folder / name)
+
+
+def load_policy(folder: Path, model: Qwen2_5_VL, mesh: Mesh, rules: Rules) -> Params:
+    """A folder's weights, each where the mesh wants it."""
+    shardings = param_shardings(abstract_params(model.config), logical_axes(model.config), mesh, rules)
+    return load_params(folder, model.config, model.param_dtype, shardings)
+
+
+def start_adapter(key: Key[Array, ''], config: Config, lora: LoraConfig, mesh: Mesh, rules: Rules) -> Params:
+    """A fresh adapter, in float32, split over the mesh as the weights that it belongs to."""
+    fresh = partial(init_adapter, config=config, lora=lora)
+    shardings = param_shardings(jax.eval_shape(fresh, key), adapter_axes(config, lora), mesh, rules)
+    return jax.jit(fresh, out_shardings=shardings)(key)

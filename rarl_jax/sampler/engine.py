@@ -1,0 +1,284 @@
+"""Rollouts: a group of conversations for every question, decoded together.
+
+A prompt is computed once and its cache forked to the group. Then device and host take turns: a segment of decoding, a look at the
+rows that have stopped, crops cut and appended to the live cache. Rows in different turns live side by side.
+
+    device   prefill | decode segment | append crops, first token | decode segment | ...
+    host             |                | parse, cut, resize        |                | ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from input_pipeline.loader import Sample
+from rarl_jax.conversation.controls import show_for
+from rarl_jax.conversation.dialogue import Budget, Dialogue, Episode, view_page
+from rarl_jax.learner.batches import feature_rows, on_mesh, positions_of, round_up
+from rarl_jax.models.images import Patches
+from rarl_jax.models.interface import Cache
+from rarl_jax.runtime.sharding import batch_parts, batch_sharding, everywhere
+from rarl_jax.sampler.choice import Choice, row_keys
+from rarl_jax.sampler.images import encode
+from rarl_jax.sampler.programs import Chunk, Program, Rules, append, decode, first_tokens, prefill, take_rows
+from rarl_jax.sampler.settings import SamplerSettings, Sampling
+from rarl_jax.sampler.weights import Policy
+
+Progress = Callable[[int, int], None]  # (episodes finished, episodes in all)
+SMALLEST_BATCH = 8  # rows; fewer are not worth a compilation
+_row_keys = jax.jit(row_keys)
+
+
+def rollout(
+    policy: Policy,
+    samples: Sequence[Sample],
+    settings: SamplerSettings,
+    sampling: Sampling,
+    key: Key[Array, ''],
+    progress: Progress | None = None,
+) -> list[Episode]:
+    """Answers every question `sampling.samples` times.
+
+    A token depends on the key, its question's id, the number of the attempt and its own place: neither on the batch nor on its order.
+
+    Returns: episodes, those of a question together; `group` is the question's place in `samples`.
+    Raises:
+        ValueError: a prompt does not fit settings.budget.total_tokens.
+    """
+    asked = [_open(policy, sample, settings.budget, sampling, group) for group, sample in enumerate(samples)]
+    episodes: list[Episode] = []
+    together = max(settings.rows // sampling.samples, 1) if settings.rows else len(asked)
+    for start in range(0, len(asked), together):
+        batch = Batch(policy, settings, sampling, asked[start : start + together], key)
+        while batch.rows:
+            batch.decode()
+            batch.append()
+            batch.compact()
+            if progress is not None:
+                finished = sum(d.finish_reason is not None for d in batch.dialogues)
+                progress(len(episodes) + finished, len(asked) * sampling.samples)
+        episodes += [dialogue.episode() for dialogue in batch.dialogues]
+    return episodes
+
+
+def _open(policy: Policy, sample: Sample, budget: Budget, sampling: Sampling, group: int) -> Dialogue:
+    """The conversation up to the policy's first token."""
+    question, host = sample.question, policy.host
+    dialogue = Dialogue(
+        host,
+        view_page(host, sample.image),
+        budget,
+        question_id=question.id,
+        group=group,
+        offers_tool=sampling.offers_tool,
+        show=show_for(sampling.crop, question),
+    )
+    dialogue.ask(question.prompt)
+    if sampling.crop == 'oracle':
+        for region in question.regions[: host.tool.max_crops]:
+            dialogue.point_at(region)
+    if len(dialogue.ids) >= budget.total_tokens:
+        raise ValueError(
+            f'Question {question.id}: its prompt has {len(dialogue.ids)} tokens, but the conversation may have {budget.total_tokens}; '
+            'raise total_tokens or lower the pixel limits.'
+        )
+    return dialogue
+
+
+def _idle(dialogue: Dialogue) -> Dialogue:
+    """A finished conversation in a row that belongs to nobody: rows must divide evenly over the devices."""
+    other = dialogue.copy(0)
+    other.finish_reason = 'stop'
+    return other
+
+
+class Batch:
+    """Conversations under way, and their rows in the cache.
+
+    Row r of the cache holds the first `cached[r]` tokens of dialogue `rows[r]`; in a turn its newest token is pending, at `places[r]`
+    on all three position axes.
+    """
+
+    def __init__(
+        self, policy: Policy, settings: SamplerSettings, sampling: Sampling, asked: list[Dialogue], key: Key[Array, '']
+    ):
+        self.policy, self.settings = policy, settings
+        self.dialogues = [d if g == 0 else d.copy(g) for d in asked for g in range(sampling.samples)]
+        idle = -len(self.dialogues) % batch_parts(policy.mesh)
+        self.rows = [*self.dialogues, *(_idle(asked[0]) for _ in range(idle))]
+        self._key = key
+        self._program = Program(
+            model=policy.model,
+            choice=Choice(sampling.greedy, settings.top_k, settings.top_p < 1),
+            stop_ids=policy.host.chat.stop_ids,
+            segment=settings.segment,
+            early_exit=settings.early_exit,
+        )
+        self._rules = Rules(
+            keys=self._keys(key),
+            **everywhere(
+                {
+                    'banned': policy.banned,
+                    'temperature': np.float32(1.0 if sampling.greedy else sampling.temperature),
+                    'top_p': np.float32(settings.top_p),
+                },
+                policy.mesh,
+            ),
+        )
+        self._start(asked)
+
+    # ---- the beginning: one prefill a question ----
+
+    def _start(self, asked: list[Dialogue]) -> None:
+        hidden, cache, places = self._prefill(asked)
+        group = np.array([d.group - asked[0].group for d in self.rows], np.int32)
+        self.cached = np.array([len(d.ids) for d in self.rows], np.int32)
+        self.places = places[group]
+        self._length = self._room(int(self.cached.max()) + self.settings.segment)
+        self._cache = take_rows(list(cache), group, self._length, self.policy.mesh)
+        told = self._put((group, self.cached))
+        ids, logprobs = first_tokens(self._program, self.policy.params, hidden, *told, self._rules)
+        ids, logprobs = np.asarray(ids), np.asarray(logprobs)
+        for row, dialogue in enumerate(self.dialogues):
+            self._record(dialogue, ids[row : row + 1], logprobs[row : row + 1])
+
+    def _prefill(self, asked: list[Dialogue]) -> tuple[Float[Array, 'Q D'], Cache, np.ndarray]:
+        images = [image for dialogue in asked for image in dialogue.images]
+        features, first_rows = encode(self.policy, images, self.policy.host.page, self.settings.patches_at_once)
+        width = round_up(max(len(d.ids) for d in asked), self.settings.lengths, 16)
+        chunk, places, taken = _empty_chunk(len(asked), width), np.zeros(len(asked), np.int32), 0
+        for row, dialogue in enumerate(asked):
+            rows = first_rows[taken : taken + len(dialogue.images)]
+            taken += len(dialogue.images)
+            places[row] = self._fill(chunk, row, np.array(dialogue.ids, np.int32), dialogue.images, rows, 0, 0)
+        hidden, cache = prefill(self.policy.model, self.policy.params, features, self._put(chunk))
+        return hidden, cache, places
+
+    def _keys(self, key: Key[Array, '']) -> Key[Array, 'B']:
+        questions = np.array([zlib.crc32(d.question_id.encode()) for d in self.rows], np.uint32)
+        keys = _row_keys(key, questions, np.array([d.sample for d in self.rows], np.uint32))
+        return jax.device_put(keys, batch_sharding(self.policy.mesh, keys.shape))
+
+    # ---- a segment of decoding ----
+
+    def decode(self) -> None:
+        """Lets every row that is in a turn choose tokens, until it stops or the segment ends."""
+        left = np.array([d.tokens_left if d.in_turn else 0 for d in self.rows], np.int32)
+        if not left.any():
+            return
+        steps = np.minimum(left, self.settings.segment)
+        self._make_room(int((self.cached + steps).max()))
+        pending = np.array([d.ids[-1] for d in self.rows], np.int32)
+        told = self._put((pending, self.places, self.cached, left))
+        ids, logprobs, self._cache = decode(self._program, self.policy.params, self._cache, *told, self._rules)
+        ids, logprobs = np.asarray(ids), np.asarray(logprobs)
+        counts = (ids >= 0).sum(axis=0)
+        for row in np.flatnonzero(counts):
+            self._record(self.rows[row], ids[: counts[row], row], logprobs[: counts[row], row])
+        self.cached += counts.astype(np.int32)
+        self.places += counts.astype(np.int32)
+
+    def _record(self, dialogue: Dialogue, ids: np.ndarray, logprobs: np.ndarray) -> None:
+        dialogue.take(ids.tolist(), logprobs.tolist())
+        if dialogue.ids[-1] in self._program.stop_ids:
+            dialogue.end_turn()
+        elif dialogue.tokens_left == 0:
+            dialogue.break_off()
+
+    # ---- observations ----
+
+    def append(self) -> None:
+        """Puts what the tool returned into the cache of the rows that wait for it; each begins its next turn with a first token."""
+        waiting = [row for row, d in enumerate(self.rows) if d.finish_reason is None and not d.in_turn]
+        if not waiting:
+            return
+        news = {row: np.array(self.rows[row].ids[self.cached[row] :], np.int32) for row in waiting}
+        crops = {row: self.rows[row].images[-1] for row in waiting if self._holds_image(news[row])}
+        features, first_rows = encode(
+            self.policy, list(crops.values()), self.policy.host.crop, self.settings.patches_at_once
+        )
+        first_row = dict(zip(crops, first_rows, strict=True))
+        chunk = _empty_chunk(len(self.rows), round_up(max(map(len, news.values())), self.settings.lengths, 16))
+        for row, ids in news.items():
+            images, rows = ([crops[row]], [first_row[row]]) if row in crops else ([], [])
+            self.places[row] = self._fill(chunk, row, ids, images, rows, self.cached[row], self.places[row])
+        self._make_room(int((chunk.start + chunk.lengths).max()))
+        ids, logprobs, self._cache = append(
+            self._program, self.policy.params, self._cache, features, self._put(chunk), self._rules
+        )
+        ids, logprobs = np.asarray(ids), np.asarray(logprobs)
+        self.cached += chunk.lengths
+        for row in waiting:
+            self._record(self.rows[row], ids[row : row + 1], logprobs[row : row + 1])
+
+    def _holds_image(self, ids: Int[np.ndarray, 'T']) -> bool:
+        return bool((ids == self.policy.model.config.image_token_id).any())
+
+    def _fill(
+        self,
+        chunk: Chunk,
+        row: int,
+        ids: Int[np.ndarray, 'T'],
+        images: Sequence[Patches],
+        first_rows: Sequence[int],
+        start: int,
+        place: int,
+    ) -> int:
+        """Writes one row of a chunk that goes behind `start` cached tokens, at position `place`; the next token's position."""
+        config, n = self.policy.model.config, len(ids)
+        chunk.ids[row, :n] = ids
+        chunk.positions[:, row, :n], following = positions_of(ids, images, config, place)
+        chunk.feature_index[row, :n] = feature_rows(ids, first_rows, images, config)
+        chunk.start[row], chunk.lengths[row] = start, n
+        return following
+
+    # ---- the cache's shape ----
+
+    def compact(self) -> None:
+        """Leaves finished rows out once at most half of the rows are alive, so that few shapes are compiled."""
+        alive = [row for row, d in enumerate(self.rows) if d.finish_reason is None]
+        size = len(self.rows)
+        while size > SMALLEST_BATCH and len(alive) <= size // 2 and size // 2 % batch_parts(self.policy.mesh) == 0:
+            size //= 2
+        if not alive or size == len(self.rows):
+            self.rows = self.rows if alive else []
+            return
+        spare = [row for row in range(len(self.rows)) if row not in set(alive)]
+        kept = np.array(sorted(alive + spare[: size - len(alive)]), np.int32)
+        self.rows = [self.rows[row] for row in kept]
+        self.cached, self.places = self.cached[kept], self.places[kept]
+        self._rules = dataclasses.replace(self._rules, keys=self._keys(self._key))
+        self._take(kept)
+
+    def _make_room(self, tokens: int) -> None:
+        length = self._room(tokens)
+        if length > self._length:
+            self._length = length
+            self._take(np.arange(len(self.rows), dtype=np.int32))
+
+    def _take(self, rows: Int[np.ndarray, 'C']) -> None:
+        layers, self._cache = list(self._cache), ()  # nobody else holds the old layers, so each goes when it is copied
+        self._cache = take_rows(layers, rows, self._length, self.policy.mesh)
+
+    def _put(self, batch: Any) -> Any:
+        return on_mesh(batch, self.policy.mesh)
+
+    def _room(self, tokens: int) -> int:
+        return round_up(tokens, self.settings.cache_lengths, 32)
+
+
+def _empty_chunk(rows: int, width: int) -> Chunk:
+    return Chunk(
+        ids=np.zeros((rows, width), np.int32),
+        positions=np.zeros((3, rows, width), np.int32),
+        feature_index=np.full((rows, width), -1, np.int32),
+        start=np.zeros(rows, np.int32),
+        lengths=np.zeros(rows, np.int32),
+    )

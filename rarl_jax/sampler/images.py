@@ -1,0 +1,75 @@
+"""The images of conversations on their way into the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rarl_jax.learner.batches import on_mesh, round_up
+from rarl_jax.models.images import Patches, PixelLimits
+from rarl_jax.models.interface import VisionBuckets, plan_vision
+from rarl_jax.runtime.sharding import batch_sharding
+from rarl_jax.sampler.programs import encode_images
+from rarl_jax.sampler.weights import Policy
+
+
+def encode(
+    policy: Policy, images: Sequence[Patches], limits: PixelLimits, patches_at_once: int
+) -> tuple[Float[Array, 'I M D'], list[int]]:
+    """Features of all images, and the flattened row at which each image's begin.
+
+    Images go through the tower in calls of one shape, so that few programs are compiled however many images there are; the number of
+    calls whose features are returned is a power of two. Without an image, the features are those of none: zeros.
+    """
+    vision = policy.model.config.vision
+    windows = [_windows(policy, image) for image in images]
+    buckets = _call_shape(policy, images, windows, limits, patches_at_once)
+    merged = buckets.patches[0] // vision.merge_unit
+    if not images:
+        shape = (buckets.images[0], merged, policy.model.config.text.hidden_size)
+        return on_mesh(np.zeros(shape, policy.model.dtype), policy.mesh), []
+    features, rows = [], []
+    for number, part in enumerate(_pack(windows, buckets.windows[0], buckets.images[0])):
+        plan = plan_vision([images[index] for index in part], vision, buckets)
+        features.append(encode_images(policy.model, policy.params, on_mesh(plan, policy.mesh)))
+        rows += [(number * buckets.images[0] + place) * merged for place in range(len(part))]
+    calls = 1 << (len(features) - 1).bit_length()
+    features += features[-1:] * (calls - len(features))
+    together = features[0] if calls == 1 else jnp.concatenate(features)
+    return jax.device_put(together, batch_sharding(policy.mesh, together.shape)), rows
+
+
+def _call_shape(
+    policy: Policy, images: Sequence[Patches], windows: list[int], limits: PixelLimits, patches_at_once: int
+) -> VisionBuckets:
+    """Sizes of one call, which follow from the limits alone unless an image is larger than they say."""
+    vision = policy.model.config.vision
+    most = max((len(image.pixels) for image in images), default=0)
+    room = limits.max_pixels // vision.patch_size**2 // vision.merge_unit * vision.merge_unit
+    usual = max(round(limits.max_pixels / vision.window_size**2), 1)  # windows of an image as large as allowed
+    capacity = max(patches_at_once // vision.window_patches, usual, round_up(max(windows, default=1)))
+    return VisionBuckets(images=(capacity // usual,), windows=(capacity,), patches=(max(most, room),))
+
+
+def _windows(policy: Policy, image: Patches) -> int:
+    vision = policy.model.config.vision
+    side = vision.window_side * vision.spatial_merge_size
+    frames, rows, columns = image.grid
+    return frames * -(-rows // side) * -(-columns // side)
+
+
+def _pack(windows: list[int], most_windows: int, most_images: int) -> list[list[int]]:
+    """Cuts the images, in their order, into runs that one call holds."""
+    parts: list[list[int]] = [[]]
+    used = 0
+    for index, count in enumerate(windows):
+        if used + count > most_windows or len(parts[-1]) == most_images:
+            parts.append([])
+            used = 0
+        parts[-1].append(index)
+        used += count
+    return parts

@@ -1,0 +1,72 @@
+"""The policy as the sampler takes it: a copy of the weights, laid out for decoding."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import PyTreeDef
+from jaxtyping import Bool
+
+from rarl_jax.conversation.dialogue import Host
+from rarl_jax.models.interface import Qwen2_5_VL
+from rarl_jax.models.params import Params, unstack
+from rarl_jax.runtime.sharding import as_own, constrain, own_mesh, shardings_of, whole_on_each
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with the weights of one update, and the host's side of its conversations."""
+
+    model: Qwen2_5_VL  # static; `scan` must be off
+    params: Params  # layers apart, see `of`
+    host: Host
+    mesh: Mesh  # this process's devices: rows are split over them
+
+    @classmethod
+    def of(cls, model: Qwen2_5_VL, params: Params, host: Host, mesh: Mesh) -> Policy:
+        """Makes the sampler's copy of the weights, once for a whole rollout. All processes call it together; what follows is each one's own.
+
+        Layers are taken apart (slicing them at every token would read them twice), cast to what activations are, and gathered from the
+        training's `mesh` to where every token needs them: only a tensor axis stays split.
+        """
+        own = own_mesh(mesh)
+        places, structure = jax.tree.flatten(shardings_of(params))
+        copied = copier(model, structure, tuple(places))(params)
+        sampling = model.clone(scan=False, remat='none', constrain=constrain(own))
+        return cls(sampling, jax.tree.map(as_own, copied), host, own)
+
+    @property
+    def banned(self) -> Bool[np.ndarray, 'V']:
+        """Ids that only the host writes, and those that decode to nothing."""
+        banned = np.zeros(self.model.config.text.vocab_size, bool)
+        banned[list(self.host.chat.banned_ids)] = True
+        banned[self.host.chat.vocab_size :] = True
+        return banned
+
+
+@functools.cache
+def copier(model: Qwen2_5_VL, structure: PyTreeDef, places: tuple[NamedSharding, ...]) -> Callable[[Params], Params]:
+    """The program that makes the sampler's copy of params that live at `places`."""
+    copy, copied = copied_places(model, jax.tree.unflatten(structure, places))
+    return jax.jit(copy, out_shardings=copied)
+
+
+def copied_places(model: Qwen2_5_VL, places: Params) -> tuple[Callable[[Params], Params], Params]:
+    """What makes the sampler's copy, and where the copy of params at `places` lives."""
+    whole = jax.tree.map(whole_on_each, places)
+    for part, layers, count in (
+        ('text', 'layers', model.config.text.num_layers),
+        ('vision', 'blocks', model.config.vision.depth),
+    ):
+        one = jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(*x.spec[1:])), whole[part][layers])
+        whole[part][layers] = (one,) * count
+
+    def copy(params):
+        return unstack(jax.tree.map(lambda x: x.astype(model.dtype), params))
+
+    return copy, whole

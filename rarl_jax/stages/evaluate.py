@@ -1,0 +1,169 @@
+"""A stage that answers held-out questions: direct, with the policy's own zooms, with the right region shown, or with crops that show nothing of use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from input_pipeline.grading import grade
+from input_pipeline.loader import LoaderSettings, Sample, SampleSource
+from input_pipeline.schema import Question
+from rarl_jax.conversation.controls import CropControl
+from rarl_jax.conversation.dialogue import Episode
+from rarl_jax.conversation.protocol import system_text
+from rarl_jax.conversation.rewards import answer_of
+from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environment
+from rarl_jax.evaluation.exports import write_exports
+from rarl_jax.evaluation.judge import ExactJudge, Judge, TokenF1Judge, judge_records
+from rarl_jax.evaluation.records import Mode, Record, from_json, hash_text, make_record, to_json
+from rarl_jax.evaluation.results import Provenance, source_commit, write_results
+from rarl_jax.evaluation.samples import SampleFile, rewrite_samples
+from rarl_jax.runtime import processes
+from rarl_jax.sampler.engine import rollout
+from rarl_jax.sampler.settings import Sampling
+from rarl_jax.sampler.weights import Policy
+from rarl_jax.settings import EvaluateSettings
+from rarl_jax.stages.context import Run
+
+CROPS: dict[Mode, CropControl] = {
+    'direct': 'real',  # never shown: the prompt offers no tool
+    'zoom': 'real',
+    'oracle_zoom': 'oracle',
+    'blank_crop': 'blank',
+    'shuffled_crop': 'shuffled',
+}
+
+
+def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
+    """Writes DIR/eval/NAME/{samples.jsonl, results.json, exports/}; a question answered before is not asked again."""
+    folder = run.workdir / 'eval' / name
+    judge = make_judge(run, stage)  # before hours of answering, lest they end at a judge that nobody has named
+    questions, sources = held_out(run, stage)
+    for notice in notices(stage, questions, run.host.tool.max_crops):
+        run.console.print(notice, markup=False)
+    policy = Policy.of(run.model, run.weights(run.params), run.host, run.mesh)
+    known = identity(run, name, stage)
+    with processes.first_before_others(lambda: SampleFile(folder, known, writes=processes.is_first())) as file:
+        todo = {mode: file.missing(questions, mode, decoding(stage)) for mode in stage.modes}
+        answered = sum(len(questions) - len(rest) for rest in todo.values())
+        with run.progress(name, len(questions) * len(stage.modes), answered) as bar:
+            for mode, rest in todo.items():
+                for start in range(0, len(rest), stage.batch_size):
+                    batch = rest[start : start + stage.batch_size]
+                    doc_ids = [doc_id for doc_id, _ in batch[jax.process_index() :: jax.process_count()]]
+                    own = answer(run, policy, mode, stage, doc_ids, [sources[doc_id] for doc_id in doc_ids])
+                    file.add(map(from_json, processes.joined(map(to_json, own))))
+                    bar.advance(len(batch))
+                    run.leave_if_asked()
+        records = file.records
+    if not processes.is_first():
+        return
+    if judge is not None:
+        records = judge_records(records, judge, {'panel_understanding'})
+        rewrite_samples(folder, records)
+    results = write_results(folder, provenance(run, name), records)
+    write_exports(folder / 'exports', records)
+    run.metrics.write(run.global_step(name), name, headline(results))
+
+
+def held_out(run: Run, stage: EvaluateSettings) -> tuple[list[Question], SampleSource]:
+    """The stage's questions, the same in every run of a seed, and their samples by place."""
+    source = SampleSource(
+        run.data_dir,
+        LoaderSettings(split=stage.split, tasks=stage.tasks, per_task=stage.questions or None, seed=run.settings.seed),
+    )
+    return [source.question(i)[1] for i in range(len(source))], source
+
+
+def answer(
+    run: Run, policy: Policy, mode: Mode, stage: EvaluateSettings, doc_ids: Sequence[int], samples: Sequence[Sample]
+) -> list[Record]:
+    """Lets the policy answer this process's questions of a batch in one mode; there may be none."""
+    if not samples:
+        return []
+    greedy = stage.samples == 1
+    sampling = Sampling(stage.samples, stage.temperature, greedy, offers_tool=mode != 'direct', crop=CROPS[mode])
+    episodes = rollout(policy, samples, run.settings.sampler, sampling, run.key('evaluate', 0))
+    by_question: dict[int, list[Episode]] = {}
+    for episode in episodes:
+        by_question.setdefault(episode.group, []).append(episode)
+    records = []
+    for group, own in by_question.items():
+        question = samples[group].question
+        said = [answer_of(episode.turn_texts) for episode in own]
+        grades = [grade(question.task, question.answer, words, question.choices) for words in said]
+        records.append(make_record(doc_ids[group], question, own, said, grades, mode, decoding(stage)))
+    return records
+
+
+def make_judge(run: Run, stage: EvaluateSettings) -> Judge | None:
+    """The stage's judge of open answers; ValueError where the environment does not name its endpoint."""
+    if stage.judge == 'endpoint':
+        return EndpointJudge(endpoint_from_environment(), run.workdir / 'judge_cache.jsonl')
+    return {'none': None, 'exact': ExactJudge(), 'token_f1': TokenF1Judge()}[stage.judge]
+
+
+def notices(stage: EvaluateSettings, questions: Sequence[Question], max_crops: int) -> list[str]:
+    """What a reader of the results should know: tasks that are not asked, and regions that oracle_zoom cannot show."""
+    told = []
+    asked = {question.task for question in questions}
+    if absent := [task for task in stage.tasks if task not in asked]:
+        told.append(
+            f'No question of {", ".join(absent)} in the {stage.split} split; report.json of the data set says why.'
+        )
+    more = sum(len(question.regions) > max_crops for question in questions)
+    if 'oracle_zoom' in stage.modes and more:
+        told.append(
+            f'{more} questions have more than {max_crops} regions: oracle_zoom shows the first {max_crops} of them; '
+            'raise config.sampler.tool.max_crops, and the budget, to show all.'
+        )
+    return told
+
+
+def decoding(stage: EvaluateSettings) -> str:
+    return 'greedy' if stage.samples == 1 else 'sampled'
+
+
+def prompt_hash(run: Run) -> str:
+    return hash_text(system_text(run.host.tool.box_frame, True))
+
+
+def pixel_limits(run: Run) -> dict[str, tuple[int, int]]:
+    host = run.host
+    return {'page': (host.page.min_pixels, host.page.max_pixels), 'crop': (host.crop.min_pixels, host.crop.max_pixels)}
+
+
+def identity(run: Run, name: str, stage: EvaluateSettings) -> dict:
+    """What the answers depend on: a folder of answers begun under another identity is refused."""
+    return {
+        'checkpoint': run.policy_name(name),
+        'prompt_hash': prompt_hash(run),
+        'pixel_limits': pixel_limits(run),
+        'seed': run.settings.seed,
+        'samples': stage.samples,
+        'temperature': stage.temperature,
+    }
+
+
+def provenance(run: Run, name: str) -> Provenance:
+    return Provenance(
+        stage=name,
+        step=run.global_step(name),
+        checkpoint=run.policy_name(name),
+        commit=source_commit(),
+        prompt_hash=prompt_hash(run),
+        pixel_limits=pixel_limits(run),
+        seed=run.settings.seed,
+    )
+
+
+def headline(results: dict) -> dict[str, float]:
+    """The numbers that go into metrics.jsonl."""
+    numbers = {}
+    for mode, evaluation in results['evaluations'].items():
+        for task, found in evaluation['tasks'].items():
+            for figure in ('accuracy', 'zoom_iou_first', 'zoom_rate'):
+                if found[figure] is not None:
+                    numbers[f'eval/{mode}/{figure}/{task}'] = found[figure]
+    return numbers

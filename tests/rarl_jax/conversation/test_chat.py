@@ -1,0 +1,131 @@
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rarl_jax.conversation import chat, protocol
+from rarl_jax.conversation.chat import Chat
+from rarl_jax.conversation.protocol import CALL_CLOSE, CALL_OPEN, FAILURE_WORDS, Call, call_text, read_turn, system_text
+from tests.rarl_jax import small_policy
+
+
+def call(body: str) -> str:
+    return f'<think>look</think>{CALL_OPEN}\n{body}\n{CALL_CLOSE}'
+
+
+def arguments(box: str) -> str:
+    return call(f'{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {box}}}}}')
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        (call_text((1, 2, 30, 40)), Call('ok', (1.0, 2.0, 30.0, 40.0))),
+        (call_text((1, 2, 30, 40), 'a hat'), Call('ok', (1.0, 2.0, 30.0, 40.0), 'a hat')),
+        (arguments('[1.5, -2, 1e400, 4]'), Call('ok', (1.5, -2.0, float('inf'), 4.0))),
+        (arguments(f'[{10**400}, 2, 3, 4]'), Call('bad_box')),
+        (arguments('["1", 2, 3, 4]'), Call('bad_arguments')),
+        (arguments('[true, 2, 3, 4]'), Call('bad_arguments')),
+        (arguments('[1, 2, 3]'), Call('bad_arguments')),
+        (arguments('null'), Call('bad_arguments')),
+        (call('{"name": "image_zoom_in_tool"}'), Call('bad_arguments')),
+        (call('{"name": "image_zoom_in_tool", "arguments": {"bbox": [1, 2, 3, 4]}}'), Call('bad_arguments')),
+        (
+            call('{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 3, 4], "label": 7}}'),
+            Call('bad_arguments'),
+        ),
+        (call('{"name": "web_search", "arguments": {}}'), Call('unknown_tool')),
+        (call('{"name": "image_zoom_in_tool", '), Call('bad_json')),
+        (call('[' * 100_000), Call('bad_json')),
+        (call('7'), Call('bad_json')),
+        (call('[{}, {}]'), Call('several_calls')),
+        (f'{CALL_OPEN}{{}}{CALL_OPEN}{{}}{CALL_CLOSE}', Call('several_calls')),
+        (f'{{}}{CALL_CLOSE}', Call('bad_json')),
+        (f'{CALL_OPEN}{{"name"', Call('bad_json')),
+    ],
+)
+def test_every_call_has_one_outcome(text, expected):
+    """Failure mode 10."""
+    assert read_turn(text).call == expected
+
+
+def test_nan_is_read_as_a_number_and_left_to_the_page():
+    assert read_turn(arguments('[NaN, 2, 3, 4]')).call.status == 'ok'  # settle() refuses it
+
+
+def test_a_call_goes_before_an_answer_in_the_same_turn():
+    turn = read_turn('<answer>running</answer>' + call_text((1, 2, 3, 4)))
+    assert turn.call.status == 'ok' and turn.answer == 'running'
+
+
+def test_an_unclosed_call_beside_an_answer_is_no_call():
+    assert read_turn(f'{CALL_OPEN}{{<answer> running </answer>').call is None
+
+
+def test_the_last_complete_answer_counts():
+    turn = read_turn('<think>a</think><answer>sitting</answer> no <answer>running</answer>')
+    assert (turn.answer, turn.thought, turn.call) == ('running', 'a', None)
+
+
+@given(st.lists(st.sampled_from([CALL_OPEN, CALL_CLOSE, '<answer>', '</answer>', '{', '}', '[', '"', '1', 'a', '\n'])))
+@example(['</answer>', '<answer>'])
+def test_any_text_has_an_outcome(pieces):
+    turn = read_turn(''.join(pieces))
+    assert turn.call is None or turn.call.status == 'ok' or turn.call.status in FAILURE_WORDS
+
+
+def test_every_failure_has_words_and_no_tags():
+    """Failure mode 5: words of the host could be taken for the policy's."""
+    assert not any(
+        tag in words for words in FAILURE_WORDS.values() for tag in ('<think', '<answer', '<tool_call', '</')
+    )
+
+
+def test_schema_names_the_argument_that_is_read():
+    parameters = protocol.tool_schema('model')['function']['parameters']
+    assert parameters['required'] == ['bbox_2d'] and 'bbox_2d' in parameters['properties']
+    assert (
+        json.loads(call_text((1, 2, 3, 4)).removeprefix(CALL_OPEN).removesuffix(CALL_CLOSE))['name']
+        == protocol.TOOL_NAME
+    )
+
+
+def test_turns_join_by_whole_pieces():
+    """Failure mode 7: the newline between turns is there, `<|im_end|>` is written once however the policy stopped."""
+    words = small_policy.host().chat
+    after_call = words.observation_ids(words.call_close_id, '', 4)
+    after_end = words.observation_ids(words.turn_end_id, '', 4)
+    assert after_call == [words.turn_end_id, *after_end]
+    assert words.decode(after_end).startswith('\n<|im_start|>user\n<tool_response>\n<|vision_start|>')
+    assert words.decode(after_end).endswith('<|vision_end|>\n</tool_response><|im_end|>\n<|im_start|>assistant\n')
+    assert after_end.count(words.image_id) == 4
+
+
+def test_a_failed_call_gets_words_and_no_image():
+    words = small_policy.host().chat
+    ids = words.observation_ids(words.call_close_id, FAILURE_WORDS['bad_box'], None)
+    assert words.image_id not in ids and FAILURE_WORDS['bad_box'] in words.decode(ids)
+
+
+def test_the_prompt_costs_a_small_policy_few_tokens():
+    words = small_policy.host().chat
+    assert len(words.encode(system_text('model', True))) <= 8
+    assert len(words.encode(call_text((10, 20, 30, 255)))) == 11
+
+
+def test_image_token_in_a_question_is_refused():
+    words = small_policy.host().chat
+    with pytest.raises(ValueError, match='2 image tokens, expected 1'):
+        words.prompt_ids('s', 'what is <|image_pad|>?', 4)
+
+
+def test_folder_without_tokenizer(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'tokenizer\.json is missing'):
+        Chat.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize('place', ['chat_template.jinja', 'chat_template.json', 'tokenizer_config.json'])
+def test_template_is_found_wherever_the_hub_puts_it(tmp_path, place):
+    (tmp_path / place).write_text('T' if place.endswith('jinja') else json.dumps({'chat_template': 'T'}))
+    assert chat.read_template(tmp_path) == 'T'

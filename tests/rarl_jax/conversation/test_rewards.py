@@ -1,0 +1,188 @@
+"""Eq. 2 worked by hand, with each of its switches, and the form that a well-formed episode keeps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from input_pipeline.schema import Question
+from rarl_jax.conversation import dialogue
+from rarl_jax.conversation.boxes import PageFrame
+from rarl_jax.conversation.rewards import RewardSettings, answer_of, is_well_formed, matched_iou, reward, zoom_ious
+from rarl_jax.conversation.tool import Zoom
+
+CALL = '<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 10, 10]}}\n</tool_call>'
+ANSWER = '<answer>running</answer>'
+PLAIN = RewardSettings()
+
+
+def zoomed(box, status='ok'):
+    return Zoom(requested=box, box=box, frame='original', status=status, turn=0)
+
+
+def episode_of(zooms=(), turn_texts=(CALL, ANSWER)):
+    nothing = np.zeros(0)
+    return dialogue.Episode(
+        question_id='q',
+        group=0,
+        sample=0,
+        ids=nothing.astype(int),
+        loss_mask=nothing.astype(bool),
+        sample_logprobs=nothing,
+        images=(),
+        zooms=tuple(zooms),
+        turn_texts=tuple(turn_texts),
+        turns=len(turn_texts),
+        finish_reason='answer',
+        page=PageFrame(100, 100, 100, 100),
+    )
+
+
+def question(*regions):
+    return Question('q', 'p', 'action_recognition', 'recognition', 'What?', (), 'running', regions, True, 'train')
+
+
+ONE = question((0.0, 0.0, 10.0, 10.0))
+RIGHT_BOX = episode_of((zoomed((0, 0, 10, 10)),))
+HALF_BOX = episode_of((zoomed((0, 0, 10, 5)),))  # IoU 0.5
+
+
+@pytest.mark.parametrize(
+    ('settings', 'accuracy', 'total'),
+    [
+        (PLAIN, 1.0, 1 + 1 + 2 * (1 + 0.5)),
+        (PLAIN, 0.0, 0 + 1 + 1 * (1 + 0.5)),
+        (PLAIN, 0.3, 0.3 + 1 + 2 * (1 + 0.5)),  # the gate asks for more than 0, not for 1
+        (replace(PLAIN, gate_threshold=0.3), 0.3, 0.3 + 1 + 1 * (1 + 0.5)),
+        (replace(PLAIN, constant=0.0), 0.0, 1.0),  # the paper's ablation: no pay for tools without a right answer
+        (replace(PLAIN, constant=0.0), 1.0, 1 + 1 + 1 * (1 + 0.5)),
+        (replace(PLAIN, tool_iou=0.0), 1.0, 1 + 1 + 2 * 1),
+        (replace(PLAIN, accuracy=2.0, format=0.5, tool_count=0.25, tool_iou=4.0), 1.0, 2 + 0.5 + 2 * (0.25 + 4 * 0.5)),
+        (PLAIN.warm_start(), 1.0, 1 + 1),  # format + tool_count, whatever the answer
+        (PLAIN.warm_start(), 0.0, 1 + 1),
+    ],
+)
+def test_equation_2(settings, accuracy, total):
+    paid = reward(HALF_BOX, ONE, accuracy, settings)
+    assert paid.total == pytest.approx(total)
+    assert paid.parts == pytest.approx(
+        {'accuracy': accuracy, 'format': 1.0, 'tool_count': 1.0, 'tool_iou': 0.5, 'tool': paid.parts['tool']}
+    )
+
+
+def test_zooms_are_paid_once_each_up_to_the_cap():
+    zooms = tuple(zoomed((20 * i, 0, 20 * i + 10, 10)) for i in range(4))
+    for cap, count in ((0, 0), (1, 1), (3, 3), (9, 4)):
+        assert reward(episode_of(zooms), ONE, 1.0, replace(PLAIN, max_paid_zooms=cap)).parts['tool_count'] == count
+
+
+@pytest.mark.parametrize(
+    'status', ['duplicate', 'bad_json', 'bad_arguments', 'bad_box', 'unknown_tool', 'several_calls', 'no_budget']
+)
+def test_failed_calls_and_duplicates_earn_nothing(status):
+    box = (0, 0, 10, 10) if status in ('duplicate', 'no_budget') else None
+    alone = reward(episode_of((zoomed(box, status),)), ONE, 1.0, PLAIN)
+    assert (alone.parts['tool_count'], alone.parts['tool_iou'], alone.total) == (0.0, 0.0, 2.0)
+    beside = reward(episode_of((*RIGHT_BOX.zooms, zoomed(box, status))), ONE, 1.0, PLAIN)
+    assert beside.total == reward(RIGHT_BOX, ONE, 1.0, PLAIN).total
+
+
+def test_matching_by_hand():
+    left, right = (0, 0, 10, 10), (20, 0, 30, 10)
+    half_left = (0, 0, 10, 5)
+    regions = np.array([left, right], float)
+    assert matched_iou(np.array([right, left], float), regions) == 1.0  # the order does not matter
+    assert matched_iou(np.array([left], float), regions) == 0.5  # one of two regions
+    assert matched_iou(np.array([left, half_left], float), regions) == 0.5  # a region is matched once
+    assert matched_iou(np.array([left, right, half_left], float), regions) == pytest.approx(2 / 3)  # spraying
+    assert matched_iou(np.zeros((0, 4)), regions) == 0.0
+    assert matched_iou(regions, np.zeros((0, 4))) == 0.0
+
+
+def test_matching_is_optimal_where_greed_is_not():
+    # box a overlaps both regions, box b only the first: a greedy matching gives a the first region and b nothing
+    regions = np.array([[0, 0, 10, 10], [0, 10, 10, 20]], float)
+    a, b = [0, 4, 10, 14], [0, 0, 10, 4]
+    expected = (40 / 160 + 40 / 100) / 2
+    assert matched_iou(np.array([a, b], float), regions) == pytest.approx(expected)
+
+
+def test_zoom_ious_of_first_and_second_zoom():
+    tried = episode_of((zoomed(None, 'bad_box'), zoomed((0, 0, 10, 5)), zoomed((50, 50, 60, 60))))
+    assert zoom_ious(tried, ONE) == [0.5, 0.0]
+    assert zoom_ious(tried, question()) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    'turns',
+    [
+        (ANSWER,),
+        (CALL, ANSWER),
+        (f'<think>look</think>\n{CALL}', CALL, f'<think>so</think> It is {ANSWER}\n'),
+        (CALL.replace('[0, 0, 10, 10]', '[0, 0, -1, 1e300]'), ANSWER),  # a useless box is no matter of form
+    ],
+)
+def test_well_formed(turns):
+    assert is_well_formed(turns)
+
+
+@pytest.mark.parametrize(
+    'turns',
+    [
+        (),
+        ('',),
+        ('running',),
+        ('<answer></answer>',),
+        ('<answer> \n</answer>',),
+        (ANSWER + ANSWER,),
+        (ANSWER + ' and so on',),
+        ('<answer>running',),
+        ('</answer>running<answer>',),
+        ('<answer><think>x</think>running</answer>',),
+        ('<think>x' + ANSWER,),
+        ('<think>x</think><think>y</think>' + ANSWER,),
+        ('first <think>x</think>' + ANSWER,),
+        (CALL,),  # no answer
+        (CALL + ANSWER,),  # both in one turn
+        (ANSWER, CALL),
+        (ANSWER, ANSWER),
+        ('hm', ANSWER),  # a turn that neither calls nor answers
+        (CALL + CALL, ANSWER),
+        (CALL + ' done', ANSWER),
+        (CALL.removesuffix('</tool_call>'), ANSWER),
+        (CALL.replace('image_zoom_in_tool', 'zoom'), ANSWER),
+        ('<tool_call>{"name": "image_zoom_in_tool"}</tool_call>', ANSWER),
+        ('<tool_call>{"name": 1, "arguments": {}}</tool_call>', ANSWER),
+        ('<tool_call>{"name": "image_zoom_in_tool", "arguments": {}</tool_call>', ANSWER),
+        ('<tool_call>[]</tool_call>', ANSWER),
+        ('<tool_call>' + '[' * 100_000 + '</tool_call>', ANSWER),
+    ],
+)
+def test_not_well_formed(turns):
+    assert not is_well_formed(turns)
+
+
+def test_required_thoughts():
+    assert is_well_formed((f'<think>a</think>{CALL}', f'<think>b</think>{ANSWER}'), think='required')
+    assert not is_well_formed((f'<think>a</think>{CALL}', ANSWER), think='required')
+
+
+def test_answer_is_read_from_the_last_turn_only():
+    assert answer_of((CALL, '<answer> running </answer>')) == 'running'
+    assert answer_of((ANSWER, 'hm')) is None
+    assert answer_of((ANSWER, CALL + ANSWER)) is None
+    assert answer_of(()) is None
+
+
+PIECES = st.sampled_from(
+    ['<think>', '</think>', '<tool_call>', '</tool_call>', '<answer>', '</answer>', CALL, ANSWER, ' x ']
+)
+
+
+@given(st.lists(st.one_of(st.text(), st.lists(PIECES, max_size=6).map(''.join)), max_size=4))
+def test_any_text_is_judged(turns):
+    paid = reward(episode_of((), tuple(turns)), ONE, 0.0, PLAIN)
+    assert paid.total in (0.0, 1.0)
+    assert is_well_formed(turns) <= (answer_of(turns) is not None)

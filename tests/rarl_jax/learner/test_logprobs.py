@@ -1,0 +1,110 @@
+"""Chunked log-probs and entropy against the plain ones, in value and gradient, and in memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rarl_jax.learner.logprobs import chosen_logprobs, plan_chosen
+from rarl_jax.learner.losses import Denominators, aggregate
+from tests.rarl_jax.learner.golden_numbers import load
+
+B, T, D, V = 3, 13, 5, 11
+MASK = np.zeros((B, T), bool)
+MASK[0, [3, 4, 5, 9, 12]] = MASK[1, 7] = True  # the third row has nothing in the loss
+RANDOM = np.random.default_rng(0)
+HIDDEN = jnp.array(RANDOM.normal(size=(B, T, D)), jnp.float32)
+TABLE = jnp.array(RANDOM.normal(size=(V, D)), jnp.float32)
+IDS = jnp.array(RANDOM.integers(0, V, (B, T)))
+CHOSEN = jnp.array(plan_chosen(MASK, [2, 5, 9]))
+
+
+def head(table):
+    return lambda hidden: jnp.einsum('...d,vd->...v', hidden, table)
+
+
+def plain(table, hidden, temperature):
+    logp = jax.nn.log_softmax(head(table)(hidden[:, :-1]) / temperature)
+    entropy = -jnp.sum(jnp.exp(logp) * logp, -1)
+    logp = jnp.take_along_axis(logp, IDS[:, 1:, None], -1)[..., 0]
+    return tuple(jnp.pad(x, ((0, 0), (1, 0))) * MASK for x in (logp, entropy))
+
+
+def ours(table, hidden, temperature, chunk, entropy_gradient=True):
+    return chosen_logprobs(head(table), hidden, IDS, CHOSEN, temperature, chunk, entropy_gradient)
+
+
+def test_plan_by_hand():
+    end = T + 1
+    assert plan_chosen(MASK, [2, 5, 9]).tolist() == [[3, 4, 5, 9, 12], [7, end, end, end, end], [end] * 5]
+
+
+def test_plan_refuses_what_it_cannot_hold():
+    with pytest.raises(ValueError, match='5 chosen tokens, the largest bucket holds 4'):
+        plan_chosen(MASK, [2, 4])
+    first = MASK.copy()
+    first[1, 0] = True
+    with pytest.raises(ValueError, match='first token of row 1'):
+        plan_chosen(first, [9])
+
+
+@pytest.mark.parametrize('chunk', [1, 9, 1000])  # 1, 3 and all places of a row at a time
+def test_equal_to_the_plain_path(chunk):
+    for temperature in (1.0, 0.7):
+        expected = jax.jit(plain)(TABLE, HIDDEN, temperature)
+        logp, entropy = jax.jit(ours, static_argnums=3)(TABLE, HIDDEN, temperature, chunk)
+        np.testing.assert_allclose(logp, expected[0], rtol=1e-6, atol=2e-6)
+        np.testing.assert_allclose(entropy, expected[1], rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize('entropy_gradient', [False, True])
+@pytest.mark.parametrize('chunk', [6, 1000])
+def test_gradients_equal_the_plain_path(chunk, entropy_gradient):
+    weights = jnp.array(RANDOM.normal(size=(2, B, T)), jnp.float32)
+
+    def total(run, *args):
+        logp, entropy = run(*args)
+        return jnp.sum(weights[0] * logp) + entropy_gradient * jnp.sum(weights[1] * entropy)
+
+    expected = jax.jit(jax.grad(lambda t, h: total(plain, t, h, 0.7), (0, 1)))(TABLE, HIDDEN)
+    found = jax.jit(jax.grad(lambda t, h: total(ours, t, h, 0.7, chunk, entropy_gradient), (0, 1)))(TABLE, HIDDEN)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), found, expected)
+
+
+def test_what_stands_elsewhere_is_not_looked_at():
+    seen = np.zeros((B, T), bool)
+    seen[:, :-1] = MASK[:, 1:]
+    spoiled = jnp.where(seen[..., None], HIDDEN, jnp.nan)
+    value, grad = jax.jit(jax.value_and_grad(lambda h: ours(TABLE, h, 1.0, 6)[0].sum()))(spoiled)
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+
+
+def test_entropy_equals_the_reference():
+    inputs, outputs = load()
+    logits, mask = inputs['logits'], inputs['mask']
+    hidden = np.pad(logits, ((0, 0), (0, 1), (0, 0)))  # as if the head were the identity
+    chosen = plan_chosen(np.pad(mask, ((0, 0), (1, 0))), [12])
+    entropy = chosen_logprobs(lambda x: x, jnp.array(hidden), jnp.zeros((8, 13), int), chosen, chunk=16)[1][:, 1:]
+    denominators = Denominators(jnp.float32(mask.sum()), jnp.float32(7), jnp.float32(12))
+    for aggregation in ('token-mean', 'seq-mean-token-mean'):
+        value = aggregate(entropy, jnp.array(mask), aggregation, denominators)
+        np.testing.assert_allclose(value, outputs[f'verl_entropy/{aggregation}'], rtol=1e-6)
+
+
+def test_memory_stays_far_below_the_plain_path():
+    length, width, entries = 16_384, 32, 152_064
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((entries, width), (1, length, width))]
+    ids = jnp.zeros((1, length), int)
+
+    def chunked(table, hidden):
+        return chosen_logprobs(head(table), hidden, ids, jnp.arange(1, length)[None])[0].sum()
+
+    def whole(table, hidden):
+        return jax.nn.log_softmax(head(table)(hidden))[..., 0].sum()
+
+    def memory(loss):
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert memory(whole) > 8 * memory(chunked)

@@ -1,0 +1,118 @@
+"""The optimizer by hand: first steps of AdamW, schedules, clip, what is frozen, what is skipped."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rarl_jax.learner.optim import (
+    OptimizerSettings,
+    apply,
+    label,
+    make_optimizer,
+    make_schedule,
+    path_name,
+    stop_frozen,
+)
+
+PLAIN = OptimizerSettings(learning_rate=0.1, max_grad_norm=1e9)
+PARAMS = {
+    'text': {'norm': jnp.ones(2), 'layers': {'q': {'w': jnp.ones((3, 2, 2)), 'b': jnp.ones((3, 2))}}},
+    'vision': {'patch': {'w': jnp.ones((2, 2))}, 'norm1': jnp.ones((3, 2))},
+}
+GRADS = jax.tree.map(lambda x: 0.5 * jnp.ones_like(x), PARAMS)
+
+
+def stepped(settings, grads=GRADS, loss=1.0, updates=1):
+    optimizer = make_optimizer(settings, PARAMS, 10)
+    state = PARAMS, optimizer.init(PARAMS)
+    step = jax.jit(lambda p, s, g, x: apply(optimizer, p, s, g, x))
+    for _ in range(updates):
+        *state, numbers = step(*state, grads, jnp.float32(loss))
+    return *state, numbers
+
+
+def test_first_step_of_adam_moves_by_the_learning_rate():
+    params, _, numbers = stepped(PLAIN)
+    jax.tree.map(lambda x: np.testing.assert_allclose(x, 0.9, rtol=1e-6), params)
+    size = sum(x.size for x in jax.tree.leaves(PARAMS))
+    np.testing.assert_allclose(numbers['optimizer/gradient_norm'], 0.5 * size**0.5, rtol=1e-6)
+    assert numbers['optimizer/skipped'] == 0
+
+
+@pytest.mark.parametrize(
+    ('kind', 'decayed_names'), [('adamw', ['text/layers/q/w', 'vision/patch/w']), ('muon', ['text/layers/q/w'])]
+)
+def test_decay_leaves_norms_and_biases_alone(kind, decayed_names):
+    settings = replace(PLAIN, kind=kind, matrix_rate=1.0)
+    plain, decayed = (stepped(replace(settings, weight_decay=decay))[0] for decay in (0.0, 0.5))
+    lost = jax.tree.map(lambda a, b: a - b, plain, decayed)
+    for path, x in jax.tree_util.tree_leaves_with_path(lost):
+        np.testing.assert_allclose(x, 0.1 * 0.5 * (path_name(path) in decayed_names), rtol=1e-5)
+
+
+def test_clip_scales_the_whole_gradient():
+    settings = replace(PLAIN, max_grad_norm=0.1, eps=1.0)  # a large eps makes Adam's first step g / (|g| + 1)
+    params, _, numbers = stepped(settings)
+    g = 0.1 / sum(x.size for x in jax.tree.leaves(PARAMS)) ** 0.5
+    jax.tree.map(lambda x: np.testing.assert_allclose(x, 1 - 0.1 * g / (g + 1), rtol=1e-6), params)
+    assert numbers['optimizer/gradient_norm'] > 1  # logged as it was before the clip
+
+
+def test_schedules_by_hand():
+    constant = make_schedule(replace(PLAIN, warmup=0.4), 10)
+    np.testing.assert_allclose([constant(i) for i in range(6)], [0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rtol=1e-6)
+    cosine = make_schedule(replace(PLAIN, schedule='cosine', warmup=0.2, end_fraction=0.1), 10)
+    np.testing.assert_allclose([cosine(i) for i in (0, 1, 2, 6, 10)], [0.05, 0.1, 0.1, 0.055, 0.01], rtol=1e-6)
+    hold = make_schedule(replace(PLAIN, schedule='hold', warmup=0.2, end_fraction=0.2), 10)
+    np.testing.assert_allclose([hold(i) for i in (0, 1, 2, 5, 7.5, 10)], [0.05, 0.1, 0.1, 0.1, 0.06, 0.02], rtol=1e-6)
+    assert make_schedule(PLAIN, 10)(0) == pytest.approx(0.1)
+
+
+def test_muon_moves_matrices_in_all_directions_alike():
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), PARAMS)
+    params, _, _ = stepped(replace(PLAIN, kind='muon', matrix_rate=2.0, frozen=('vision',)), grads)
+    moved = np.asarray(params['text']['layers']['q']['w'] - 1) / (0.1 * 2.0)
+    for matrix in moved:  # each layer by itself
+        np.testing.assert_allclose(
+            np.linalg.svd(matrix, compute_uv=False), 1, atol=0.35
+        )  # what five Newton-Schulz steps leave
+    for x in (params['text']['norm'], params['text']['layers']['q']['b']):
+        np.testing.assert_allclose(abs(x - 1), 0.1 * 1.47, rtol=0.02)  # AdamW with Nesterov's look ahead
+    jax.tree.map(np.testing.assert_array_equal, params['vision'], PARAMS['vision'])
+
+
+def test_frozen_params_stay_and_cost_no_moments():
+    settings = replace(PLAIN, frozen=('vision', 'text/layers/q/b'), weight_decay=0.5)
+    huge = {**GRADS, 'vision': jax.tree.map(lambda x: 1e6 * x, GRADS['vision'])}
+    params, opt_state, _ = stepped(settings, huge, updates=3)
+    jax.tree.map(np.testing.assert_array_equal, params['vision'], PARAMS['vision'])
+    np.testing.assert_array_equal(params['text']['layers']['q']['b'], 1)
+    assert (params['text']['norm'] < 1).all()
+    moments = [x.shape for x in jax.tree.leaves(opt_state) if x.ndim]
+    assert sorted(moments) == [(2,), (2,), (3, 2, 2), (3, 2, 2)]
+
+
+def test_stop_frozen_cuts_the_gradient():
+    labels = label(PARAMS, ('vision',))
+    grads = jax.grad(lambda p: sum(x.sum() for x in jax.tree.leaves(stop_frozen(p, labels))))(PARAMS)
+    assert not any(x.any() for x in jax.tree.leaves(grads['vision']))
+    assert all(x.all() for x in jax.tree.leaves(grads['text']))
+
+
+def test_frozen_names_must_name_something():
+    assert label({'vision': 0, 'vision2': 0}, ('vision',)) == {'vision': 'frozen', 'vision2': 'trained'}
+    with pytest.raises(ValueError, match=r"under \['visual'\].*'text', 'vision'"):
+        label(PARAMS, ('visual',))
+
+
+@pytest.mark.parametrize(('bad', 'loss'), [(np.nan, 1.0), (np.inf, 1.0), (0.5, np.nan)])
+def test_what_is_not_finite_is_skipped_and_counted(bad, loss):
+    grads = {**GRADS, 'text': {**GRADS['text'], 'norm': jnp.array([0.5, bad])}}
+    params, opt_state, numbers = stepped(PLAIN, grads, loss, updates=2)
+    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+    assert all(np.isfinite(x).all() and not x.any() for x in jax.tree.leaves(opt_state))
+    assert numbers['optimizer/skipped'] == 1
+    assert np.isfinite(numbers['optimizer/gradient_norm'])

@@ -1,0 +1,89 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rarl_jax.models.interface import Qwen2_5_VL, VisionBuckets, plan_vision
+from rarl_jax.models.layers import move_rows
+from rarl_jax.models.params import unstack
+from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
+
+IMAGES = (small_image(140, 84, 1), small_image(56, 56, 2), small_image(28, 112, 3))
+LARGE = VisionBuckets(images=(1, 5), windows=(4, 15), patches=(16, 80))
+
+
+def encode(params, images, buckets=None, scan=False):
+    batch = plan_vision(images, VISION, buckets)
+    features = jax.jit(lambda p: Qwen2_5_VL(CONFIG, scan=scan).apply({'params': p}, batch, method='encode_images'))(
+        params
+    )
+    return [features[number, : image.merged(2)] for number, image in enumerate(images)]
+
+
+def test_layout_of_a_small_image():
+    """Three by five merged tokens in windows of 2 x 2: 2 x 3 windows, those at the edges ragged."""
+    batch = plan_vision(IMAGES[:1], VISION)
+    assert batch.pixels.shape == (6, 16, 1176)
+    assert batch.window_lengths.tolist() == [16, 16, 8, 8, 8, 4]
+    assert batch.merged_slots[0, [0, 1, 5, 6]].tolist() == [0, 1, 2, 3]  # the first window
+    assert batch.merged_slots[0, 14] == 5 * 4  # the last token is alone in the last window
+    rows = np.concatenate([batch.pixels.reshape(-1, 1176)[batch.image_slots[0]]])
+    assert np.array_equal(rows, IMAGES[0].pixels)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_an_image_has_its_features_in_any_company(scan):
+    params = small_params()
+    together = encode(params, IMAGES, LARGE, scan)
+    for image, features in zip(IMAGES, together, strict=True):
+        (alone,) = encode(params, [image])
+        assert np.allclose(features, alone, atol=1e-5)
+
+
+def test_padding_has_no_gradient_and_gives_none():
+    """The gradient in padded buckets is that of exact arrays."""
+
+    def loss(params, batch):
+        features = Qwen2_5_VL(CONFIG).apply({'params': params}, batch, method='encode_images')
+        return sum(jnp.sum(jnp.sin(features[number, : image.merged(2)])) for number, image in enumerate(IMAGES))
+
+    gradients = [
+        jax.jit(jax.grad(loss))(small_params(), plan_vision(IMAGES, VISION, buckets))['vision']
+        for buckets in (None, LARGE)
+    ]
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4), *gradients)
+
+
+def test_unstacked_params_give_the_same():
+    params = small_params()
+    for stacked, sliced in zip(encode(params, IMAGES), encode(unstack(params), IMAGES), strict=True):
+        assert np.array_equal(stacked, sliced)
+
+
+def test_move_rows_there_and_back():
+    x = jnp.arange(8.0).reshape(4, 2)
+    there, back = jnp.array([2, 0, 9]), jnp.array([1, 9, 0, 9])
+    y, pull = jax.vjp(lambda x: move_rows(x, there, back), x)
+    assert y.tolist() == [[4, 5], [0, 1], [0, 0]]
+    plain = jax.vjp(lambda x: x.at[there].get(mode='fill', fill_value=0), x)[1]
+    assert np.array_equal(pull(y)[0], plain(y)[0])
+
+
+@pytest.mark.parametrize(
+    ('buckets', 'message'),
+    [
+        (dataclasses.replace(LARGE, images=(2,)), '3 images, but the largest bucket is 2'),
+        (dataclasses.replace(LARGE, windows=(8,)), '9 windows, but the largest bucket is 8'),
+        (dataclasses.replace(LARGE, patches=(56,)), '60 patches, but the largest bucket is 56'),
+    ],
+)
+def test_buckets_that_are_too_small(buckets, message):
+    with pytest.raises(ValueError, match=message):
+        plan_vision(IMAGES, VISION, buckets)
+
+
+def test_no_image():
+    with pytest.raises(ValueError, match='no image'):
+        plan_vision([], VISION)

@@ -1,0 +1,88 @@
+"""Adapters by themselves; that PEFT loads them is shown in tests/parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rarl_jax.models.interface import Qwen2_5_VL, plan_vision
+from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, join, load_adapter, merge, save_adapter
+from rarl_jax.models.params import unstack
+from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
+
+LORA = LoraConfig(rank=2, alpha=6.0, targets=('q_proj', 'down_proj', 'qkv'), vision=True)
+IMAGE = small_image(84, 56)
+IDS = np.array([3, 40, 40, 40, 40, 40, 40, 5, 6])
+
+
+def logits(params):
+    batch = plan_vision([IMAGE], VISION)
+    index = np.where(IDS == 40, np.cumsum(IDS == 40) - 1, -1)
+    positions = np.broadcast_to(np.arange(len(IDS)), (3, 1, len(IDS)))
+    return jax.jit(lambda p: Qwen2_5_VL(CONFIG).apply({'params': p}, IDS[None], positions, index[None], batch))(params)
+
+
+def moved_adapter(seed=0):
+    adapter = init_adapter(jax.random.key(seed), CONFIG, LORA)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape).astype(np.float32), adapter)
+
+
+def test_a_fresh_adapter_is_the_base():
+    params = small_params()
+    assert np.array_equal(logits(join(params, init_adapter(jax.random.key(0), CONFIG, LORA), LORA)), logits(params))
+
+
+def test_merged_equals_joined():
+    params, adapter = small_params(), moved_adapter()
+    joined = logits(join(params, adapter, LORA))
+    np.testing.assert_allclose(joined, logits(merge(params, adapter, LORA)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(joined, logits(unstack(join(params, adapter, LORA))), rtol=1e-4, atol=1e-4)
+    assert np.abs(joined - logits(params)).max() > 0.1
+
+
+def test_merging_worked_by_hand():
+    params, adapter = small_params(), moved_adapter()
+    a, b = (np.asarray(adapter['text']['layers']['q'][name])[1] for name in ('lora_a', 'lora_b'))
+    expected = np.asarray(params['text']['layers']['q']['w'])[1] + 3.0 * a @ b  # alpha / rank = 3
+    np.testing.assert_allclose(
+        merge(params, adapter, LORA)['text']['layers']['q']['w'][1], expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_only_what_is_asked_for_is_adapted():
+    def adapted(vision, *targets):
+        adapter = init_adapter(jax.random.key(0), CONFIG, LoraConfig(1, 1.0, targets, vision))
+        return {tower: sorted(maps) for tower, part in adapter.items() for maps in part.values()}
+
+    assert adapted(False, 'q_proj', 'gate_proj') == {'text': ['gate', 'q']}
+    assert adapted(True, 'q_proj', 'gate_proj') == {'text': ['gate', 'q'], 'vision': ['gate']}
+    axes = adapter_axes(CONFIG, LORA)['text']['layers']['down']
+    assert axes == {'lora_a': ('layers', 'mlp', 'lora_rank'), 'lora_b': ('layers', 'lora_rank', 'embed')}
+
+
+def test_unknown_target():
+    with pytest.raises(
+        ValueError, match=r"lora targets \['attention'\]: no linear map of that name; choose from .*'q_proj'"
+    ):
+        init_adapter(jax.random.key(0), CONFIG, LoraConfig(1, 1.0, ('q_proj', 'attention')))
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_saved_and_loaded(dtype, tmp_path):
+    adapter = jax.tree.map(lambda leaf: leaf.astype(dtype), moved_adapter())
+    save_adapter(tmp_path, adapter, CONFIG, LORA, 'some/base')
+    loaded = load_adapter(tmp_path, CONFIG, LORA, dtype)
+    assert jax.tree.all(jax.tree.map(lambda one, other: bool((one == other).all()), loaded, adapter))
+
+
+def test_an_adapter_of_other_settings_is_refused(tmp_path):
+    save_adapter(tmp_path, moved_adapter(), CONFIG, LORA, 'some/base')
+    with pytest.raises(ValueError) as report:
+        load_adapter(tmp_path, CONFIG, LoraConfig(2, 2.0, ('q_proj', 'k_proj')))
+    assert 'alpha 6.0, expected 2 and 2.0' in str(report.value)
+    assert 'k_proj.lora_A.weight: missing' in str(
+        report.value
+    ) and 'visual.blocks.0.attn.qkv.lora_B.weight: unexpected' in str(report.value)
+    with pytest.raises(FileNotFoundError, match=r'adapter_model\.safetensors'):
+        load_adapter(tmp_path / 'nowhere', CONFIG, LORA)

@@ -1,0 +1,164 @@
+import html.parser
+import shutil
+import subprocess
+from urllib.parse import unquote
+
+import pytest
+
+from rarl_jax.conversation.episodes import read_rollouts
+from rarl_jax.report.__main__ import main
+from rarl_jax.report.build import build_report, labels
+from rarl_jax.report.episodes import Piece, pieces
+from tests.rarl_jax.report.made import make_workdir
+
+HOSTILE = (
+    '<answer></span></pre><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
+    '<a href="javascript:alert(1)">x</a>\'"><svg onload=alert(1)>{{ 7*7 }}\u202e\ud800</answer>'
+)
+
+
+class Tags(html.parser.HTMLParser):
+    """Every tag with its attributes, and all text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+    return make_workdir(tmp_path_factory.mktemp('runs') / 'one', pages=4, hostile=HOSTILE)
+
+
+@pytest.fixture(scope='module')
+def page(workdir):
+    return build_report([workdir]).read_text(encoding='utf-8')
+
+
+def test_everything_is_on_the_page(workdir, page):
+    text = ' '.join(Tags(page).text)
+    for word in (
+        'assets/base',
+        'zoom, over the stages',
+        'after, its modes',
+        'reward/tool_iou',
+        'reward/accuracy/depth_comparison',
+        'warm_start',
+        'rl_main',
+    ):
+        assert word in text
+    shown = [episode for path in (workdir / 'rollouts').glob('*.jsonl') for episode in read_rollouts(path)]
+    assert len(shown) == 72
+    for episode in shown:
+        assert f'{episode.total:.2f}' in text and f'{episode.advantage:+.2f}' in text
+    assert all(
+        f'{n}: {zoom.iou:.2f}' in text for each in shown for n, zoom in enumerate(each.zooms, 1) if zoom.iou is not None
+    )
+
+
+def test_no_text_of_a_model_becomes_markup(page):
+    tags = Tags(page)
+    assert not {tag for tag, _ in tags.tags} & {'script', 'iframe', 'object', 'embed', 'base', 'form'}
+    assert not [name for _, attributes in tags.tags for name in attributes if name.startswith('on')]
+    addresses = [attributes[name] for _, attributes in tags.tags for name in ('href', 'src') if name in attributes]
+    assert all(address.startswith(('#', '../rollouts/images/')) for address in addresses)
+    assert '<script>document.title="owned"</script>' in ''.join(tags.text)  # it is there, as text
+    assert '{{ 7*7 }}' in ''.join(tags.text)
+    policy = next(
+        attributes['content']
+        for _, attributes in tags.tags
+        if attributes.get('http-equiv') == 'Content-Security-Policy'
+    )
+    assert policy.startswith("default-src 'none'") and 'script' not in policy
+
+
+def test_pictures_are_found_from_the_page(workdir, page):
+    pictures = {attributes['src'] for tag, attributes in Tags(page).tags if tag == 'img'}
+    assert len(pictures) > 12
+    assert all((workdir / 'report' / unquote(picture)).is_file() for picture in pictures)
+
+
+def test_a_missing_picture_is_said(tmp_path):
+    workdir = make_workdir(tmp_path / 'x', pages=3)
+    shutil.rmtree(workdir / 'rollouts' / 'images')
+    tags = Tags(build_report([workdir]).read_text(encoding='utf-8'))
+    assert 'img' not in {tag for tag, _ in tags.tags}
+    assert "The page's picture is missing." in tags.text and "The crop's picture is missing." in tags.text
+
+
+def test_one_file_alone_is_enough(tmp_path):
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "stage": "sft", "loss": 2.5}\n')
+    text = ' '.join(Tags(build_report([tmp_path]).read_text(encoding='utf-8')).text)
+    assert 'No evaluation has finished yet.' in text and 'No episodes have been written yet.' in text and 'loss' in text
+
+
+def test_several_runs_share_their_charts(tmp_path, capsys):
+    first, second = make_workdir(tmp_path / 'a', pages=3), make_workdir(tmp_path / 'b', pages=3)
+    assert main([str(first), str(second)]) == 0
+    assert capsys.readouterr().out.strip() == str(first / 'report' / 'index.html')
+    text = (first / 'report' / 'index.html').read_text(encoding='utf-8')
+    charts = [figure for figure in text.split('<figure>')[1:] if 'reward/total' in figure.partition('</figure>')[0]]
+    assert len(charts) == 1 and 'polyline class="r0"' in charts[0] and 'polyline class="r1"' in charts[0]
+    ids = [attributes['id'] for _, attributes in Tags(text).tags if 'id' in attributes]
+    assert len(ids) == len(set(ids)), 'tabs of one group would switch those of another'
+    assert 'The runs, zoom' in text and 'src="../../b/rollouts/images/' in text
+
+
+def test_wrong_folders_are_named(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert 'is no run' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='is named twice'):
+        labels([tmp_path, tmp_path])
+
+
+def test_labels_are_as_short_as_can_be_told_apart(tmp_path):
+    assert labels([tmp_path / 'a' / 'x', tmp_path / 'b' / 'x']) == ['a/x', 'b/x']
+    assert labels([tmp_path / 'a', tmp_path / 'b']) == ['a', 'b']
+
+
+@pytest.mark.parametrize(
+    'text', ['', 'plain', '<think>a</think>b<answer>c</answer>', '</think><think><answer>', HOSTILE]
+)
+def test_pieces_joined_are_the_text(text):
+    assert ''.join(piece.text for piece in pieces(text)) == text
+
+
+def test_pieces_by_hand():
+    assert pieces('<think>a</think>b<answer>c') == [
+        Piece('tag', '<think>'),
+        Piece('think', 'a'),
+        Piece('tag', '</think>'),
+        Piece('plain', 'b'),
+        Piece('tag', '<answer>'),
+        Piece('answer', 'c'),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_in_a_browser(workdir, page, tmp_path):
+    """Chromium opens it from disk, shows every tab's page, and runs nothing that a model wrote."""
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if chromium is None:
+        pytest.skip('no Chromium is installed')
+    flags = [
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-background-networking',
+        f'--user-data-dir={tmp_path}',
+    ]
+    address = (workdir / 'report' / 'index.html').as_uri()
+    done = subprocess.run(
+        [chromium, *flags, '--dump-dom', address], capture_output=True, text=True, timeout=300, check=True
+    )
+    opened = Tags(done.stdout)
+    assert [tag for tag, _ in opened.tags] == [tag for tag, _ in Tags(page).tags]
+    assert 'one · rarl_jax' in opened.text

@@ -1,0 +1,102 @@
+"""The evaluation as it is typed: a judge that is not there, one that dies, a run that is killed, and what is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from input_pipeline.build import BuildSettings, build
+from input_pipeline.schema import TASKS
+from input_pipeline.synthetic.files import write_pages
+from input_pipeline.synthetic.pages import DrawSettings
+from rarl_jax.settings import EvaluateSettings
+from rarl_jax.stages.evaluate import evaluate, notices
+from tests.commands import launch
+from tests.rarl_jax.evaluation.made import question
+from tests.rarl_jax.evaluation.test_judge import Server, says
+
+MODES = ('zoom', 'oracle_zoom')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    """A data set of drawn pages, with panels to be told about."""
+    folder = tmp_path_factory.mktemp('data')
+    write_pages(folder / 'raw', DrawSettings(), {'train': 2, 'test': 2}, seed=0, processes=1)
+    build(BuildSettings(raw=str(folder / 'raw'), out=str(folder / 'built'), examples=1))
+    return folder / 'built'
+
+
+def ask_base(data: Path, workdir: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Asks the quickstart's base policy about actions and panels, with a judge."""
+    command = ['--config=configs/evaluate.py:small', f'--workdir={workdir}']
+    command += ['--config.model.path=experiments/quickstart_base', f'--config.data.dir={data}']
+    stage = {
+        'judge': 'endpoint',
+        'questions': 2,
+        'modes': MODES,
+        'tasks': ('action_recognition', 'panel_understanding'),
+    }
+    command += [f'--config.stage.evaluation.{name}={value}' for name, value in stage.items()]
+    return launch(*command, **environment)
+
+
+def read_samples(workdir: Path) -> list[dict]:
+    lines = (workdir / 'eval/evaluation/samples.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_a_dead_judge_and_a_killed_run_cost_no_answer(data, tmp_path):
+    workdir = tmp_path / 'run'
+    samples = workdir / 'eval/evaluation/samples.jsonl'
+
+    server = Server(lambda n, body: says('GRADE: 0.5') if n == 0 else (401, 'no credit', {}))
+    there = {'OPENAI_BASE_URL': server.url, 'JUDGE_MODEL': 'm', 'NO_PROXY': '127.0.0.1'}
+    done = ask_base(data, workdir, **there)
+    assert done.returncode == 1 and 'refused with status 401 (no credit)' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert len((workdir / 'judge_cache.jsonl').read_text().splitlines()) == 1
+
+    # As a kill leaves it: the last answer is torn. The first is marked, to see that it is not asked again.
+    first, *others = read_samples(workdir)
+    marked = dict(first, resps=[['KEPT']], filtered_resps=['KEPT'])
+    whole = [json.dumps(row) + '\n' for row in (marked, *others[:-1])]
+    samples.write_text(''.join(whole) + json.dumps(others[-1])[:50])
+    server.answer = lambda n, body: says('GRADE: 0.5')
+    done = ask_base(data, workdir, **there)
+    assert done.returncode == 0, done.stderr
+    rows = read_samples(workdir)
+    assert rows[0]['filtered_resps'] == ['KEPT']
+    assert len({(row['mode'], row['question_id']) for row in rows}) == len(rows) == 1 + len(others)
+    results = json.loads((workdir / 'eval/evaluation/results.json').read_text())
+    assert set(results['evaluations']) == set(MODES)
+    assert results['evaluations']['zoom']['tasks']['panel_understanding']['metric'] == 'judge:m'
+    assert results['checkpoint'] == 'experiments/quickstart_base+0'
+    assert (workdir / 'eval/evaluation/exports/oracle_zoom/samples_action_recognition.jsonl').is_file()
+    assert not (workdir / 'export').exists(), 'a policy that was only measured needs no copy'
+    server.shutdown()
+
+
+def test_a_judge_that_nobody_named_is_missed_before_anything_is_asked(tmp_path, monkeypatch):
+    monkeypatch.delenv('OPENAI_BASE_URL', raising=False)
+    stage = EvaluateSettings(kind='evaluate', tasks=TASKS, questions=0, judge='endpoint')
+    with pytest.raises(ValueError, match='the judge needs OPENAI_BASE_URL'):
+        evaluate(SimpleNamespace(workdir=tmp_path), 'evaluation', stage)  # no policy, no data: it must not get so far
+
+
+def test_what_is_not_asked_or_not_shown_is_told():
+    stage = EvaluateSettings(kind='evaluate', tasks=TASKS, questions=0, modes=MODES)
+    few = question(task='action_recognition')
+    many = dataclasses.replace(question('q1', task='panel_reordering'), regions=few.regions * 5)
+    absent, shown = notices(stage, [few, many], max_crops=4)
+    assert absent.startswith('No question of depth_comparison, panel_understanding, dialogue_reordering, character_')
+    assert 'in the test split' in absent
+    assert shown.startswith('1 questions have more than 4 regions: oracle_zoom shows the first 4 of them')
+    stage = EvaluateSettings(kind='evaluate', tasks=('action_recognition',), questions=0)
+    assert notices(stage, [few], max_crops=4) == []
