@@ -23,7 +23,9 @@ from rarl_jax.conversation.protocol import (
     ANSWER_TOO_EARLY,
     FAILURE_WORDS,
     Call,
+    Turn,
     call_text,
+    is_thinking,
     read_turn,
     system_text,
     user_text,
@@ -48,10 +50,19 @@ class Episode:
     sample_logprobs: Float[np.ndarray, 'T']  # log-prob when chosen, of the temperature-scaled distribution; 0 elsewhere
     images: tuple[Patches, ...]  # the page, then crops, in order of appearance
     zooms: tuple[Zoom, ...]  # every call, failed ones too
-    turn_texts: tuple[str, ...]  # what the policy wrote in each turn: `</tool_call>` kept, `<|im_end|>` left out
-    turns: int  # turns that the policy took
+    turns: tuple[Turn, ...]  # what the policy wrote, turn by turn
     finish_reason: FinishReason
     page: PageFrame
+
+    @property
+    def answer(self) -> str | None:
+        """The answer that the last turn gives; None if it gives none or calls the tool instead."""
+        return self.turns[-1].answer if self.turns and self.turns[-1].call is None else None
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether a budget ended it."""
+        return self.finish_reason not in ('answer', 'stop')
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ def view_page(host: Host, image: Image.Image, limits: PixelLimits | None = None)
 class Dialogue:
     """A conversation in the making.
 
-    Attributes: ids, chosen, logprobs (lists of one length), images, zooms, turn_texts, finish_reason (None while it goes on).
+    Attributes: ids, chosen, logprobs (lists of one length), images, zooms, turns, finish_reason (None while it goes on).
     """
 
     def __init__(
@@ -117,7 +128,7 @@ class Dialogue:
         self.logprobs: list[float] = []
         self.images: list[Patches] = []
         self.zooms: list[Zoom] = []
-        self.turn_texts: list[str] = []
+        self.turns: list[Turn] = []
         self.finish_reason: FinishReason | None = None
         self._turn_start = 0  # where the policy's current turn begins
         self._shown: list[Box] = []  # boxes cut for the current question
@@ -134,7 +145,7 @@ class Dialogue:
             offers_tool=self.offers_tool,
             show=self.show,
         )
-        for name in ('ids', 'chosen', 'logprobs', 'images', 'zooms', 'turn_texts', '_shown'):
+        for name in ('ids', 'chosen', 'logprobs', 'images', 'zooms', 'turns', '_shown'):
             setattr(other, name, list(getattr(self, name)))
         other._turn_start = self._turn_start
         return other
@@ -168,11 +179,17 @@ class Dialogue:
         self.chosen.extend([True] * len(ids))
         self.logprobs.extend(logprobs)
 
+    def advance(self) -> None:
+        """Ends the turn where its newest token says so: `<|im_end|>`, or a `</tool_call>` that does not stand in the middle of a thought."""
+        chat, last = self.host.chat, self.ids[-1]
+        if last == chat.turn_end_id or (last == chat.call_close_id and not is_thinking(self._turn_text())):
+            self.end_turn()
+        elif self.tokens_left == 0:
+            self.break_off()
+
     def end_turn(self) -> None:
         """Reads the turn that the policy has just stopped: ends the conversation, or appends what the tool shows or says."""
-        text = self.host.chat.turn_text(self.ids[self._turn_start :])
-        self.turn_texts.append(text)
-        turn = read_turn(text)
+        turn = self._read()
         if turn.call is None:
             self.finish_reason = 'stop' if turn.answer is None else 'answer'
         else:
@@ -180,7 +197,7 @@ class Dialogue:
 
     def break_off(self) -> None:
         """Ends the conversation in the middle of a turn, because no token is left to the policy."""
-        self.turn_texts.append(self.host.chat.turn_text(self.ids[self._turn_start :]))
+        self._read()
         self.finish_reason = 'total_length' if len(self.ids) >= self.budget.total_tokens else 'turn_length'
 
     def point_at(self, box: Box) -> None:
@@ -199,11 +216,17 @@ class Dialogue:
             sample_logprobs=np.asarray(self.logprobs, np.float32),
             images=tuple(self.images),
             zooms=tuple(self.zooms),
-            turn_texts=tuple(self.turn_texts),
-            turns=len(self.turn_texts),
+            turns=tuple(self.turns),
             finish_reason=self.finish_reason,
             page=self.page.frame,
         )
+
+    def _turn_text(self) -> str:
+        return self.host.chat.turn_text(self.ids[self._turn_start :])
+
+    def _read(self) -> Turn:
+        self.turns.append(read_turn(self._turn_text()))
+        return self.turns[-1]
 
     def _tokens(self, image: Patches) -> int:
         return image.merged(self.host.vision.spatial_merge_size)
@@ -223,13 +246,13 @@ class Dialogue:
             crop = patchify(self.show(self.page.image, box), self.host.crop, self.host.vision)
         words = note if status == 'ok' else FAILURE_WORDS[status]
         observation = self.host.chat.observation_ids(self.ids[-1], words, None if crop is None else self._tokens(crop))
-        if len(self.turn_texts) >= self.budget.max_turns:
+        if len(self.turns) >= self.budget.max_turns:
             self.finish_reason = 'turn_limit'
         elif len(self.ids) + len(observation) >= self.budget.total_tokens:
             self.finish_reason = 'total_length'
         if self.finish_reason is not None and status == 'ok':
             status = 'no_budget'
-        turn = max(len(self.turn_texts) - 1, 0)
+        turn = max(len(self.turns) - 1, 0)
         self.zooms.append(Zoom(call.box, box, self.host.tool.box_frame, status, turn, call.label))
         if self.finish_reason is None:
             self._write(observation)

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.schema import Box, Question
-from rarl_jax.conversation.rewards import Reward, answer_of, zoom_ious
+from rarl_jax.conversation.rewards import Reward, zoom_ious
 from rarl_jax.conversation.tool import cut
 from rarl_jax.runtime import files as jsonl
 
@@ -125,11 +125,11 @@ def _trajectory(
         task=question.task,
         prompt=question.prompt,
         answer=question.answer,
-        prediction=answer_of(episode.turn_texts),
+        prediction=episode.answer,
         regions=question.regions,
         group=int(episode.group),
         sample=int(episode.sample),
-        turn_texts=tuple(episode.turn_texts),
+        turn_texts=tuple(turn.text for turn in episode.turns),
         observations=observations(episode, decode),
         zooms=_shown_zooms(folder, episode, question, page),
         page_image=_save_page(folder, question.page_id, page),

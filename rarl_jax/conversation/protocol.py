@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from rarl_jax.conversation.boxes import BoxFrame
 
 TOOL_NAME = 'image_zoom_in_tool'
 CALL_OPEN, CALL_CLOSE = '<tool_call>', '</tool_call>'
+THINK_OPEN, THINK_CLOSE = '<think>', '</think>'
 
 INSTRUCTION = (
     'You answer questions about a comic page. Think inside <think></think>. When you are sure, give the answer alone '
@@ -132,12 +134,19 @@ def fixed_strings() -> tuple[str, ...]:
     )
 
 
+# ---------------------------------------------------------------- reading a turn
+
+_THOUGHT = re.compile(f'{THINK_OPEN}(.*?)({THINK_CLOSE}|\\Z)', re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Call:
     """A tool call as the policy wrote it, not yet judged against a page."""
 
-    status: str  # 'ok', or why it can't be carried out: a key of FAILURE_WORDS
-    box: tuple[float, float, float, float] | None = None  # in the policy's frame; None if none could be read
+    # 'ok', or why it can't be carried out: a key of FAILURE_WORDS
+    status: str
+    # in the policy's frame; None if none could be read
+    box: tuple[float, float, float, float] | None = None
     label: str | None = None
 
 
@@ -145,31 +154,47 @@ class Call:
 class Turn:
     """What one turn of the policy amounts to. A call goes before an answer: an answer counts only in a turn without a call."""
 
+    # as the policy wrote it: `</tool_call>` kept, `<|im_end|>` left out
+    text: str
     call: Call | None
-    answer: str | None  # words inside the last complete <answer>, stripped
-    thought: str | None  # words inside the first complete <think>, stripped
+    # words inside the last complete <answer>, stripped
+    answer: str | None
+    # words inside the first complete <think>, stripped
+    thought: str | None
+
+
+def is_thinking(text: str) -> bool:
+    """Whether a turn that has come so far stands inside a thought, where a tag is no act."""
+    return THINK_OPEN in text.rpartition(THINK_CLOSE)[2]
 
 
 def read_turn(text: str, tool_name: str = TOOL_NAME) -> Turn:
-    """Reads the text of one turn (its `</tool_call>` kept, `<|im_end|>` left out). Any text has an outcome; nothing raises.
+    """Reads the text of one turn. Any text has an outcome; nothing raises.
 
-    An opened call that is never closed counts as broken JSON, unless the turn also holds a complete answer.
+    A thought runs from <think> to the next </think>, or to the end of the turn: no call and no answer inside it counts.
+    Outside, the last complete answer counts, whatever incomplete one stands beside it. A call that is never closed counts as
+    broken JSON, unless the turn also holds a complete answer.
     """
-    answer, thought = _between(text, '<answer>', '</answer>', last=True), _between(text, '<think>', '</think>')
-    if CALL_OPEN not in text and CALL_CLOSE not in text:
-        return Turn(None, answer, thought)
-    if CALL_CLOSE not in text:
-        return Turn(None, answer, thought) if answer is not None else Turn(Call('bad_json'), None, thought)
-    if text.count(CALL_OPEN) > 1 or text.count(CALL_CLOSE) > 1:
-        return Turn(Call('several_calls'), answer, thought)
-    body = _between(text, CALL_OPEN, CALL_CLOSE)
-    return Turn(Call('bad_json') if body is None else _read_call(body, tool_name), answer, thought)
+    thoughts = [words for words, closing in _THOUGHT.findall(text) if closing]
+    acts = _THOUGHT.sub(' ', text)
+    answer = _last_answer(acts)
+    return Turn(text, _find_call(acts, answer, tool_name), answer, thoughts[0].strip() if thoughts else None)
 
 
-def _between(text: str, opening: str, closing: str, last: bool = False) -> str | None:
-    start = text.rfind(opening) if last else text.find(opening)
-    end = text.find(closing, start)
-    return text[start + len(opening) : end].strip() if start >= 0 and end >= 0 else None
+def _last_answer(acts: str) -> str | None:
+    """Between the last <answer> that is closed and the </answer> that closes it."""
+    start = acts.rfind('<answer>', 0, max(acts.rfind('</answer>'), 0))
+    return None if start < 0 else acts[start + len('<answer>') : acts.index('</answer>', start)].strip()
+
+
+def _find_call(acts: str, answer: str | None, tool_name: str) -> Call | None:
+    opened, closed = acts.count(CALL_OPEN), acts.count(CALL_CLOSE)
+    if not closed:
+        return Call('bad_json') if opened and answer is None else None
+    if opened > 1 or closed > 1:
+        return Call('several_calls')
+    body, closing, _ = acts.partition(CALL_OPEN)[2].partition(CALL_CLOSE)
+    return _read_call(body, tool_name) if closing else Call('bad_json')
 
 
 def _read_call(body: str, tool_name: str) -> Call:

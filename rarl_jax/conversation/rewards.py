@@ -25,11 +25,11 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 from rarl_jax.conversation.boxes import iou
-from rarl_jax.conversation.protocol import read_turn
 
 if TYPE_CHECKING:
     from input_pipeline.schema import Question
     from rarl_jax.conversation.dialogue import Episode
+    from rarl_jax.conversation.protocol import Turn
 
 _TAG = re.compile(r'</?(?:think|tool_call|answer)>')
 
@@ -68,18 +68,12 @@ def reward(episode: Episode, question: Question, accuracy: float, settings: Rewa
     boxes = succeeded_boxes(episode)
     count = float(min(len(boxes), settings.max_paid_zooms))
     overlap = matched_iou(boxes, np.asarray(question.regions, np.float64).reshape(-1, 4))
-    well_formed = float(is_well_formed(episode.turn_texts, settings.think))
+    well_formed = float(is_well_formed(episode.turns, settings.think))
     gate = settings.constant + settings.gate * (accuracy > settings.gate_threshold)
     tool = gate * (settings.tool_count * count + settings.tool_iou * overlap)
     total = settings.accuracy * accuracy + settings.format * well_formed + tool
     parts = {'accuracy': accuracy, 'format': well_formed, 'tool_count': count, 'tool_iou': overlap, 'tool': tool}
     return Reward(float(total), {name: float(value) for name, value in parts.items()})
-
-
-def answer_of(turn_texts: Sequence[str]) -> str | None:
-    """The answer that the last turn gives; None if it gives none or calls the tool instead."""
-    last = read_turn(turn_texts[-1]) if turn_texts else None
-    return last.answer if last and not last.call else None
 
 
 # ---------------------------------------------------------------- boxes
@@ -111,7 +105,7 @@ def zoom_ious(episode: Episode, question: Question) -> list[float]:
 # ---------------------------------------------------------------- format
 
 
-def is_well_formed(turn_texts: Sequence[str], think: Literal['optional', 'required'] = 'optional') -> bool:
+def is_well_formed(turns: Sequence[Turn], think: Literal['optional', 'required'] = 'optional') -> bool:
     """Whether every turn keeps to the form that the prompt asks for.
 
     1. The tags think, tool_call and answer are opened and closed in turn, never nested, in every turn.
@@ -121,15 +115,15 @@ def is_well_formed(turn_texts: Sequence[str], think: Literal['optional', 'requir
 
     Free text is allowed between the thought and the call or the answer. Whether a box lies on the page is no matter of form.
     """
-    if not turn_texts:
+    if not turns:
         return False
-    *calls, last = turn_texts
-    return all(_ends_with(text, 'tool_call', think) for text in calls) and _ends_with(last, 'answer', think)
+    *calls, last = turns
+    return all(_ends_with(turn, 'tool_call', think) for turn in calls) and _ends_with(last, 'answer', think)
 
 
-def _ends_with(text: str, closing: Literal['tool_call', 'answer'], think: Literal['optional', 'required']) -> bool:
+def _ends_with(turn: Turn, closing: Literal['tool_call', 'answer'], think: Literal['optional', 'required']) -> bool:
     """Whether a turn is an optional thought, free text, and then exactly one `closing` element with a usable body."""
-    text = text.strip()
+    text = turn.text.strip()
     thought, act = ['<think>', '</think>'], [f'<{closing}>', f'</{closing}>']
     tags = _TAG.findall(text)
     if tags not in ([thought + act] if think == 'required' else [act, thought + act]):
@@ -138,5 +132,4 @@ def _ends_with(text: str, closing: Literal['tool_call', 'answer'], think: Litera
         return False
     if not text.endswith(act[1]):
         return False
-    turn = read_turn(text)
     return bool(turn.answer) if closing == 'answer' else turn.call is not None and turn.call.status == 'ok'

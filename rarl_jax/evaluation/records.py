@@ -93,7 +93,7 @@ def make_record(
         )
     rows = zip(episodes, predictions, grades, strict=True)
     attempts = tuple(
-        Attempt(said, grade, _zooms(episode, question), episode.turns, episode.finish_reason)
+        Attempt(said, grade, _zooms(episode, question), len(episode.turns), episode.finish_reason)
         for episode, said, grade in rows
     )
     page = episodes[0].page

@@ -187,10 +187,7 @@ class Batch:
 
     def _record(self, dialogue: Dialogue, ids: np.ndarray, logprobs: np.ndarray) -> None:
         dialogue.take(ids.tolist(), logprobs.tolist())
-        if dialogue.ids[-1] in self._program.stop_ids:
-            dialogue.end_turn()
-        elif dialogue.tokens_left == 0:
-            dialogue.break_off()
+        dialogue.advance()
 
     # ---- observations ----
 

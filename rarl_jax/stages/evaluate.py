@@ -12,7 +12,6 @@ from input_pipeline.schema import Question
 from rarl_jax.conversation.controls import CropControl
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.protocol import system_text
-from rarl_jax.conversation.rewards import answer_of
 from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environment
 from rarl_jax.evaluation.exports import write_exports
 from rarl_jax.evaluation.judge import ExactJudge, Judge, TokenF1Judge, judge_records
@@ -91,7 +90,7 @@ def answer(
     records = []
     for group, own in by_question.items():
         question = samples[group].question
-        said = [answer_of(episode.turn_texts) for episode in own]
+        said = [episode.answer for episode in own]
         grades = [grade(question.task, question.answer, words, question.choices) for words in said]
         records.append(make_record(doc_ids[group], question, own, said, grades, mode, decoding(stage)))
     return records

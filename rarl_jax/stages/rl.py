@@ -27,8 +27,6 @@ from rarl_jax.sampler.weights import Policy
 from rarl_jax.settings import RlSettings
 from rarl_jax.stages.context import Run
 
-CUT_OFF = ('turn_limit', 'turn_length', 'total_length')  # finish reasons of an episode that a budget ended
-
 
 def train(run: Run, name: str, stage: RlSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
@@ -95,15 +93,15 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
 def judge(episode: Episode, sample: Sample, settings: RewardSettings) -> Reward:
     """Grades the answer and pays the episode."""
     question = sample.question
-    said = rewards.answer_of(episode.turn_texts)
-    return rewards.reward(episode, question, grade(question.task, question.answer, said, question.choices), settings)
+    accuracy = grade(question.task, question.answer, episode.answer, question.choices)
+    return rewards.reward(episode, question, accuracy, settings)
 
 
 def loss_masks(episodes: Sequence[Episode], drop_cut_off: bool) -> Float[np.ndarray, 'B T']:
     """The chosen tokens that count, padded to the longest episode; with `drop_cut_off` none of an episode that a budget ended."""
     mask = np.zeros((len(episodes), max(len(e.ids) for e in episodes)), np.float32)
     for row, episode in enumerate(episodes):
-        if not (drop_cut_off and episode.finish_reason in CUT_OFF):
+        if not (drop_cut_off and episode.cut_off):
             mask[row, : len(episode.ids)] = episode.loss_mask
     return mask
 
@@ -142,8 +140,8 @@ def rollout_metrics(
         values['zoom/calls'].append(len(episode.zooms))
         values['zoom/failed'].append(sum(not zoom.succeeded for zoom in episode.zooms))
         values['length/response'].append(float(episode.loss_mask.sum()))
-        values['length/turns'].append(episode.turns)
-        values['length/cut_off'].append(episode.finish_reason in CUT_OFF)
+        values['length/turns'].append(len(episode.turns))
+        values['length/cut_off'].append(episode.cut_off)
     values['group/zero_variance'] = alike.astype(float).tolist()
     every: dict[str, list[float]] = defaultdict(list)
     for own in processes.gather(values):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from hypothesis import example, given
@@ -6,7 +7,16 @@ from hypothesis import strategies as st
 
 from rarl_jax.conversation import chat, protocol
 from rarl_jax.conversation.chat import Chat
-from rarl_jax.conversation.protocol import CALL_CLOSE, CALL_OPEN, FAILURE_WORDS, Call, call_text, read_turn, system_text
+from rarl_jax.conversation.protocol import (
+    CALL_CLOSE,
+    CALL_OPEN,
+    FAILURE_WORDS,
+    Call,
+    call_text,
+    is_thinking,
+    read_turn,
+    system_text,
+)
 from tests.rarl_jax import small_policy
 
 
@@ -129,3 +139,82 @@ def test_folder_without_tokenizer(tmp_path):
 def test_template_is_found_wherever_the_hub_puts_it(tmp_path, place):
     (tmp_path / place).write_text('T' if place.endswith('jinja') else json.dumps({'chat_template': 'T'}))
     assert chat.read_template(tmp_path) == 'T'
+
+
+# ---- what stands in a thought is no act
+
+
+CALLED, ANSWERED = call_text((1, 2, 3, 4)), '<answer>Ann</answer>'
+
+
+@pytest.mark.parametrize(
+    ('text', 'answer', 'status'),
+    [
+        (f'<think>perhaps {ANSWERED}</think>', None, None),
+        (f'<think>perhaps {CALLED}</think>', None, None),
+        (f'<think>{CALLED} or {CALLED}</think>{CALLED}', None, 'ok'),
+        (f'<think>{CALLED}</think>{ANSWERED}', 'Ann', None),
+        (f'<think>{CALL_OPEN}</think>{CALLED}', None, 'ok'),
+        (f'<think>{CALL_CLOSE}</think>{CALLED}', None, 'ok'),
+        (f'{CALLED}<think>{ANSWERED}</think>', None, 'ok'),
+        (f'{ANSWERED}<think>or <answer>Bob</answer>?</think>', 'Ann', None),
+        (f'<think>a</think>{ANSWERED}<think>b</think><think>{CALLED}</think>', 'Ann', None),
+        (f'<think>a {CALLED}', None, None),
+        (f'<think>a {ANSWERED}', None, None),
+        (f'<think>a</think><think>b {ANSWERED}', None, None),
+        (f'<think><think>a</think>{ANSWERED}', 'Ann', None),
+        (f'a</think>{ANSWERED}', 'Ann', None),
+        (f'</think><think>{ANSWERED}', None, None),
+        ('<ans<think>a</think>wer>Ann</answer>', None, None),
+    ],
+)
+def test_a_thought_holds_no_act(text, answer, status):
+    turn = read_turn(text)
+    assert (turn.answer, turn.call and turn.call.status) == (answer, status)
+
+
+@pytest.mark.parametrize(
+    ('text', 'answer'),
+    [
+        ('<answer>Ann</answer>', 'Ann'),
+        ('<answer>Bob</answer> no, <answer>Ann</answer>', 'Ann'),
+        ('<answer>Ann</answer>\n<answer>Bo', 'Ann'),
+        ('<answer>Ann</answer> I put it inside <answer> tags.', 'Ann'),
+        ('<answer>Bo <answer>Ann</answer>', 'Ann'),
+        ('<answer>Ann</answer> and </answer>', 'Ann'),
+        ('</answer><answer>Ann</answer>', 'Ann'),
+        ('<answer><answer>Ann</answer></answer>', 'Ann'),
+        ('<answer>Ann', None),
+        ('<answer>Ann</answer', None),
+        ('Ann</answer>', None),
+        ('</answer>Ann<answer>', None),
+        ('<ANSWER>Ann</ANSWER>', None),
+    ],
+)
+def test_of_several_answers_the_last_complete_one_counts(text, answer):
+    assert read_turn(text).answer == answer
+
+
+TAGS = st.sampled_from(
+    ['<think>', '</think>', CALL_OPEN, CALL_CLOSE, '<answer>', '</answer>', CALLED, ANSWERED, 'Ann', ' ']
+)
+SOUP = st.lists(TAGS, max_size=12).map(''.join)
+
+
+@given(SOUP, SOUP)
+def test_a_closed_thought_changes_nothing_and_an_open_one_hides_what_follows(said, draft):
+    """Of tags in any order: a turn says the same with a thought before it, whatever the thought drafts."""
+    draft = draft.replace('</think>', '')
+    plain, thoughtful, open_ended = (
+        read_turn(text) for text in (said, f'<think>{draft}</think>{said}', f'<answer>A</answer><think>{draft}')
+    )
+    assert (plain.call, plain.answer) == (thoughtful.call, thoughtful.answer)
+    assert (open_ended.call, open_ended.answer) == (None, 'A')
+
+
+@given(SOUP)
+def test_a_thought_is_open_until_it_is_closed(said):
+    opened = False
+    for tag in re.findall('</?think>', said):
+        opened = tag == '<think>'
+    assert is_thinking(said) == opened

@@ -38,7 +38,7 @@ def test_mask_is_on_exactly_the_chosen_tokens():
     """Failure modes 3 and 5: stop tokens are the policy's, the prompt, the crop and the host's words are not."""
     episode = acted(sample(), ZOOM, ANSWER)
     assert chosen_text(episode) == call_text((20, 30, 70, 100)) + '<answer>running</answer><|im_end|>'
-    assert episode.turn_texts == (call_text((20, 30, 70, 100)), '<answer>running</answer>')
+    assert tuple(turn.text for turn in episode.turns) == (call_text((20, 30, 70, 100)), '<answer>running</answer>')
     assert (episode.sample_logprobs[~episode.loss_mask] == 0).all()
 
 
@@ -155,7 +155,7 @@ def test_a_turn_that_does_not_end_is_broken_off():
         dialogue.take(dialogue.host.chat.encode('abc'), [0.0] * 3)
         assert dialogue.tokens_left == 0
         dialogue.break_off()
-        assert dialogue.finish_reason == reason and dialogue.turn_texts == ['abc']
+        assert dialogue.finish_reason == reason and [turn.text for turn in dialogue.turns] == ['abc']
 
 
 def test_a_copy_goes_its_own_way():
@@ -182,7 +182,7 @@ def test_oracle_zooms_are_not_the_policys():
     dialogue.point_at(REGION)
     episode = dialogue.episode()
     assert (
-        not episode.loss_mask.any() and episode.turns == 0 and episode.zooms[0].succeeded and len(episode.images) == 2
+        not episode.loss_mask.any() and episode.turns == () and episode.zooms[0].succeeded and len(episode.images) == 2
     )
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from rarl_jax.conversation.boxes import PageFrame
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.episodes import observations, read_rollouts, write_rollouts
+from rarl_jax.conversation.protocol import read_turn
 from rarl_jax.conversation.rewards import Reward
 from rarl_jax.conversation.tool import Zoom
 from tests.rarl_jax.evaluation.made import question
@@ -43,8 +44,7 @@ def episode(**changes):
             Zoom((1.0, 2.0, 3.0, 6.0), (10.0, 20.0, 30.0, 60.0), 'model', 'ok', 0, 'him'),
             Zoom((float('nan'), 0.0, 1.0, 1.0), None, 'model', 'bad_box', 0),
         ),
-        turn_texts=('zoom', '<answer>run</answer>'),
-        turns=2,
+        turns=(read_turn('zoom'), read_turn('<answer>run</answer>')),
         finish_reason='answer',
         page=PageFrame(100, 200, 10, 20),
     )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from input_pipeline.schema import Question
 from rarl_jax.conversation import dialogue
 from rarl_jax.conversation.boxes import PageFrame
-from rarl_jax.conversation.rewards import RewardSettings, answer_of, is_well_formed, matched_iou, reward, zoom_ious
+from rarl_jax.conversation.protocol import read_turn
+from rarl_jax.conversation.rewards import RewardSettings, is_well_formed, matched_iou, reward, zoom_ious
 from rarl_jax.conversation.tool import Zoom
 
 CALL = '<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 10, 10]}}\n</tool_call>'
@@ -33,11 +34,18 @@ def episode_of(zooms=(), turn_texts=(CALL, ANSWER)):
         sample_logprobs=nothing,
         images=(),
         zooms=tuple(zooms),
-        turn_texts=tuple(turn_texts),
-        turns=len(turn_texts),
+        turns=tuple(map(read_turn, turn_texts)),
         finish_reason='answer',
         page=PageFrame(100, 100, 100, 100),
     )
+
+
+def read(texts):
+    return tuple(map(read_turn, texts))
+
+
+def answer_of(*texts):
+    return episode_of(turn_texts=texts).answer
 
 
 def question(*regions):
@@ -125,7 +133,7 @@ def test_zoom_ious_of_first_and_second_zoom():
     ],
 )
 def test_well_formed(turns):
-    assert is_well_formed(turns)
+    assert is_well_formed(read(turns))
 
 
 @pytest.mark.parametrize(
@@ -161,19 +169,19 @@ def test_well_formed(turns):
     ],
 )
 def test_not_well_formed(turns):
-    assert not is_well_formed(turns)
+    assert not is_well_formed(read(turns))
 
 
 def test_required_thoughts():
-    assert is_well_formed((f'<think>a</think>{CALL}', f'<think>b</think>{ANSWER}'), think='required')
-    assert not is_well_formed((f'<think>a</think>{CALL}', ANSWER), think='required')
+    assert is_well_formed(read((f'<think>a</think>{CALL}', f'<think>b</think>{ANSWER}')), think='required')
+    assert not is_well_formed(read((f'<think>a</think>{CALL}', ANSWER)), think='required')
 
 
 def test_answer_is_read_from_the_last_turn_only():
-    assert answer_of((CALL, '<answer> running </answer>')) == 'running'
-    assert answer_of((ANSWER, 'hm')) is None
-    assert answer_of((ANSWER, CALL + ANSWER)) is None
-    assert answer_of(()) is None
+    assert answer_of(CALL, '<answer> running </answer>') == 'running'
+    assert answer_of(ANSWER, 'hm') is None
+    assert answer_of(ANSWER, CALL + ANSWER) is None
+    assert answer_of() is None
 
 
 PIECES = st.sampled_from(
@@ -185,4 +193,4 @@ PIECES = st.sampled_from(
 def test_any_text_is_judged(turns):
     paid = reward(episode_of((), tuple(turns)), ONE, 0.0, PLAIN)
     assert paid.total in (0.0, 1.0)
-    assert is_well_formed(turns) <= (answer_of(turns) is not None)
+    assert is_well_formed(read(turns)) <= (answer_of(*turns) is not None)

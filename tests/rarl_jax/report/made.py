@@ -13,8 +13,8 @@ from input_pipeline.synthetic.pages import DrawSettings, draw_page
 from rarl_jax.conversation.boxes import PageFrame
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.episodes import write_rollouts
-from rarl_jax.conversation.protocol import FAILURE_WORDS, call_text
-from rarl_jax.conversation.rewards import RewardSettings, answer_of, reward
+from rarl_jax.conversation.protocol import FAILURE_WORDS, call_text, read_turn
+from rarl_jax.conversation.rewards import RewardSettings, reward
 from rarl_jax.conversation.tool import Zoom
 from rarl_jax.evaluation.records import make_record
 from rarl_jax.evaluation.results import Provenance, write_results
@@ -98,15 +98,14 @@ def make_episode(
         sample_logprobs=np.zeros(len(ids), np.float32),
         images=(),
         zooms=tuple(zooms),
-        turn_texts=tuple(texts),
-        turns=len(texts),
+        turns=tuple(map(read_turn, texts)),
         finish_reason='answer',
         page=frame,
     )
 
 
 def grade_of(question: Question, episode: Episode) -> float:
-    return float(answer_of(episode.turn_texts) == question.answer)
+    return float(episode.answer == question.answer)
 
 
 def write_metrics(folder: Path, rng) -> None:
@@ -177,7 +176,7 @@ def make_workdir(folder: Path, seed: int = 0, pages: int = 12, hostile: str | No
                         i,
                         question,
                         [episode],
-                        [answer_of(episode.turn_texts)],
+                        [episode.answer],
                         [grade_of(question, episode)],
                         mode,
                         'greedy',

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rarl_jax.conversation.dialogue import Budget
-from rarl_jax.conversation.rewards import answer_of, is_well_formed
+from rarl_jax.conversation.rewards import is_well_formed
 from rarl_jax.sampler import engine as module
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from tests.rarl_jax.small_policy import host, policy, sample
@@ -111,12 +111,12 @@ def check(episode, stream, number):
     chosen = episode.ids[episode.loss_mask].tolist()
     assert chosen == [*stream, *[chat.turn_end_id] * len(chosen)][: len(chosen)]
     assert ((episode.sample_logprobs != 0) == episode.loss_mask).all()
-    assert episode.turns == len(episode.turn_texts) <= budget.max_turns
+    assert len(episode.turns) <= budget.max_turns
     shown = [zoom for zoom in episode.zooms if zoom.succeeded]
     assert len(episode.images) == 1 + len(shown) <= 1 + host().tool.max_crops
     assert (episode.ids == chat.image_id).sum() == sum(image.merged(2) for image in episode.images)
     for zoom in shown:
         x1, y1, x2, y2 = zoom.box
         assert 0 <= x1 < x2 <= episode.page.width and 0 <= y1 < y2 <= episode.page.height
-    assert (answer_of(episode.turn_texts) is not None) >= (episode.finish_reason == 'answer')
-    assert is_well_formed(episode.turn_texts) in (True, False)
+    assert (episode.answer is not None) >= (episode.finish_reason == 'answer')
+    assert is_well_formed(episode.turns) in (True, False)

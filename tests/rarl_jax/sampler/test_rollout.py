@@ -11,6 +11,7 @@ from input_pipeline.traces import Step
 from rarl_jax.conversation.boxes import iou
 from rarl_jax.conversation.controls import blank, elsewhere
 from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.conversation.protocol import call_text
 from rarl_jax.learner.batches import Buckets, collate
 from rarl_jax.runtime.metrics import CompileCounter
 from rarl_jax.sampler.engine import rollout
@@ -64,7 +65,7 @@ def test_a_rollout_is_the_replay_of_its_own_words(scripted):
     for wanted, made in zip(*scripted, strict=True):
         for field in ('ids', 'loss_mask'):
             np.testing.assert_array_equal(getattr(made, field), getattr(wanted, field))
-        for field in ('question_id', 'group', 'zooms', 'turn_texts', 'turns', 'finish_reason', 'page'):
+        for field in ('question_id', 'group', 'zooms', 'turns', 'finish_reason', 'page'):
             assert getattr(made, field) == getattr(wanted, field)
         for mine, theirs in zip(made.images, wanted.images, strict=True):
             np.testing.assert_array_equal(mine.pixels, theirs.pixels)
@@ -73,7 +74,7 @@ def test_a_rollout_is_the_replay_of_its_own_words(scripted):
 def test_cached_decode_equals_the_full_pass_at_every_turn(scripted):
     """Recorded log-probs of all turns, those after one and two appended crops included, are the trainer's."""
     _, made = scripted
-    assert [e.turns for e in made] == [2, 1, 3] and len(made[2].images) == 3
+    assert [len(e.turns) for e in made] == [2, 1, 3] and len(made[2].images) == 3
     assert gap(made, full_pass(made, 0.7)) < 1e-4
 
 
@@ -181,7 +182,7 @@ def test_greedy_takes_the_likeliest_token():
 def test_budgets_hold():
     tight = dataclasses.replace(SHORT, budget=Budget(max_turns=2, turn_tokens=5, total_tokens=100))
     for episode in rollout(policy(), [sample(0)], tight, Sampling(samples=6), jax.random.key(2)):
-        assert len(episode.ids) <= 100 and episode.turns <= 2
+        assert len(episode.ids) <= 100 and len(episode.turns) <= 2
         if episode.finish_reason == 'turn_length':
             assert episode.loss_mask.sum() % 5 == 0
 
@@ -223,10 +224,26 @@ def test_controls_change_the_crop_and_nothing_else(monkeypatch, control):
 def test_oracle_shows_the_right_region_first():
     made = rollout(policy(), [sample(0)], SHORT, Sampling(crop='oracle'), jax.random.key(0))[0]
     assert made.zooms[0].box == sample(0).question.regions[0] and made.zooms[0].succeeded
-    assert len(made.images) >= 2 and made.turn_texts[0].count('<tool_call>') <= 1
+    assert len(made.images) >= 2 and made.turns[0].text.count('<tool_call>') <= 1
     assert gap([made], full_pass([made])) < 1e-4
 
 
 def test_without_the_tool_the_prompt_does_not_name_it():
     made = rollout(policy(), [sample(0)], SHORT, Sampling(offers_tool=False), jax.random.key(0))[0]
     assert 'image_zoom_in_tool' not in policy().host.chat.decode(made.ids.tolist())[:400] and len(made.images) == 1
+
+
+def test_a_draft_of_a_call_inside_a_thought_does_not_end_the_turn(monkeypatch):
+    """The row rests at the draft's `</tool_call>` until the segment ends; its tokens, its cache and its log-probs are those of one turn."""
+    draft = f'perhaps {call_text((1, 2, 30, 40))}'
+    wanted = [
+        acted(sample(0), Step(thought=draft, box=BOX), Step(thought=draft, answer='running'), group=0),
+        acted(sample(1), Step(text=f'<think>{draft} or'), group=1),
+    ]
+    follow_script(monkeypatch, wanted)
+    made = rollout(policy(), [sample(0), sample(1)], SETTINGS, Sampling(), jax.random.key(0))
+    for mine, theirs in zip(made, wanted, strict=True):
+        assert mine.ids.tolist() == theirs.ids.tolist() and mine.turns == theirs.turns and mine.zooms == theirs.zooms
+    assert [len(e.turns) for e in made] == [2, 1] and made[0].zooms[0].succeeded and len(made[0].zooms) == 1
+    assert (made[1].finish_reason, made[1].answer, made[1].zooms) == ('stop', None, ())
+    assert gap(made, full_pass(made)) < 1e-4
