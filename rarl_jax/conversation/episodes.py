@@ -4,11 +4,13 @@
     rollouts/images/page-NAME-HASH.jpg      a page, at most PAGE_SIDE pixels long, written once for the run
     rollouts/images/crop-HASH.jpg           what a zoom cut out, at most CROP_SIDE pixels long, written once per page and box
 
-The report reads these files, and nothing else writes them.
+The report reads these files, and nothing else writes them. What became of an episode is told in the same words wherever it is kept: an
+`EpisodeRecord` with its `ZoomRecord`s, in the samples of an evaluation too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -16,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import dacite
 import numpy as np
 from PIL import Image
 
@@ -31,48 +34,102 @@ if TYPE_CHECKING:
 
 PAGE_SIDE, CROP_SIDE = 1200, 448  # px of the longer side of a stored picture
 Decode = Callable[[list[int]], str]  # a tokenizer's ids -> text
+T = TypeVar('T')
 _PICTURE = re.compile(r'(?:<\|vision_start\|>)?(?:<\|image_pad\|>)+(?:<\|vision_end\|>)?')
 
 
 @dataclass(frozen=True)
-class ShownZoom:
-    """One call of the tool, as the report shows it."""
+class ZoomRecord:
+    """One call of the tool. Evaluation keeps the first three fields, rollouts all."""
 
-    requested: Box | None  # as the policy wrote it, in `frame`
-    frame: str  # 'model', 'original' or 'normalized'
-    box: Box | None  # xyxy px of the original page; None where there was no usable box
-    status: str  # 'ok' or why it failed
-    iou: float | None  # with the region it overlaps most; None for a failed call, and where the question has no region
-    image: str | None  # path of the crop, relative to the rollouts folder; None where nothing was cut
-    turn: int  # the policy's turn it was made in, from 0
-    label: str | None  # the policy's name for the region
+    # 'ok' or why it failed
+    status: str
+    # xyxy px of the original page; None where there was no usable box
+    box: Box | None
+    # with the region that it overlaps most; None for a failed call, and where the question has no region
+    iou: float | None
+    # as the policy wrote it, in `frame`; None where it wrote no four finite numbers
+    requested: Box | None = None
+    # 'model', 'original' or 'normalized'
+    frame: str = ''
+    # path of the crop, relative to the rollouts folder; None where nothing was cut
+    image: str | None = None
+    # the policy's turn it was made in, from 0
+    turn: int = 0
+    # the policy's name for the region
+    label: str | None = None
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """One episode with all that explains its pay."""
+class EpisodeRecord:
+    """How one episode went, in any file that tells of it."""
+
+    # what stood between the answer tags; None = no answer
+    prediction: str | None
+    # of the prediction, 0 to 1; None = there is no verdict
+    grade: float | None
+    # in the order of the calls
+    zooms: tuple[ZoomRecord, ...]
+    # turns that the policy took
+    turns: int
+    finish_reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutRecord(EpisodeRecord):
+    """The same with all that explains its reward: a line of rollouts/STAGE-STEP.jsonl."""
 
     stage: str
     step: int
     question_id: str
     page_id: str
     task: str
-    prompt: str  # the question's words
-    answer: str  # the right one
-    prediction: str | None  # the policy's; None = it gave none
-    regions: tuple[Box, ...]  # where one must look, px of the original page
-    group: int  # episodes of one question and step share it
-    sample: int  # place in the group
-    turn_texts: tuple[str, ...]  # what the policy chose, turn by turn
-    observations: tuple[str, ...]  # what the host wrote after each turn but the last
-    zooms: tuple[ShownZoom, ...]  # in the order of the calls
-    page_image: str  # path relative to the rollouts folder
-    page_size: tuple[int, int]  # width, height in px of the original
-    parts: dict[str, float]  # the reward's named parts
+    # the question's words
+    prompt: str
+    # the right one
+    answer: str
+    # where one must look, px of the original page
+    regions: tuple[Box, ...]
+    # episodes of one question and step share it
+    group: int
+    # place in the group
+    sample: int
+    # what the policy chose, turn by turn
+    turn_texts: tuple[str, ...]
+    # what the host wrote after each turn but the last
+    observations: tuple[str, ...]
+    # path relative to the rollouts folder
+    page_image: str
+    # width, height in px of the original
+    page_size: tuple[int, int]
+    # the reward's named parts
+    parts: dict[str, float]
     total: float
     advantage: float
-    finish_reason: str
-    chosen_tokens: int  # tokens that the policy chose
+    # tokens that the policy chose
+    chosen_tokens: int
+
+
+def zoom_records(episode: Episode, question: Question) -> tuple[ZoomRecord, ...]:
+    """Every call of the tool with its IoU."""
+    overlaps = iter(zoom_ious(episode, question))
+    records = []
+    for zoom in episode.zooms:
+        overlap = next(overlaps) if zoom.succeeded else None
+        box = None if zoom.box is None else tuple(map(float, zoom.box))
+        records.append(ZoomRecord(zoom.status, box, overlap if question.regions else None))
+    return tuple(records)
+
+
+def record_from(kind: type[T], row: Mapping[str, Any]) -> T:
+    """A record of any kind from its JSON object. ValueError where the object is of another shape."""
+    try:
+        return dacite.from_dict(kind, row, dacite.Config(cast=[tuple], strict=True))
+    except dacite.DaciteError as error:
+        raise ValueError(f'this is no {kind.__name__}: {error}') from error
+
+
+# ---------------------------------------------------------------- rollouts
 
 
 def write_rollouts(
@@ -94,52 +151,39 @@ def write_rollouts(
       pages: the pages at full resolution, by page id.
       decode: turns ids into text, special tokens kept.
     """
-    rows = zip(episodes, rewards, advantages, strict=True)
-    trajectories = []
-    for episode, reward, advantage in rows:
+    lines = []
+    for episode, reward, advantage in zip(episodes, rewards, advantages, strict=True):
         question = questions[episode.question_id]
-        trajectories.append(
-            _trajectory(folder, step, stage, episode, question, reward, advantage, pages[question.page_id], decode)
+        page = pages[question.page_id]
+        record = RolloutRecord(
+            prediction=episode.answer,
+            grade=reward.parts.get('accuracy'),
+            zooms=_shown_zooms(folder, episode, question, page),
+            turns=len(episode.turns),
+            finish_reason=episode.finish_reason,
+            stage=stage,
+            step=step,
+            question_id=question.id,
+            page_id=question.page_id,
+            task=question.task,
+            prompt=question.prompt,
+            answer=question.answer,
+            regions=question.regions,
+            group=int(episode.group),
+            sample=int(episode.sample),
+            turn_texts=tuple(turn.text for turn in episode.turns),
+            observations=observations(episode, decode),
+            page_image=_save_page(folder, question.page_id, page),
+            page_size=(episode.page.width, episode.page.height),
+            parts=dict(reward.parts),
+            total=float(reward.total),
+            advantage=float(advantage),
+            chosen_tokens=int(np.sum(episode.loss_mask)),
         )
+        lines.append(jsonl.dump(asdict(record)))
     path = folder / f'{stage}-{step:06d}.jsonl'
-    jsonl.write_whole(path, ''.join(jsonl.dump(asdict(each)) for each in trajectories))
+    jsonl.write_whole(path, ''.join(lines))
     return path
-
-
-def _trajectory(
-    folder: Path,
-    step: int,
-    stage: str,
-    episode: Episode,
-    question: Question,
-    reward: Reward,
-    advantage: float,
-    page: Image.Image,
-    decode: Decode,
-) -> Trajectory:
-    return Trajectory(
-        stage=stage,
-        step=step,
-        question_id=question.id,
-        page_id=question.page_id,
-        task=question.task,
-        prompt=question.prompt,
-        answer=question.answer,
-        prediction=episode.answer,
-        regions=question.regions,
-        group=int(episode.group),
-        sample=int(episode.sample),
-        turn_texts=tuple(turn.text for turn in episode.turns),
-        observations=observations(episode, decode),
-        zooms=_shown_zooms(folder, episode, question, page),
-        page_image=_save_page(folder, question.page_id, page),
-        page_size=(episode.page.width, episode.page.height),
-        parts=dict(reward.parts),
-        total=float(reward.total),
-        advantage=float(advantage),
-        finish_reason=episode.finish_reason,
-        chosen_tokens=int(np.sum(episode.loss_mask)),
-    )
 
 
 def observations(episode: Episode, decode: Decode) -> tuple[str, ...]:
@@ -153,53 +197,38 @@ def observations(episode: Episode, decode: Decode) -> tuple[str, ...]:
     return tuple(_PICTURE.sub('[picture]', decode(ids)) for mask, ids in runs if not mask)
 
 
-def read_rollouts(path: Path) -> list[Trajectory]:
+def read_rollouts(path: Path) -> list[RolloutRecord]:
     """The episodes of one file.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: an object is not what this version writes.
     """
+    rows = jsonl.read(path)
     try:
-        return [_from_json(row) for row in jsonl.read(path)]
-    except (KeyError, TypeError) as error:
+        return [record_from(RolloutRecord, row) for row in rows]
+    except ValueError as error:
         raise ValueError(
-            f'{path} was not written by this version ({error!r}): delete it, and the report leaves it out.'
+            f'{path} was not written by this version ({error}): delete it, and the report leaves it out.'
         ) from error
-
-
-def _from_json(row: dict[str, Any]) -> Trajectory:
-    zooms = tuple(
-        ShownZoom(**{**zoom, 'requested': _box(zoom['requested']), 'box': _box(zoom['box'])}) for zoom in row['zooms']
-    )
-    lists = {name: tuple(row[name]) for name in ('turn_texts', 'observations', 'page_size')}
-    return Trajectory(**{**row, **lists, 'zooms': zooms, 'regions': tuple(map(tuple, row['regions']))})
-
-
-def _box(values: list[float] | None) -> Box | None:
-    return None if values is None else tuple(values)
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def _shown_zooms(folder: Path, episode: Episode, question: Question, page: Image.Image) -> tuple[ShownZoom, ...]:
-    overlaps = iter(zoom_ious(episode, question))
-    shown = []
-    for zoom in episode.zooms:
-        overlap = next(overlaps) if zoom.succeeded else None
-        each = ShownZoom(
+def _shown_zooms(folder: Path, episode: Episode, question: Question, page: Image.Image) -> tuple[ZoomRecord, ...]:
+    """The calls with the policy's own words about them, and the crops that they cut."""
+    return tuple(
+        dataclasses.replace(
+            record,
             requested=None if zoom.requested is None else _finite(zoom.requested),
             frame=zoom.frame,
-            box=zoom.box,
-            status=zoom.status,
-            iou=overlap if question.regions else None,
             image=_save_crop(folder, question.page_id, page, zoom.box) if zoom.succeeded else None,
             turn=zoom.turn,
             label=zoom.label,
         )
-        shown.append(each)
-    return tuple(shown)
+        for record, zoom in zip(zoom_records(episode, question), episode.zooms, strict=True)
+    )
 
 
 def _finite(box: Box) -> Box | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from input_pipeline.schema import Box
-from rarl_jax.conversation.episodes import ShownZoom, Trajectory
+from rarl_jax.conversation.episodes import RolloutRecord, ZoomRecord
 from rarl_jax.report.workdir import Group, Run
 
 LABEL_SHARE = 0.026  # height of a label's letters, as a share of the page's longer side
@@ -85,7 +85,7 @@ class Bar:
 class EpisodeView:
     """One episode."""
 
-    trajectory: Trajectory
+    trajectory: RolloutRecord
     right: str  # 'right', 'partly' or 'wrong': the colour of its tab
     rectangles: tuple[Rectangle, ...]
     turns: tuple[TurnView, ...]
@@ -100,7 +100,7 @@ class GroupView:
     anchor: str  # id of the element, the same whenever the report is made again
     stage: str
     step: int
-    question: Trajectory  # any of the episodes: what is asked is the same in all
+    question: RolloutRecord  # any of the episodes: what is asked is the same in all
     page: str | None  # address of the page's picture; None where the file is gone
     letters: float  # size of the labels' letters, px of the original
     episodes: tuple[EpisodeView, ...]
@@ -136,7 +136,7 @@ def _group(group: Group, report: Path, anchor: str) -> GroupView:
     )
 
 
-def _episode(trajectory: Trajectory, folder: Path, report: Path, letters: float) -> EpisodeView:
+def _episode(trajectory: RolloutRecord, folder: Path, report: Path, letters: float) -> EpisodeView:
     accuracy = trajectory.parts.get('accuracy', 0.0)
     ious = [zoom.iou for zoom in trajectory.zooms if zoom.iou is not None]
     width = max([1.0, *(abs(value) for value in trajectory.parts.values())])
@@ -170,7 +170,7 @@ def pieces(text: str) -> list[Piece]:
     return found
 
 
-def _crop(number: int, zoom: ShownZoom, folder: Path, report: Path) -> Crop:
+def _crop(number: int, zoom: ZoomRecord, folder: Path, report: Path) -> Crop:
     address = _address(folder / zoom.image, report) if zoom.image is not None else None
     return Crop(
         number=number,
@@ -184,7 +184,7 @@ def _crop(number: int, zoom: ShownZoom, folder: Path, report: Path) -> Crop:
     )
 
 
-def _rectangles(trajectory: Trajectory, letters: float) -> list[Rectangle]:
+def _rectangles(trajectory: RolloutRecord, letters: float) -> list[Rectangle]:
     found = [_rectangle('true', box, '', letters) for box in trajectory.regions]
     for number, zoom in enumerate(trajectory.zooms, 1):
         if zoom.box is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rarl_jax.conversation.episodes import Trajectory, read_rollouts
+from rarl_jax.conversation.episodes import RolloutRecord, read_rollouts
 from rarl_jax.evaluation.tables import Result, load
 from rarl_jax.runtime import files as jsonl
 
@@ -42,7 +42,7 @@ class Group:
     stage: str
     step: int
     folder: Path  # what the episodes' picture paths are relative to
-    episodes: tuple[Trajectory, ...]  # by sample
+    episodes: tuple[RolloutRecord, ...]  # by sample
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _spread(values: Sequence[T], count: int) -> list[T]:
 
 def _read_groups(path: Path) -> list[Group]:
     """Some groups of one file, of as many tasks as there are."""
-    groups: dict[tuple[int, str], list[Trajectory]] = {}
+    groups: dict[tuple[int, str], list[RolloutRecord]] = {}
     for episode in read_rollouts(path):
         groups.setdefault((episode.group, episode.question_id), []).append(episode)
     found = [
