@@ -1,11 +1,10 @@
-"""What the config files are put together from.
-
-`to_config` writes settings out with their defaults, so that every one of them can be set on the command line.
-"""
+"""What the config files are put together from: the small world, the sizes of a node of GPUs, and `shrink`, which makes the variants `smoke`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,19 +13,24 @@ from input_pipeline.schema import Task
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
 from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.learner.batches import Buckets
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, ModelSettings, RunSettings
 from rarl_jax.small.policy import SmallShape
+from rarl_jax.stages.evaluate import EvaluateSettings
+from rarl_jax.stages.rl import RlSettings
 
-SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
-SMALL_SHAPE = SmallShape(mlp=256, vision_layers=3, vision_mlp=192, vision_window=56, full_blocks=(1, 2), rope_theta=1e4)
+# ---------------------------------------------------------------- configs
 
 
-def to_config(settings: Any) -> ConfigDict:
-    """A settings object with all its fields as a config."""
-    return ConfigDict({name: _plain(value) for name, value in vars(settings).items()})
+def choose(file: str, variant: str, variants: Mapping[str, Callable[[], Any]]) -> ConfigDict:
+    """The settings of a config file's variant as a config, with all defaults, so that every one of them can be set on the command line."""
+    if variant not in variants:
+        known = ', '.join(name or 'none' for name in variants)
+        raise ValueError(f'Unknown variant {variant!r} of configs/{Path(file).name}: expected {known}.')
+    return ConfigDict({name: _plain(value) for name, value in vars(variants[variant]()).items()})
 
 
 def _plain(value: Any) -> Any:
@@ -37,11 +41,32 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def recipe(stages: Mapping[str, Any], compare: tuple[str, ...], **settings: Any) -> RunSettings:
+    """A run of these stages, by name and in order, with seed 0."""
+    return RunSettings(seed=0, stages=tuple(stages), stage=dict(stages), compare=compare, **settings)
+
+
+# ---------------------------------------------------------------- the small world
+
+SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
+
+
+def small_world(path: str, pages: Mapping[str, int]) -> dict[str, Any]:
+    """A small policy on drawn pages, on two CPU cores or all GPUs: everything of a run but its stages."""
+    return {
+        'model': small_model(path),
+        'data': small_data(pages),
+        'sampler': small_sampler(),
+        'mesh': MeshSettings(data=0, cpu_devices=2),
+    }
+
+
 def small_model(path: str) -> ModelSettings:
-    """A small policy on a CPU: a page is 168 x 224 px to it (48 tokens), a crop at most 112 x 112 (16 tokens)."""
+    """A page is 168 x 224 px to it (48 tokens), a crop at most 112 x 112 (16 tokens)."""
+    shape = SmallShape(mlp=256, vision_layers=3, vision_mlp=192, vision_window=56, full_blocks=(1, 2), rope_theta=1e4)
     return ModelSettings(
         path=path,
-        small=SMALL_SHAPE,
+        fresh=shape,
         page=PixelLimits(56 * 56, 168 * 224),
         crop=PixelLimits(56 * 56, 112 * 112),
         scan_layers=False,
@@ -49,7 +74,7 @@ def small_model(path: str) -> ModelSettings:
     )
 
 
-def small_data(train: int, validation: int = 0, test: int = 0) -> DataSettings:
+def small_data(pages: Mapping[str, int]) -> DataSettings:
     """Drawn pages, so many of each split, with the two tasks of the small world.
 
     Figures are named by identity ("Violet", not "the leftmost in panel 3"): a small tower tells identities apart within minutes, while counting
@@ -64,27 +89,48 @@ def small_data(train: int, validation: int = 0, test: int = 0) -> DataSettings:
         depth_polarity=('nearer',),
         model_pixels=168 * 224,
     )
-    return DataSettings(
-        draw=DrawSettings(), pages={'train': train, 'validation': validation, 'test': test}, tasks=tasks
-    )
+    return DataSettings(draw=DrawSettings(), pages={'train': 0, 'validation': 0, 'test': 0, **pages}, tasks=tasks)
 
 
-def small_sampler(max_turns: int = 3) -> SamplerSettings:
+def small_sampler() -> SamplerSettings:
     """Short conversations: a call has 11 tokens, an answer 4."""
-    return SamplerSettings(budget=Budget(max_turns=max_turns, turn_tokens=24, total_tokens=512), segment=16)
+    return SamplerSettings(budget=Budget(max_turns=3, turn_tokens=24, total_tokens=512), segment=16)
 
 
-def small_run(model: ModelSettings, data: DataSettings, stages: dict[str, Any], compare: tuple[str, ...]) -> ConfigDict:
-    """A run of the small world, on all GPUs or on two CPU cores; `stages` are its stages by name, in order."""
-    return to_config(
-        RunSettings(
-            seed=0,
-            model=model,
-            data=data,
-            sampler=small_sampler(),
-            mesh=MeshSettings(data=0, cpu_devices=2),
-            stages=tuple(stages),
-            stage=stages,
-            compare=compare,
-        )
+# ---------------------------------------------------------------- smoke
+
+FEW_PAGES = {'train': 16, 'validation': 4, 'test': 4}
+FEW = {'questions': 2, 'group_size': 2, 'pages': 2, 'pages_alone': 1, 'show_every': 1, 'buckets': Buckets()}
+
+
+def shrink(settings: RunSettings, data: DataSettings | None = None, **steps: int) -> RunSettings:
+    """The same stages for a moment, on a few drawn pages and a small policy of random weights.
+
+    Args:
+        data: how pages are drawn and asked about; as in the settings if None.
+        steps: of training stages, by name; the others take one.
+    """
+    data = data or settings.data
+    few = replace(data, dir='', pages={split: min(count, FEW_PAGES[split]) for split, count in data.pages.items()})
+    return replace(
+        settings,
+        model=replace(small_model(''), lora=settings.model.lora),
+        data=few,
+        sampler=small_sampler(),
+        mesh=MeshSettings(data=0, cpu_devices=2),
+        stage={name: _shrink_stage(stage, steps.get(name, 1)) for name, stage in settings.stage.items()},
     )
+
+
+def _shrink_stage(stage: Any, steps: int) -> Any:
+    if isinstance(stage, EvaluateSettings):
+        return replace(stage, questions=2 if len(stage.tasks) > 2 else 4)
+    few = {item.name: FEW[item.name] for item in fields(stage) if item.name in FEW}
+    if isinstance(stage, RlSettings):
+        few |= {
+            'pack': min(stage.pack, 2),
+            'micro_batch': 4 if stage.micro_batch else 0,
+            # Random weights earn nothing: without this term a smoke run would move no weight, and resuming it would show nothing.
+            'loss': replace(stage.loss, entropy_weight=0.01),
+        }
+    return replace(stage, steps=steps, **few)

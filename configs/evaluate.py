@@ -2,45 +2,37 @@
 
     python -m rarl_jax.main --config=configs/evaluate.py --config.model.path=DIR --config.data.dir=DIR
 
-`model.path` is a Hugging Face folder (a run's export, or Qwen2.5-VL itself), `data.dir` a data set made by configs/build_ai4va_fg.py. Sampled instead of
-greedy: --config.stage.evaluation.samples=8. A run that was stopped goes on without asking again what was answered.
+`model.path` is a Hugging Face folder (a run's export, or Qwen2.5-VL itself), `data.dir` a data set made by configs/build_ai4va_fg.py. All GPUs of the
+node answer, each with a copy of the weights. Sampled instead of greedy: --config.stage.evaluation.samples=8. A run that was stopped goes on without
+asking again what was answered. Variants: small, for policies of the quickstart; smoke, a random small policy on a few drawn pages.
 """
+
+from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from configs._parts import small_data, small_model, small_run, to_config
+from configs._parts import choose, recipe, shrink, small_data, small_world
+from configs.rarl import MODEL, SAMPLER
 from input_pipeline.schema import TASKS
-from rarl_jax.models.images import PixelLimits
 from rarl_jax.runtime.sharding import MeshSettings
-from rarl_jax.sampler.settings import SamplerSettings
-from rarl_jax.settings import DataSettings, EvaluateSettings, ModelSettings, RunSettings
+from rarl_jax.settings import DataSettings, RunSettings
+from rarl_jax.stages.evaluate import EvaluateSettings
 
 MODES = ('direct', 'zoom', 'oracle_zoom', 'blank_crop', 'shuffled_crop')
+STAGES = {'evaluation': EvaluateSettings(tasks=TASKS, questions=0, modes=MODES)}
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none; small, for policies of the quickstart; and smoke, a random small policy on a few drawn pages."""
-    if variant not in ('', 'small', 'smoke'):
-        raise ValueError(f'Unknown variant {variant!r} of configs/evaluate.py: expected small, smoke or none.')
-    stage = EvaluateSettings(kind='evaluate', tasks=TASKS, questions=2 if variant == 'smoke' else 0, modes=MODES)
-    stages, compare = {'evaluation': stage}, ('evaluation',)
-    if variant:
-        data = small_data(train=8, test=4) if variant == 'smoke' else DataSettings()
-        return small_run(small_model(''), data, stages, compare)
-    model = ModelSettings(
-        path='',
-        dtype='bfloat16',
-        page=PixelLimits(256 * 28 * 28, 2048 * 28 * 28),
-        crop=PixelLimits(64 * 28 * 28, 1024 * 28 * 28),
-    )
-    settings = RunSettings(
-        seed=0,
-        model=model,
-        data=DataSettings(),
-        sampler=SamplerSettings(),
-        mesh=MeshSettings(),
-        stages=tuple(stages),
-        stage=stages,
-        compare=compare,
-    )
-    return to_config(settings)
+    """Variants: none, small and smoke."""
+    drawn = small_data({'train': 8, 'test': 4})
+    return choose(__file__, variant, {'': full, 'small': small, 'smoke': lambda: shrink(small(), drawn)})
+
+
+def full() -> RunSettings:
+    model = replace(MODEL, param_dtype='bfloat16')
+    mesh = MeshSettings(data=0)
+    return recipe(STAGES, ('evaluation',), model=model, data=DataSettings(), sampler=SAMPLER, mesh=mesh)
+
+
+def small() -> RunSettings:
+    return recipe(STAGES, ('evaluation',), **(small_world('', {}) | {'data': DataSettings()}))

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from configs._parts import small_model, small_run, to_config
+from configs._parts import choose, recipe, shrink
 from input_pipeline.schema import TASKS, Task
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
@@ -25,8 +25,31 @@ from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.lora import LoraConfig
 from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
-from rarl_jax.settings import DataSettings, EvaluateSettings, ModelSettings, RlSettings, RunSettings
+from rarl_jax.settings import DataSettings, ModelSettings, RunSettings
+from rarl_jax.stages.evaluate import EvaluateSettings
+from rarl_jax.stages.rl import RlSettings
 
+RECOGNITION: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
+REORDER: tuple[Task, ...] = ('dialogue_reordering', 'panel_reordering')
+CHARACTER: tuple[Task, ...] = ('character_counting', 'character_identification')
+
+MODEL = ModelSettings(
+    path='',
+    dtype='bfloat16',
+    page=PixelLimits(256 * 28 * 28, 2048 * 28 * 28),
+    crop=PixelLimits(64 * 28 * 28, 1024 * 28 * 28),
+    attention='cudnn',
+)
+# 192 rows of a full cache take 34 GB of each GPU; the 1,024 episodes of a step are decoded in six rounds.
+SAMPLER = SamplerSettings(
+    budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576),
+    rows=192,
+    segment=64,
+    early_exit=False,
+    patches_at_once=65_536,
+    lengths=(512, 1280, 2560, 4096, 8192),
+    cache_lengths=(4096, 8192, 12_288, 16_384, 24_576),
+)
 # A compilation of the 7B update takes minutes: few shapes. The largest hold a group with its page and four crops an episode, however thin.
 BUCKETS = Buckets(
     lengths=(4096, 8192, 16_384, 24_576),
@@ -35,93 +58,74 @@ BUCKETS = Buckets(
     patches=(8192,),
     chosen=(1024, 4096, 20_480),
 )
-RECOGNITION: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
-REORDER: tuple[Task, ...] = ('dialogue_reordering', 'panel_reordering')
-CHARACTER: tuple[Task, ...] = ('character_counting', 'character_identification')
-
-
 LORA = LoraConfig(
     rank=64,
     alpha=64.0,
     targets=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'),
 )
+# What the smoke variants draw: pages on which every task finds something to ask.
+DRAWN = DataSettings(
+    draw=DrawSettings(panels=(4, 9), figures=(4, 8), balloon_rate=1.0, repeat_cast=True),
+    pages={'train': 16, 'validation': 0, 'test': 4},
+    tasks=TaskSettings(open_share=0.5, model_pixels=168 * 224),
+)
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none, smoke, lora and lora_smoke."""
-    if variant not in ('', 'smoke', 'lora', 'lora_smoke'):
-        raise ValueError(f'Unknown variant {variant!r} of configs/rarl.py: expected smoke, lora, lora_smoke or none.')
-    smoke, lora = variant.endswith('smoke'), LORA if variant.startswith('lora') else None
-    stages = recipe(smoke, lora is not None)
-    compare = ('base:zoom', 'rarl:zoom')
-    if smoke:
-        tasks = TaskSettings(open_share=0.5, model_pixels=168 * 224)
-        draw = DrawSettings(panels=(4, 9), figures=(4, 8), balloon_rate=1.0, repeat_cast=True)
-        data = DataSettings(draw=draw, pages={'train': 16, 'test': 4}, tasks=tasks)
-        return small_run(replace(small_model(''), lora=lora), data, stages, compare)
-    return to_config(
-        RunSettings(
-            seed=0,
-            model=ModelSettings(
-                path='',
-                dtype='bfloat16',
-                param_dtype='float32' if lora is None else 'bfloat16',
-                lora=lora,
-                page=PixelLimits(256 * 28 * 28, 2048 * 28 * 28),
-                crop=PixelLimits(64 * 28 * 28, 1024 * 28 * 28),
-                attention='cudnn',
-            ),
-            data=DataSettings(),
-            # 192 rows of a full cache take 34 GB of each GPU; the 1,024 episodes of a step are decoded in six rounds.
-            sampler=SamplerSettings(
-                budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576),
-                rows=192 if lora is None else 16,  # of an adapter's run: 23 GB beside two copies of the weights
-                segment=64,
-                early_exit=False,
-                patches_at_once=65_536,
-                lengths=(512, 1280, 2560, 4096, 8192),
-                cache_lengths=(4096, 8192, 12_288, 16_384, 24_576),
-            ),
-            mesh=MeshSettings(fsdp=8 if lora is None else 1),
-            stages=tuple(stages),
-            stage=stages,
-            compare=compare,
-        )
+    """Variants: none, lora, smoke and lora_smoke."""
+    variants = {
+        '': full,
+        'lora': lora,
+        'smoke': lambda: shrink(full(), DRAWN),
+        'lora_smoke': lambda: shrink(lora(), DRAWN),
+    }
+    return choose(__file__, variant, variants)
+
+
+def full() -> RunSettings:
+    """All weights, on eight GPUs."""
+    learner = RlSettings(
+        steps=80,
+        questions=128,
+        group_size=8,
+        tasks=RECOGNITION,
+        reward=RewardSettings(),
+        optimizer=OptimizerSettings(learning_rate=1e-6, b2=0.99, frozen=('vision',)),
+        loss=LossSettings(clip_high=0.28),
+        micro_batch=8,  # a row for each GPU: two of 24,576 tokens would keep 100 GB of activations
+        buckets=BUCKETS,
     )
+    return run(MODEL, SAMPLER, MeshSettings(fsdp=8), learner)
 
 
-def recipe(smoke: bool, lora: bool) -> dict[str, RlSettings | EvaluateSettings]:
+def lora() -> RunSettings:
+    """A low-rank adapter of the decoder, on one GPU."""
+    learner = RlSettings(
+        steps=80,
+        questions=8,
+        group_size=8,
+        tasks=RECOGNITION,
+        reward=RewardSettings(),
+        optimizer=OptimizerSettings(learning_rate=1e-5, b2=0.99),  # an adapter wants about ten times the rate
+        loss=LossSettings(clip_high=0.28),
+        micro_batch=1,
+        buckets=replace(BUCKETS, images=(2, 5), windows=(256, 640)),  # a row by itself holds a page and four crops
+    )
+    model = replace(MODEL, param_dtype='bfloat16', lora=LORA)
+    return run(model, replace(SAMPLER, rows=16), MeshSettings(), learner)  # 23 GB beside two copies of the weights
+
+
+def run(model: ModelSettings, sampler: SamplerSettings, mesh: MeshSettings, learner: RlSettings) -> RunSettings:
     """Sixteen steps of warm start (format and tool use alone), then 200 of the full reward, category by category."""
-    optimizer = OptimizerSettings(learning_rate=1e-6, b2=0.99, frozen=('vision',))
-    if lora:  # an adapter wants about ten times the rate, and has no part in the tower
-        optimizer = OptimizerSettings(learning_rate=1e-5, b2=0.99)
-    questions, micro_batch, buckets = 128, 8, BUCKETS
-    if lora:  # a row by itself holds a page and four crops
-        questions, micro_batch, buckets = 8, 1, replace(BUCKETS, images=(2, 5), windows=(256, 640))
-    measure = EvaluateSettings(
-        kind='evaluate', tasks=TASKS, questions=2 if smoke else 0, modes=('direct', 'zoom'), judge='token_f1'
-    )
-
-    def learn(steps: int, tasks: tuple[Task, ...], reward: RewardSettings) -> RlSettings:
-        return RlSettings(
-            kind='rl',
-            steps=1 if smoke else steps,
-            questions=2 if smoke else questions,
-            group_size=2 if smoke else 8,
-            tasks=tasks,
-            reward=reward,
-            optimizer=optimizer,
-            loss=LossSettings(clip_high=0.28),
-            # A row for each GPU: two of 24,576 tokens would keep 100 GB of activations.
-            micro_batch=4 if smoke else micro_batch,
-            buckets=Buckets() if smoke else buckets,
-        )
-
-    return {
+    measure = EvaluateSettings(tasks=TASKS, questions=0, modes=('direct', 'zoom'), judge='token_f1')
+    several = RewardSettings(max_paid_zooms=3)
+    stages = {
         'base': measure,
-        'warm_start': learn(16, RECOGNITION, RewardSettings().warm_start()),
-        'recognition': learn(80, RECOGNITION, RewardSettings()),
-        'reorder': learn(60, REORDER, RewardSettings(max_paid_zooms=3)),
-        'character': learn(60, CHARACTER, RewardSettings(max_paid_zooms=3)),
+        'warm_start': replace(learner, steps=16, reward=RewardSettings().warm_start()),
+        'recognition': learner,
+        'reorder': replace(learner, steps=60, tasks=REORDER, reward=several),
+        'character': replace(learner, steps=60, tasks=CHARACTER, reward=several),
         'rarl': measure,
     }
+    compare = ('base:zoom', 'rarl:zoom')
+    return recipe(stages, compare, model=model, data=DataSettings(), sampler=sampler, mesh=mesh)

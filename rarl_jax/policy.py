@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +15,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from input_pipeline.loader import read_questions
-from rarl_jax.conversation.protocol import CHAT_TEMPLATE, fixed_strings
+from input_pipeline.schema import Question
+from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import Config, Qwen2_5_VL
 from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, merge, save_adapter
 from rarl_jax.models.params import Params, abstract_params, logical_axes
 from rarl_jax.models.weights import load_params, save_params
 from rarl_jax.runtime import processes
+from rarl_jax.runtime.plugins import load_plugin
 from rarl_jax.runtime.sharding import Rules, constrain, param_shardings
-from rarl_jax.small.policy import write_small_folder
 
 if TYPE_CHECKING:
     from rarl_jax.settings import ModelSettings
@@ -42,10 +45,24 @@ TOKENIZER_FILES = (
 )
 
 
+@dataclass(frozen=True)
+class PolicyKind:
+    """How a policy is made from nothing: what the module that config.model.fresh.kind names offers as POLICY."""
+
+    settings: type  # a frozen dataclass with the field `kind`
+    # (folder, settings, questions of the training split, how large it will see a page, seed): writes a Hugging Face folder.
+    make: Callable[[Path, Any, Sequence[Question], PixelLimits, int], object]
+
+
+def load_policy_kind(kind: str) -> PolicyKind:
+    """The PolicyKind of a module's import path; ValueError where there is none."""
+    return load_plugin(kind, 'POLICY', PolicyKind, 'config.model.fresh.kind')
+
+
 def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: int) -> Path:
     """The folder of the policy that the run starts from; FileNotFoundError if it is named but not there.
 
-    With an empty path a small one with random weights is made; each answer of the data set is one token of its tokenizer.
+    With an empty path one with random weights is made, as settings.fresh says.
     """
     if settings.path:
         if not Path(settings.path).is_dir():
@@ -55,17 +72,8 @@ def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: 
         return Path(settings.path)
     folder = workdir / 'init'
     if not (folder / 'model.safetensors').is_file():
-        questions = read_questions(data_dir, 'train')
-        answers = sorted({question.answer for question in questions})
-        write_small_folder(
-            folder,
-            corpus=[question.prompt for question in questions],
-            phrases=(*fixed_strings(), *answers),
-            chat_template=CHAT_TEMPLATE,
-            shape=settings.small,
-            page_pixels=(settings.page.min_pixels, settings.page.max_pixels),
-            seed=seed,
-        )
+        make = load_policy_kind(settings.fresh.kind).make
+        make(folder, settings.fresh, read_questions(data_dir, 'train'), settings.page, seed)
     return folder
 
 

@@ -31,12 +31,9 @@ from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
 from rarl_jax.runtime.progress import Progress
 from rarl_jax.runtime.sharding import cut_cpu, make_mesh
 from rarl_jax.runtime.signals import Stopped, stop_on_signal
-from rarl_jax.settings import CompareSettings, DataSettings, EvaluateSettings, RunSettings, settings_from
-from rarl_jax.small import grounding
-from rarl_jax.stages import evaluate, rl, sft
+from rarl_jax.settings import CompareSettings, DataSettings, RunSettings, settings_from
 from rarl_jax.stages.context import Run
-
-TRAIN = {'grounding': grounding.train, 'sft': sft.train, 'rl': rl.train}
+from rarl_jax.stages.registry import load_kind
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -56,11 +53,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         this = open_run(settings, workdir, signals)
         for name in settings.stages:
             stage = settings.stage[name]
-            if isinstance(stage, EvaluateSettings):
-                if this.is_due(name):
-                    evaluate.evaluate(this, name, stage)
-            elif this.place(name) >= this.done:
-                TRAIN[stage.kind](this, name, stage)
+            if this.is_due(name):
+                load_kind(stage.kind).run(this, name, stage)
         finish(this)
 
 

@@ -10,27 +10,21 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import dacite
 
 from input_pipeline.build import BuildSettings
-from input_pipeline.schema import Task
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
-from input_pipeline.traces import TraceSettings
-from rarl_jax.conversation.rewards import RewardSettings
-from rarl_jax.evaluation.records import Mode
-from rarl_jax.learner.advantages import Estimator
-from rarl_jax.learner.batches import Buckets
-from rarl_jax.learner.losses import LossSettings
-from rarl_jax.learner.optim import OptimizerSettings
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.lora import LoraConfig
+from rarl_jax.policy import load_policy_kind
 from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
-from rarl_jax.small.policy import SmallShape
+from rarl_jax.stages.evaluate import EvaluateSettings
+from rarl_jax.stages.registry import load_kind
 
 PUBLISHED_LIMITS = PixelLimits(56 * 56, 3584 * 3584)  # of the published processor
 
@@ -39,21 +33,18 @@ PUBLISHED_LIMITS = PixelLimits(56 * 56, 3584 * 3584)  # of the published process
 class ModelSettings:
     """The policy."""
 
-    path: (
-        str  # a Hugging Face folder: config.json, *.safetensors, tokenizer, chat template; '' = a `small` one, made now
-    )
-    small: SmallShape | None = None  # sizes of a policy that is made from nothing
+    path: str  # a Hugging Face folder: config.json, *.safetensors, tokenizer, chat template; '' = a fresh one, made now
+    # A policy that is made from nothing: settings whose `kind` is the import path of the module that makes it.
+    fresh: Any = None
     dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations and the KV cache
     param_dtype: Literal['float32', 'bfloat16'] = 'float32'  # of the weights; an adapter is float32
-    lora: LoraConfig | None = (
-        None  # the stages train a low-rank adapter and leave the weights alone; None = they train the weights
-    )
+    # The stages train a low-rank adapter and leave the weights alone; None = they train the weights.
+    lora: LoraConfig | None = None
     page: PixelLimits = PUBLISHED_LIMITS  # how large the policy sees a page
     crop: PixelLimits = PUBLISHED_LIMITS  # how large the policy sees a crop
     scan_layers: bool = True  # one compiled layer, scanned: quick to compile; False unrolls, which a CPU runs faster
-    remat: Literal['none', 'attention', 'full'] = (
-        'attention'  # what the backward pass recomputes: nothing, all but attention, all
-    )
+    # What the backward pass recomputes: nothing, all but attention, all.
+    remat: Literal['none', 'attention', 'full'] = 'attention'
     attention: Literal['xla', 'cudnn'] = 'xla'  # cudnn: on GPUs
 
 
@@ -64,97 +55,8 @@ class DataSettings:
     dir: str = ''  # a data set built before; '' = read `raw` (or draw pages) and build one inside the workdir
     raw: str = ''  # a folder in AI4VA's format; '' = draw pages
     draw: DrawSettings | None = None  # how pages are drawn where `raw` is empty
-    pages: Mapping[str, int] = dataclasses.field(default_factory=dict)  # pages to draw for each split
-    tasks: TaskSettings = dataclasses.field(default_factory=TaskSettings)  # how questions are made
-
-
-@dataclass(frozen=True)
-class GroundingSettings:
-    """A stage that teaches a vision tower from nothing."""
-
-    kind: Literal['grounding']
-    steps: int
-    pages: int  # pages a step
-    optimizer: OptimizerSettings
-    page_tasks: tuple[Task, ...] = ('character_identification',)  # their answers and regions are read off the page
-    crop_tasks: tuple[Task, ...] = ('action_recognition', 'depth_comparison')  # their answers are read off crops
-    crops_a_page: int = 1  # crops cut from each page
-    recited: int = 4  # names of each page after which the decoder says a box
-    pages_alone: int = (
-        0  # first steps, in which neither of them counts: Muon gives what is not yet learnt its full share of a step
-    )
-    crop_scale: tuple[float, float] = (1.0, 1.3)  # width and height of a crop, in those of its region
-    crop_shift: float = 0.05  # most by which its centre lies off, in widths and heights of the region
-    save_every: int = 100  # steps
-
-
-@dataclass(frozen=True)
-class SftSettings:
-    """A stage of supervised learning on conversations made from annotations."""
-
-    kind: Literal['sft']
-    steps: int
-    pages: int  # pages a step, one conversation about each
-    traces: TraceSettings
-    optimizer: OptimizerSettings
-    tasks: tuple[Task, ...]
-    buckets: Buckets = dataclasses.field(default_factory=Buckets)  # sizes that batches are padded to
-    crops_a_page: int = 4  # conversations about each page where they show a crop alone
-    micro_batch: int = 0  # conversations a device pass; 0 = the whole batch
-    save_every: int = 50  # steps
-
-
-@dataclass(frozen=True)
-class RlSettings:
-    """A stage of GRPO."""
-
-    kind: Literal['rl']
-    steps: int  # one policy update each
-    questions: int  # questions a step
-    group_size: int  # episodes a question
-    tasks: tuple[Task, ...]
-    reward: RewardSettings
-    optimizer: OptimizerSettings
-    loss: LossSettings
-    buckets: Buckets = dataclasses.field(default_factory=Buckets)  # sizes that batches are padded to
-    offer_tool: bool = True  # False = plain RL: the policy answers from the page alone
-    from_start: bool = (
-        False  # begin with the policy that the run began with, not with the last stage's: a baseline beside it
-    )
-    temperature: float = 1.0
-    advantage: Estimator = 'grpo'
-    drop_cut_off: bool = False  # leave episodes that a budget ended out of the loss
-    micro_batch: int = 0  # episodes a device pass, a multiple of group_size; 0 = the whole batch
-    pack: int = 1  # episodes of a group that share a row, and their prompt, in an update: pays where prompts are longer than answers
-    save_every: int = 20  # steps
-    show_every: int = 10  # steps between the episodes that are kept for the report
-
-    def __post_init__(self):
-        if self.group_size % self.pack:
-            raise ValueError(
-                f'pack is {self.pack}, expected a number that divides group_size, {self.group_size}: episodes of one group share a row.'
-            )
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """A stage that answers held-out questions."""
-
-    kind: Literal['evaluate']
-    tasks: tuple[Task, ...]
-    questions: int  # questions a task; 0 = all of the split
-    modes: tuple[Mode, ...] = ('zoom',)
-    split: Literal['train', 'validation', 'test'] = 'test'
-    samples: int = 1  # attempts a question; 1 = greedy
-    temperature: float = 1.0  # where there are several attempts
-    batch_size: int = 64  # questions answered together
-    judge: Literal['none', 'exact', 'token_f1', 'endpoint'] = (
-        'none'  # of open answers; an endpoint is named by the environment
-    )
-
-
-TrainingSettings = GroundingSettings | SftSettings | RlSettings
-StageSettings = TrainingSettings | EvaluateSettings
+    pages: Mapping[str, int] = field(default_factory=dict)  # pages to draw for each split
+    tasks: TaskSettings = field(default_factory=TaskSettings)  # how questions are made
 
 
 @dataclass(frozen=True)
@@ -167,8 +69,8 @@ class RunSettings:
     sampler: SamplerSettings
     mesh: MeshSettings
     stages: tuple[str, ...]  # names, in the order they run
-    stage: Mapping[str, StageSettings]  # what each name means
-    compare: tuple[str, ...] = ()  # evaluations that the closing table sets side by side
+    stage: Mapping[str, Any]  # what each name means: settings of a stage kind, see stages/registry.py
+    compare: tuple[str, ...] = ()  # evaluations that the closing table sets side by side: 'STAGE' or 'STAGE:MODE'
     keep_checkpoints: int = 2  # newest ones that stay on disk
 
     def __post_init__(self):
@@ -176,10 +78,22 @@ class RunSettings:
             raise ValueError(
                 f'config.stages names {unknown}, but config.stage describes only {sorted(self.stage)}: add or correct them.'
             )
-        grounding = [name for name in self.stages if self.stage[name].kind == 'grounding']
-        if self.model.lora is not None and grounding:
+        whole = [name for name in self.stages if not load_kind(self.stage[name].kind).takes_adapter]
+        if self.model.lora is not None and whole:
             raise ValueError(
-                f'Stage {grounding[0]} trains all weights, which model.lora leaves alone: take one of them out.'
+                f'Stage {whole[0]} trains all weights, which model.lora leaves alone: take one of them out.'
+            )
+        if self.keep_checkpoints < 1:
+            raise ValueError(
+                f'config.keep_checkpoints is {self.keep_checkpoints}, expected at least 1: a run needs one to go on from.'
+            )
+        evaluations = {
+            name: self.stage[name].modes for name in self.stages if isinstance(self.stage[name], EvaluateSettings)
+        }
+        known = [*evaluations, *(f'{name}:{mode}' for name, modes in evaluations.items() for mode in modes)]
+        if unknown := [item for item in self.compare if item not in known]:
+            raise ValueError(
+                f'config.compare names {unknown}, which no evaluation of this run gives: choose from {known}.'
             )
 
 
@@ -211,7 +125,23 @@ def settings_from(config: Mapping[str, Any]) -> RunSettings | BuildSettings | Co
         return _typed(BuildSettings, config['data'], 'config.data')
     if tuple(config['stages']) == ('compare_torch',):
         return _typed(CompareSettings, config, 'config')
-    return _typed(RunSettings, config, 'config')
+    stages = {name: _stage(values, f'config.stage.{name}') for name, values in config['stage'].items()}
+    return _typed(RunSettings, {**config, 'stage': stages, 'model': _model(config['model'])}, 'config')
+
+
+def _stage(values: Mapping[str, Any], path: str) -> Any:
+    """The settings of one stage, as its kind has them."""
+    if 'kind' not in values:
+        raise ValueError(f'{path} lacks kind: add it to the config file.')
+    return _typed(load_kind(values['kind']).settings, values, path)
+
+
+def _model(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, `fresh` as the module that makes the policy has it."""
+    if values.get('fresh') is None:
+        return values
+    fresh = values['fresh']
+    return {**values, 'fresh': _typed(load_policy_kind(fresh.get('kind')).settings, fresh, 'config.model.fresh')}
 
 
 def _typed(kind: type, values: Mapping[str, Any], path: str) -> Any:
@@ -223,6 +153,8 @@ def _typed(kind: type, values: Mapping[str, Any], path: str) -> Any:
         raise ValueError(f'{path}.{error.field_path} is {error.value!r}, expected {expected}.') from error
     except dacite.DaciteError as error:
         raise ValueError(f'{path}: {error}; correct it in the config file or on the command line.') from error
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
 
 
 def check_keys(kind: Any, values: Any, path: str) -> None:
@@ -246,15 +178,7 @@ def check_keys(kind: Any, values: Any, path: str) -> None:
 
 
 def _concrete(kind: Any, value: Any) -> Any:
-    """The member of a union that `value` is meant for: a stage by its `kind`, an optional by what it is when given."""
+    """What an optional is when it is given."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind
-    members = [member for member in typing.get_args(kind) if member is not type(None)]
-    if len(members) == 1:
-        return members[0]
-    for member in members:
-        if isinstance(value, Mapping) and value.get('kind') in typing.get_args(typing.get_type_hints(member)['kind']):
-            return member
-    kinds = [typing.get_args(typing.get_type_hints(member)['kind'])[0] for member in members]
-    found = value.get('kind') if isinstance(value, Mapping) else value
-    raise ValueError(f'A stage has kind {found!r}, expected one of {kinds}.')
+    return next(member for member in typing.get_args(kind) if member is not type(None))

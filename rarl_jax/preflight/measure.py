@@ -25,7 +25,8 @@ from rarl_jax.runtime.sharding import AXES, batch_parts, constrain, param_shardi
 from rarl_jax.sampler.choice import Choice
 from rarl_jax.sampler.programs import Program, Rules, cache_sharding, decode
 from rarl_jax.sampler.weights import copied_places
-from rarl_jax.settings import RlSettings, RunSettings
+from rarl_jax.settings import RunSettings
+from rarl_jax.stages.rl import RlSettings
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,10 @@ from rarl_jax.learner.update import MicroBatch
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import VisionBatch, VisionConfig
 from rarl_jax.runtime.sharding import batch_sharding, replicated
-from rarl_jax.settings import EvaluateSettings, RlSettings, RunSettings, SftSettings
+from rarl_jax.settings import RunSettings
+from rarl_jax.stages.evaluate import EvaluateSettings
+from rarl_jax.stages.rl import RlSettings
+from rarl_jax.stages.sft import SftSettings
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from input_pipeline.loader import LoaderSettings, PageSample, load_pages, prepare_ahead, read_questions
-from input_pipeline.schema import Box, Question
+from input_pipeline.schema import Box, Question, Task
 from input_pipeline.traces import loosen
 from rarl_jax.conversation.boxes import from_original
 from rarl_jax.conversation.dialogue import Host, PageView, view_page
@@ -45,14 +45,30 @@ from rarl_jax.models.positions import mrope_positions
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
 from rarl_jax.runtime.sharding import shardings_of
-from rarl_jax.settings import GroundingSettings
 from rarl_jax.stages.context import Run
+from rarl_jax.stages.registry import StageKind, TrainingSettings
 
-BOX_WEIGHT, LATE_WEIGHT = (
-    0.3,
-    0.5,
-)  # of the parts of the loss, that of the words being 1; late: crops, and boxes that are recited
+# Of the parts of the loss, that of the words being 1; late: crops, and boxes that are recited.
+BOX_WEIGHT, LATE_WEIGHT = 0.3, 0.5
 LEAST_COVER = 0.05  # share of a token's area that a region must cover for the token to speak of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingSettings(TrainingSettings):
+    """A stage that teaches a vision tower from nothing."""
+
+    kind: str = 'rarl_jax.small.grounding'
+    pages: int  # pages a step
+    optimizer: optim.OptimizerSettings
+    page_tasks: tuple[Task, ...] = ('character_identification',)  # their answers and regions are read off the page
+    crop_tasks: tuple[Task, ...] = ('action_recognition', 'depth_comparison')  # their answers are read off crops
+    crops_a_page: int = 1  # crops cut from each page
+    recited: int = 4  # names of each page after which the decoder says a box
+    # First steps, in which neither of them counts: Muon gives what is not yet learnt its full share of a step.
+    pages_alone: int = 0
+    crop_scale: tuple[float, float] = (1.0, 1.3)  # width and height of a crop, in those of its region
+    crop_shift: float = 0.05  # most by which its centre lies off, in widths and heights of the region
+    save_every: int = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,7 @@ class GroundingBatch:
 
 def train(run: Run, name: str, stage: GroundingSettings) -> None:
     """Trains the run's tower and embeddings for `stage.steps` updates, from wherever the stage stands."""
+    run.start_over_if(stage.from_start)
     words = find_words(run, stage)
     heads = init_heads(
         run.key(name, 0), run.model.config.text.hidden_size, len(stage.crop_tasks), run.model.config.init_scale
@@ -331,3 +348,6 @@ def make_update(model: Qwen2_5_VL, words: Words, optimizer: optax.GradientTransf
         return learner.advanced(params, opt_state), metrics
 
     return update
+
+
+STAGE = StageKind(GroundingSettings, train, takes_adapter=False)

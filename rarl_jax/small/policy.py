@@ -8,7 +8,7 @@ their value: a box coordinate is one token, and `smooth_number_embeddings` lets 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ import numpy as np
 from jaxtyping import Float
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from input_pipeline.schema import Question
+from rarl_jax.conversation.protocol import CHAT_TEMPLATE, fixed_strings
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.policy import PolicyKind
 
 NUMBERS = 256  # 0..255 are whole tokens, with ids 0..255
 SPECIAL = (
@@ -44,6 +49,7 @@ IMAGE_MEAN, IMAGE_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.2613
 class SmallShape:
     """Sizes of a small Qwen2.5-VL; the defaults have 1.7 M parameters."""
 
+    kind: str = 'rarl_jax.small.policy'
     hidden: int = 128  # width of the decoder
     layers: int = 4  # decoder layers
     heads: int = 4  # query heads
@@ -66,6 +72,19 @@ class SmallShape:
         half = self.hidden // self.heads // 2
         rows = half * 3 // 8
         return (half - 2 * rows, rows, rows)
+
+
+def make_policy(folder: Path, shape: SmallShape, questions: Sequence[Question], page: PixelLimits, seed: int) -> Path:
+    """A folder for the small world: every answer of the questions is one token of its tokenizer, and so is every fixed string of a conversation."""
+    return write_small_folder(
+        folder,
+        corpus=[question.prompt for question in questions],
+        phrases=(*fixed_strings(), *sorted({question.answer for question in questions})),
+        chat_template=CHAT_TEMPLATE,
+        shape=shape,
+        page_pixels=(page.min_pixels, page.max_pixels),
+        seed=seed,
+    )
 
 
 def write_small_folder(
@@ -355,3 +374,6 @@ def smooth_number_embeddings(width: int, scale: float, count: int = NUMBERS) -> 
     phase = 2 * np.pi * np.arange(count)[:, None] / waves
     rows = np.concatenate([np.sin(phase), np.cos(phase)], axis=1) * (scale * np.sqrt(2.0))
     return np.pad(rows, ((0, 0), (0, width % 2))).astype(np.float32)
+
+
+POLICY = PolicyKind(SmallShape, make_policy)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import optax
@@ -27,7 +27,10 @@ from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
 from rarl_jax.runtime.progress import Progress
 from rarl_jax.runtime.sharding import everywhere
 from rarl_jax.runtime.signals import Stopped
-from rarl_jax.settings import EvaluateSettings, RlSettings, RunSettings, TrainingSettings
+from rarl_jax.stages.registry import TrainingSettings
+
+if TYPE_CHECKING:
+    from rarl_jax.settings import RunSettings
 
 
 @dataclass
@@ -54,19 +57,18 @@ class Run:
     @property
     def training(self) -> list[str]:
         """Names of the stages that change the policy, in order."""
-        return [name for name in self.settings.stages if not isinstance(self.settings.stage[name], EvaluateSettings)]
+        return [name for name in self.settings.stages if isinstance(self.settings.stage[name], TrainingSettings)]
 
     @property
     def processes(self) -> tuple[int, int]:
         return jax.process_index(), jax.process_count()
 
     def is_due(self, name: str) -> bool:
-        """Whether the policy stands where an evaluation wants it: a resumed run is past those of earlier stages."""
+        """Whether a training stage has yet to be done, or the policy stands where an evaluation wants it: a resumed run is past those of earlier stages."""
+        if name in self.training:
+            return self.training.index(name) >= self.done
         before = self.settings.stages[: self.settings.stages.index(name)]
         return self.saved is None and self.done == sum(stage in self.training for stage in before)
-
-    def place(self, name: str) -> int:
-        return self.training.index(name)
 
     def key(self, name: str, step: int) -> Key[Array, '']:
         """The random key of one step of one stage."""
@@ -90,7 +92,7 @@ class Run:
         again (`from_start`) leaves out what was trained before it.
         """
         before = self.settings.stages[: self.settings.stages.index(name)]
-        fresh = [n for n in before if isinstance(stage := self.settings.stage[n], RlSettings) and stage.from_start]
+        fresh = [n for n in before if n in self.training and self.settings.stage[n].from_start]
         updates = self.global_step(name) - (self.global_step(fresh[-1]) if fresh else 0)
         return f'{self.settings.model.path or self.model_dir.name}+{updates}'
 
@@ -112,6 +114,11 @@ class Run:
         return params if self.adapted is None else join(self.adapted.base, params, self.adapted.lora)
 
     # ---- what training stages call
+
+    def start_over_if(self, from_start: bool) -> None:
+        """The stage begins with the policy that the run began with; a checkpoint in mid-stage takes its place in `begin`."""
+        if from_start:
+            self.params = self.first_params()
 
     def begin(
         self, name: str, optimizer: optax.GradientTransformation, batches: Iterator[Any], extra: Params | None = None

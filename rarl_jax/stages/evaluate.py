@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 
 from input_pipeline.grading import grade
 from input_pipeline.loader import LoaderSettings, Sample, SampleSource
-from input_pipeline.schema import Question
+from input_pipeline.schema import Question, Task
 from rarl_jax.conversation.controls import CropControl
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.protocol import system_text
@@ -22,8 +24,34 @@ from rarl_jax.runtime import processes
 from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
-from rarl_jax.settings import EvaluateSettings
 from rarl_jax.stages.context import Run
+from rarl_jax.stages.registry import StageKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """A stage that answers held-out questions."""
+
+    kind: str = 'evaluate'
+    tasks: tuple[Task, ...]
+    questions: int  # questions a task; 0 = all of the split
+    modes: tuple[Mode, ...] = ('zoom',)
+    split: Literal['train', 'validation', 'test'] = 'test'
+    samples: int = 1  # attempts a question; 1 = greedy
+    temperature: float = 1.0  # where there are several attempts
+    batch_size: int = 64  # questions answered together
+    # Of open answers; an endpoint is named by the environment.
+    judge: Literal['none', 'exact', 'token_f1', 'endpoint'] = 'none'
+
+    def __post_init__(self):
+        if self.questions < 0 or min(self.samples, self.batch_size) < 1 or not 0 < self.temperature < float('inf'):
+            raise ValueError(
+                f'An evaluation has questions {self.questions}, samples {self.samples}, batch_size {self.batch_size} and temperature '
+                f'{self.temperature}: expected 0 or more, 1 or more twice, and a positive number.'
+            )
+        if not self.tasks or not self.modes:
+            raise ValueError('An evaluation has no task or no mode: name at least one of each.')
+
 
 CROPS: dict[Mode, CropControl] = {
     'direct': 'real',  # never shown: the prompt offers no tool
@@ -166,3 +194,6 @@ def headline(results: dict) -> dict[str, float]:
                 if found[figure] is not None:
                     numbers[f'eval/{mode}/{figure}/{task}'] = found[figure]
     return numbers
+
+
+STAGE = StageKind(EvaluateSettings, evaluate)

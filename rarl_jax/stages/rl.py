@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -12,26 +13,57 @@ from jaxtyping import Bool, Float, Int
 
 from input_pipeline.grading import grade
 from input_pipeline.loader import LoaderSettings, Sample, load
+from input_pipeline.schema import Task
 from rarl_jax.conversation import rewards
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.episodes import write_rollouts
 from rarl_jax.conversation.rewards import Reward, RewardSettings
-from rarl_jax.learner.advantages import advantages, without_variance
-from rarl_jax.learner.optim import make_optimizer
+from rarl_jax.learner.advantages import Estimator, advantages, without_variance
+from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.losses import LossSettings
+from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.update import ReferencePolicy, Updater, micro_batches, reinforcement
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
 from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
-from rarl_jax.settings import RlSettings
 from rarl_jax.stages.context import Run
+from rarl_jax.stages.registry import StageKind, TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlSettings(TrainingSettings):
+    """A stage of GRPO."""
+
+    kind: str = 'rl'
+    questions: int  # questions a step
+    group_size: int  # episodes a question
+    tasks: tuple[Task, ...]
+    reward: RewardSettings
+    optimizer: OptimizerSettings
+    loss: LossSettings
+    buckets: Buckets = field(default_factory=Buckets)  # sizes that batches are padded to
+    offer_tool: bool = True  # False = plain RL: the policy answers from the page alone
+    temperature: float = 1.0
+    advantage: Estimator = 'grpo'
+    drop_cut_off: bool = False  # leave episodes that a budget ended out of the loss
+    micro_batch: int = 0  # episodes a device pass, a multiple of group_size; 0 = the whole batch
+    # Episodes of a group that share a row, and their prompt, in an update: pays where prompts are longer than answers.
+    pack: int = 1
+    save_every: int = 20  # steps
+    show_every: int = 10  # steps between the episodes that are kept for the report
+
+    def __post_init__(self):
+        if self.group_size % self.pack:
+            raise ValueError(
+                f'pack is {self.pack}, expected a number that divides group_size, {self.group_size}: episodes of one group share a row.'
+            )
 
 
 def train(run: Run, name: str, stage: RlSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
-    if stage.from_start:
-        run.params = run.first_params()
+    run.start_over_if(stage.from_start)
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     questions = processes.share(stage.questions, f'config.stage.{name}.questions')
     loader = LoaderSettings(batch_size=questions, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
@@ -166,3 +198,6 @@ def show(run: Run, name: str, step: int, samples, episodes, paid, advantage) -> 
         pages={sample.question.page_id: sample.image for sample in shown},
         decode=run.host.chat.decode,
     )
+
+
+STAGE = StageKind(RlSettings, train)

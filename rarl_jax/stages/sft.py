@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -14,16 +15,32 @@ from input_pipeline.schema import Task
 from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.replay import replay
-from rarl_jax.learner.optim import make_optimizer
+from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.update import Updater, imitation, micro_batches
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
-from rarl_jax.settings import SftSettings
 from rarl_jax.stages.context import Run
+from rarl_jax.stages.registry import StageKind, TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftSettings(TrainingSettings):
+    """A stage of supervised learning on conversations made from annotations."""
+
+    kind: str = 'sft'
+    pages: int  # pages a step, one conversation about each
+    traces: TraceSettings
+    optimizer: OptimizerSettings
+    tasks: tuple[Task, ...]
+    buckets: Buckets = field(default_factory=Buckets)  # sizes that batches are padded to
+    crops_a_page: int = 4  # conversations about each page where they show a crop alone
+    micro_batch: int = 0  # conversations a device pass; 0 = the whole batch
 
 
 def train(run: Run, name: str, stage: SftSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
+    run.start_over_if(stage.from_start)
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
     loader = LoaderSettings(batch_size=count, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
@@ -85,3 +102,6 @@ def answer_spaces(run: Run, stage: SftSettings) -> dict[Task, list[str]]:
         if question.task in spaces:
             spaces[question.task].add(question.answer)
     return {task: sorted(space) for task, space in spaces.items()}
+
+
+STAGE = StageKind(SftSettings, train)

@@ -113,6 +113,6 @@ def test_7b_fits_one_gpu():
 
 def test_a_stage_that_trains_all_weights_is_refused(finished):
     config = json.loads((finished / 'config.json').read_text())
-    eyes = {'kind': 'grounding', 'steps': 1, 'pages': 1, 'optimizer': {'learning_rate': 1e-3}}
+    eyes = {'kind': 'rarl_jax.small.grounding', 'steps': 1, 'pages': 1, 'optimizer': {'learning_rate': 1e-3}}
     with pytest.raises(ValueError, match=r'Stage eyes trains all weights, which model\.lora leaves alone'):
         settings_from(config | {'stages': ['eyes'], 'stage': {'eyes': eyes}})

@@ -17,9 +17,9 @@ from rarl_jax.learner.batches import plan_shared_images
 from rarl_jax.learner.optim import OptimizerSettings
 from rarl_jax.models.positions import mrope_positions
 from rarl_jax.runtime.sharding import MeshSettings, make_mesh
-from rarl_jax.settings import GroundingSettings
 from rarl_jax.small import grounding
 from rarl_jax.small.grounding import (
+    GroundingSettings,
     Words,
     box_iou,
     cross_entropy,
@@ -34,10 +34,9 @@ from rarl_jax.small.grounding import (
 from tests.rarl_jax import small_policy
 
 STAGE = GroundingSettings(
-    'grounding',
-    1,
-    2,
-    OptimizerSettings(1e-3),
+    steps=1,
+    pages=2,
+    optimizer=OptimizerSettings(1e-3),
     page_tasks=('action_recognition',),
     crop_tasks=('action_recognition',),
 )

@@ -14,8 +14,7 @@ from input_pipeline.build import BuildSettings, build
 from input_pipeline.schema import TASKS
 from input_pipeline.synthetic.files import write_pages
 from input_pipeline.synthetic.pages import DrawSettings
-from rarl_jax.settings import EvaluateSettings
-from rarl_jax.stages.evaluate import evaluate, notices
+from rarl_jax.stages.evaluate import EvaluateSettings, evaluate, notices
 from tests.commands import launch
 from tests.rarl_jax.evaluation.made import question
 from tests.rarl_jax.evaluation.test_judge import Server, says
