@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from input_pipeline.schema import Task
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
-from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.conversation.dialogue import Budget, ConversationSettings
 from rarl_jax.learner.batches import Buckets
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.runtime.sharding import MeshSettings
@@ -48,6 +48,8 @@ def recipe(stages: Mapping[str, Any], compare: tuple[str, ...], **settings: Any)
 
 # ---------------------------------------------------------------- the small world
 
+# A call has 11 tokens, an answer 4.
+SHORT = ConversationSettings(budget=Budget(max_turns=3, turn_tokens=24, total_tokens=512))
 SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
 
 
@@ -56,7 +58,8 @@ def small_world(path: str, pages: Mapping[str, int]) -> dict[str, Any]:
     return {
         'model': small_model(path),
         'data': small_data(pages),
-        'sampler': small_sampler(),
+        'conversation': SHORT,
+        'sampler': SamplerSettings(segment=16),
         'mesh': MeshSettings(data=0, cpu_devices=2),
     }
 
@@ -92,11 +95,6 @@ def small_data(pages: Mapping[str, int]) -> DataSettings:
     return DataSettings(draw=DrawSettings(), pages={'train': 0, 'validation': 0, 'test': 0, **pages}, tasks=tasks)
 
 
-def small_sampler() -> SamplerSettings:
-    """Short conversations: a call has 11 tokens, an answer 4."""
-    return SamplerSettings(budget=Budget(max_turns=3, turn_tokens=24, total_tokens=512), segment=16)
-
-
 # ---------------------------------------------------------------- smoke
 
 FEW_PAGES = {'train': 16, 'validation': 4, 'test': 4}
@@ -116,7 +114,8 @@ def shrink(settings: RunSettings, data: DataSettings | None = None, **steps: int
         settings,
         model=replace(small_model(''), lora=settings.model.lora),
         data=few,
-        sampler=small_sampler(),
+        conversation=SHORT,
+        sampler=SamplerSettings(segment=16),
         mesh=MeshSettings(data=0, cpu_devices=2),
         stage={name: _shrink_stage(stage, steps.get(name, 1)) for name, stage in settings.stage.items()},
     )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ml_collections import ConfigDict
 
 from configs._parts import choose, recipe, shrink, small_data, small_world
-from configs.rarl import MODEL, SAMPLER
+from configs.rarl import CONVERSATION, MODEL, SAMPLER
 from input_pipeline.schema import TASKS
 from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.settings import DataSettings, RunSettings
@@ -31,7 +31,15 @@ def get_config(variant: str = '') -> ConfigDict:
 def full() -> RunSettings:
     model = replace(MODEL, param_dtype='bfloat16')
     mesh = MeshSettings(data=0)
-    return recipe(STAGES, ('evaluation',), model=model, data=DataSettings(), sampler=SAMPLER, mesh=mesh)
+    return recipe(
+        STAGES,
+        ('evaluation',),
+        model=model,
+        data=DataSettings(),
+        conversation=CONVERSATION,
+        sampler=SAMPLER,
+        mesh=mesh,
+    )
 
 
 def small() -> RunSettings:

@@ -16,7 +16,7 @@ from configs._parts import choose, recipe, shrink
 from input_pipeline.schema import TASKS, Task
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
-from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.conversation.dialogue import Budget, ConversationSettings
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.learner.batches import Buckets
 from rarl_jax.learner.losses import LossSettings
@@ -40,9 +40,9 @@ MODEL = ModelSettings(
     crop=PixelLimits(64 * 28 * 28, 1024 * 28 * 28),
     attention='cudnn',
 )
+CONVERSATION = ConversationSettings(budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576))
 # 192 rows of a full cache take 34 GB of each GPU; the 1,024 episodes of a step are decoded in six rounds.
 SAMPLER = SamplerSettings(
-    budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576),
     rows=192,
     segment=64,
     early_exit=False,
@@ -128,4 +128,6 @@ def run(model: ModelSettings, sampler: SamplerSettings, mesh: MeshSettings, lear
         'rarl': measure,
     }
     compare = ('base:zoom', 'rarl:zoom')
-    return recipe(stages, compare, model=model, data=DataSettings(), sampler=sampler, mesh=mesh)
+    return recipe(
+        stages, compare, model=model, data=DataSettings(), conversation=CONVERSATION, sampler=sampler, mesh=mesh
+    )

@@ -118,7 +118,7 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
         data_dir=data_dir,
         model_dir=folder,
         model=model,
-        host=Host(chat, model.config.vision, settings.model.page, settings.model.crop, settings.sampler.tool),
+        host=Host(chat, model.config.vision, settings.model.page, settings.model.crop, settings.conversation.tool),
         mesh=mesh,
         params=params,
         adapted=adapted,

@@ -18,6 +18,7 @@ import dacite
 from input_pipeline.build import BuildSettings
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
+from rarl_jax.conversation.dialogue import ConversationSettings
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.lora import LoraConfig
 from rarl_jax.policy import load_policy_kind
@@ -71,6 +72,7 @@ class RunSettings:
     stages: tuple[str, ...]  # names, in the order they run
     stage: Mapping[str, Any]  # what each name means: settings of a stage kind, see stages/registry.py
     compare: tuple[str, ...] = ()  # evaluations that the closing table sets side by side: 'STAGE' or 'STAGE:MODE'
+    conversation: ConversationSettings = field(default_factory=ConversationSettings)
     keep_checkpoints: int = 2  # newest ones that stay on disk
 
     def __post_init__(self):

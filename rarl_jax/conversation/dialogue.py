@@ -10,7 +10,7 @@ tokens of a supervised answer; it reads turns, carries out zooms, appends what t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -72,6 +72,14 @@ class Budget:
     max_turns: int = 5  # turns of the policy
     turn_tokens: int = 512  # tokens that the policy may choose in a turn
     total_tokens: int = 8192  # tokens of the whole conversation, prompt and images included
+
+
+@dataclass(frozen=True)
+class ConversationSettings:
+    """What conversations of a run have in common."""
+
+    tool: ToolSettings = field(default_factory=ToolSettings)
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,14 @@ class Dialogue:
             self.images.append(self.page.patches)
             self._write(chat.prompt_ids(system, words, self._tokens(self.page.patches)))
         self._shown, self.finish_reason = [], None
+
+    def check_room(self, name: str) -> None:
+        """ValueError where the budget leaves the policy no token; `name` says in it whose conversation this is."""
+        if self.finish_reason is not None or len(self.ids) >= self.budget.total_tokens:
+            raise ValueError(
+                f'{name}: its prompt has {len(self.ids)} tokens, but the conversation may have {self.budget.total_tokens}; '
+                'raise total_tokens or lower the pixel limits.'
+            )
 
     def take(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """Appends tokens that the policy chose."""

@@ -80,7 +80,7 @@ def remedy(phase: str, needs: Needs, largest: Largest, room: int, parts: int) ->
         return (
             f'Set --config.sampler.rows={rows}.'
             if rows
-            else f'Not even one group fits: {more}, or lower config.sampler.budget.total_tokens.'
+            else f'Not even one group fits: {more}, or lower config.conversation.budget.total_tokens.'
         )
     if phase == 'gradient':
         others -= needs.batch + needs.update

@@ -57,7 +57,7 @@ def largest_of(settings: RunSettings, processes: int) -> Largest:
     return Largest(
         **most,
         decoded=min(decoded, sampler.rows or decoded),
-        cached=max(sampler.cache_lengths, default=round_up(sampler.budget.total_tokens, (), 32)),
+        cached=max(sampler.cache_lengths, default=round_up(settings.conversation.budget.total_tokens, (), 32)),
     )
 
 
@@ -73,14 +73,14 @@ def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSett
 
     A rare batch beyond the buckets is larger than what is weighed here (see batches.round_up).
     """
-    budget, buckets = settings.sampler.budget, stage.buckets
+    budget, buckets = settings.conversation.budget, stage.buckets
     if isinstance(stage, RlSettings):
         episodes, group, chosen = asked(stage), stage.group_size, budget.max_turns * budget.turn_tokens
     else:
         episodes, group, chosen = stage.pages * (stage.crops_a_page if stage.traces.crop else 1), 1, budget.total_tokens
     rows = stage.micro_batch or episodes
     length = max(buckets.lengths, default=round_up(budget.total_tokens, (), 16))
-    crops = rows * settings.sampler.tool.max_crops
+    crops = rows * settings.conversation.tool.max_crops
     return {
         'stage': name,
         'rows': rows,

@@ -18,9 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from input_pipeline.loader import Sample
-from rarl_jax.conversation.controls import show_for
-from rarl_jax.conversation.dialogue import Budget, Dialogue, Episode, view_page
+from rarl_jax.conversation.dialogue import Dialogue, Episode
 from rarl_jax.learner.batches import feature_rows, on_mesh, positions_of, round_up
 from rarl_jax.models.images import Patches
 from rarl_jax.models.interface import Cache
@@ -38,58 +36,35 @@ _row_keys = jax.jit(row_keys)
 
 def rollout(
     policy: Policy,
-    samples: Sequence[Sample],
+    dialogues: Sequence[Dialogue],
     settings: SamplerSettings,
     sampling: Sampling,
     key: Key[Array, ''],
     progress: Progress | None = None,
 ) -> list[Episode]:
-    """Answers every question `sampling.samples` times.
+    """Goes on with every dialogue, whose policy has yet to say its first token, `sampling.samples` times.
 
-    A token depends on the key, its question's id, the number of the attempt and its own place: neither on the batch nor on its order.
+    A token depends on the key, its dialogue's question_id, the number of the attempt and its own place: neither on the batch nor on its order.
 
-    Returns: episodes, those of a question together; `group` is the question's place in `samples`.
+    Returns: episodes, those of a dialogue together.
     Raises:
-        ValueError: a prompt does not fit settings.budget.total_tokens.
+        ValueError: a dialogue has no room for an answer.
     """
-    asked = [_open(policy, sample, settings.budget, sampling, group) for group, sample in enumerate(samples)]
+    for dialogue in dialogues:
+        dialogue.check_room(f'Question {dialogue.question_id}')
     episodes: list[Episode] = []
-    together = max(settings.rows // sampling.samples, 1) if settings.rows else len(asked)
-    for start in range(0, len(asked), together):
-        batch = Batch(policy, settings, sampling, asked[start : start + together], key)
-        while batch.rows:
-            batch.decode()
-            batch.append()
-            batch.compact()
+    together = max(settings.rows // sampling.samples, 1) if settings.rows else len(dialogues)
+    for start in range(0, len(dialogues), together):
+        decoder = Decoder(policy, settings, sampling, dialogues[start : start + together], key)
+        while decoder.rows:
+            decoder.decode()
+            decoder.append()
+            decoder.compact()
             if progress is not None:
-                finished = sum(d.finish_reason is not None for d in batch.dialogues)
-                progress(len(episodes) + finished, len(asked) * sampling.samples)
-        episodes += [dialogue.episode() for dialogue in batch.dialogues]
+                finished = sum(d.finish_reason is not None for d in decoder.dialogues)
+                progress(len(episodes) + finished, len(dialogues) * sampling.samples)
+        episodes += [dialogue.episode() for dialogue in decoder.dialogues]
     return episodes
-
-
-def _open(policy: Policy, sample: Sample, budget: Budget, sampling: Sampling, group: int) -> Dialogue:
-    """The conversation up to the policy's first token."""
-    question, host = sample.question, policy.host
-    dialogue = Dialogue(
-        host,
-        view_page(host, sample.image),
-        budget,
-        question_id=question.id,
-        group=group,
-        offers_tool=sampling.offers_tool,
-        show=show_for(sampling.crop, question),
-    )
-    dialogue.ask(question.prompt)
-    if sampling.crop == 'oracle':
-        for region in question.regions[: host.tool.max_crops]:
-            dialogue.point_at(region)
-    if len(dialogue.ids) >= budget.total_tokens:
-        raise ValueError(
-            f'Question {question.id}: its prompt has {len(dialogue.ids)} tokens, but the conversation may have {budget.total_tokens}; '
-            'raise total_tokens or lower the pixel limits.'
-        )
-    return dialogue
 
 
 def _idle(dialogue: Dialogue) -> Dialogue:
@@ -99,15 +74,20 @@ def _idle(dialogue: Dialogue) -> Dialogue:
     return other
 
 
-class Batch:
+class Decoder:
     """Conversations under way, and their rows in the cache.
 
-    Row r of the cache holds the first `cached[r]` tokens of dialogue `rows[r]`; in a turn its newest token is pending, at `places[r]`
+    Row r of the cache holds the first `cached[r]` tokens of dialogue `rows[r]`; in a turn its newest token is pending, at `positions[r]`
     on all three position axes.
     """
 
     def __init__(
-        self, policy: Policy, settings: SamplerSettings, sampling: Sampling, asked: list[Dialogue], key: Key[Array, '']
+        self,
+        policy: Policy,
+        settings: SamplerSettings,
+        sampling: Sampling,
+        asked: Sequence[Dialogue],
+        key: Key[Array, ''],
     ):
         self.policy, self.settings = policy, settings
         self.dialogues = [d if g == 0 else d.copy(g) for d in asked for g in range(sampling.samples)]
@@ -136,11 +116,12 @@ class Batch:
 
     # ---- the beginning: one prefill a question ----
 
-    def _start(self, asked: list[Dialogue]) -> None:
-        hidden, cache, places = self._prefill(asked)
-        group = np.array([d.group - asked[0].group for d in self.rows], np.int32)
+    def _start(self, asked: Sequence[Dialogue]) -> None:
+        hidden, cache, positions = self._prefill(asked)
+        group = np.zeros(len(self.rows), np.int32)  # whose prompt; an idle row takes the first
+        group[: len(self.dialogues)] = np.repeat(np.arange(len(asked)), len(self.dialogues) // len(asked))
         self.cached = np.array([len(d.ids) for d in self.rows], np.int32)
-        self.places = places[group]
+        self.positions = positions[group]
         self._length = self._room(int(self.cached.max()) + self.settings.segment)
         self._cache = take_rows(list(cache), group, self._length, self.policy.mesh)
         told = self._put((group, self.cached))
@@ -149,17 +130,17 @@ class Batch:
         for row, dialogue in enumerate(self.dialogues):
             self._record(dialogue, ids[row : row + 1], logprobs[row : row + 1])
 
-    def _prefill(self, asked: list[Dialogue]) -> tuple[Float[Array, 'Q D'], Cache, np.ndarray]:
+    def _prefill(self, asked: Sequence[Dialogue]) -> tuple[Float[Array, 'Q D'], Cache, Int[np.ndarray, 'Q']]:
         images = [image for dialogue in asked for image in dialogue.images]
         features, first_rows = encode(self.policy, images, self.policy.host.page, self.settings.patches_at_once)
         width = round_up(max(len(d.ids) for d in asked), self.settings.lengths, 16)
-        chunk, places, taken = _empty_chunk(len(asked), width), np.zeros(len(asked), np.int32), 0
+        chunk, positions, taken = _empty_chunk(len(asked), width), np.zeros(len(asked), np.int32), 0
         for row, dialogue in enumerate(asked):
             rows = first_rows[taken : taken + len(dialogue.images)]
             taken += len(dialogue.images)
-            places[row] = self._fill(chunk, row, np.array(dialogue.ids, np.int32), dialogue.images, rows, 0, 0)
+            positions[row] = self._fill(chunk, row, np.array(dialogue.ids, np.int32), dialogue.images, rows, 0, 0)
         hidden, cache = prefill(self.policy.model, self.policy.params, features, self._put(chunk))
-        return hidden, cache, places
+        return hidden, cache, positions
 
     def _keys(self, key: Key[Array, '']) -> Key[Array, 'B']:
         questions = np.array([zlib.crc32(d.question_id.encode()) for d in self.rows], np.uint32)
@@ -176,14 +157,14 @@ class Batch:
         steps = np.minimum(left, self.settings.segment)
         self._make_room(int((self.cached + steps).max()))
         pending = np.array([d.ids[-1] for d in self.rows], np.int32)
-        told = self._put((pending, self.places, self.cached, left))
+        told = self._put((pending, self.positions, self.cached, left))
         ids, logprobs, self._cache = decode(self._program, self.policy.params, self._cache, *told, self._rules)
         ids, logprobs = np.asarray(ids), np.asarray(logprobs)
         counts = (ids >= 0).sum(axis=0)
         for row in np.flatnonzero(counts):
             self._record(self.rows[row], ids[: counts[row], row], logprobs[: counts[row], row])
         self.cached += counts.astype(np.int32)
-        self.places += counts.astype(np.int32)
+        self.positions += counts.astype(np.int32)
 
     def _record(self, dialogue: Dialogue, ids: np.ndarray, logprobs: np.ndarray) -> None:
         dialogue.take(ids.tolist(), logprobs.tolist())
@@ -205,7 +186,7 @@ class Batch:
         chunk = _empty_chunk(len(self.rows), round_up(max(map(len, news.values())), self.settings.lengths, 16))
         for row, ids in news.items():
             images, rows = ([crops[row]], [first_row[row]]) if row in crops else ([], [])
-            self.places[row] = self._fill(chunk, row, ids, images, rows, self.cached[row], self.places[row])
+            self.positions[row] = self._fill(chunk, row, ids, images, rows, self.cached[row], self.positions[row])
         self._make_room(int((chunk.start + chunk.lengths).max()))
         ids, logprobs, self._cache = append(
             self._program, self.policy.params, self._cache, features, self._put(chunk), self._rules
@@ -250,7 +231,7 @@ class Batch:
         spare = [row for row in range(len(self.rows)) if row not in set(alive)]
         kept = np.array(sorted(alive + spare[: size - len(alive)]), np.int32)
         self.rows = [self.rows[row] for row in kept]
-        self.cached, self.places = self.cached[kept], self.places[kept]
+        self.cached, self.positions = self.cached[kept], self.positions[kept]
         self._rules = dataclasses.replace(self._rules, keys=self._keys(self._key))
         self._take(kept)
 

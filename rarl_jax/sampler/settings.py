@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from rarl_jax.conversation.controls import CropControl
-from rarl_jax.conversation.dialogue import Budget
-from rarl_jax.conversation.tool import ToolSettings
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
     """Fixed for a run."""
 
-    tool: ToolSettings = field(default_factory=ToolSettings)
-    budget: Budget = field(default_factory=Budget)
     top_p: float = 1.0  # choose among the likeliest tokens that together have this much probability
     top_k: int = 0  # choose among so many likeliest tokens; 0 = all
     rows: int = (
@@ -43,10 +37,6 @@ class Sampling:
     samples: int = 1  # G, episodes a question
     temperature: float = 1.0  # divides the logits; ignored when greedy, whose log-probs are at temperature 1
     greedy: bool = False  # always the likeliest token
-    offers_tool: bool = True  # False: the prompt knows no tool, and a call shows nothing
-    crop: CropControl = (
-        'real'  # what a zoom shows: the region, a blank, another place; oracle: the right regions are shown first
-    )
 
     def __post_init__(self):
         if self.samples < 1 or not self.temperature > 0:

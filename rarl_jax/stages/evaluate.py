@@ -13,6 +13,7 @@ from input_pipeline.loader import LoaderSettings, Sample, SampleSource
 from input_pipeline.schema import Question, Task
 from rarl_jax.conversation.controls import CropControl
 from rarl_jax.conversation.dialogue import Episode
+from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.protocol import system_text
 from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environment
 from rarl_jax.evaluation.exports import write_exports
@@ -109,9 +110,11 @@ def answer(
     """Lets the policy answer this process's questions of a batch in one mode; there may be none."""
     if not samples:
         return []
-    greedy = stage.samples == 1
-    sampling = Sampling(stage.samples, stage.temperature, greedy, offers_tool=mode != 'direct', crop=CROPS[mode])
-    episodes = rollout(policy, samples, run.settings.sampler, sampling, run.key('evaluate', 0))
+    dialogues = open_dialogues(
+        run.host, run.settings.conversation.budget, samples, offers_tool=mode != 'direct', crop=CROPS[mode]
+    )
+    sampling = Sampling(stage.samples, stage.temperature, greedy=stage.samples == 1)
+    episodes = rollout(policy, dialogues, run.settings.sampler, sampling, run.key('evaluate', 0))
     by_question: dict[int, list[Episode]] = {}
     for episode in episodes:
         by_question.setdefault(episode.group, []).append(episode)
@@ -143,7 +146,7 @@ def notices(stage: EvaluateSettings, questions: Sequence[Question], max_crops: i
     if 'oracle_zoom' in stage.modes and more:
         told.append(
             f'{more} questions have more than {max_crops} regions: oracle_zoom shows the first {max_crops} of them; '
-            'raise config.sampler.tool.max_crops, and the budget, to show all.'
+            'raise config.conversation.tool.max_crops, and the budget, to show all.'
         )
     return told
 

@@ -17,6 +17,7 @@ from input_pipeline.schema import Task
 from rarl_jax.conversation import rewards
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.episodes import write_rollouts
+from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.rewards import Reward, RewardSettings
 from rarl_jax.learner.advantages import Estimator, advantages, without_variance
 from rarl_jax.learner.batches import Buckets
@@ -76,10 +77,10 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
         run.adapted,
         temperature=stage.temperature,
         frozen=stage.optimizer.frozen,
-        length=run.settings.sampler.budget.turn_tokens,
+        length=run.settings.conversation.budget.turn_tokens,
     )
     reference = ReferencePolicy(run.model, run.initial_params(), stage.temperature) if stage.loss.kl_weight else None
-    sampling = Sampling(samples=stage.group_size, temperature=stage.temperature, offers_tool=stage.offer_tool)
+    sampling = Sampling(samples=stage.group_size, temperature=stage.temperature)
     with run.progress(name, stage.steps, learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
@@ -87,7 +88,10 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             # ---- answer a group of times each, with the policy as it is
             samples = next(learner.batches)
             policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)
-            episodes = rollout(policy, samples, run.settings.sampler, sampling, run.key(name, learner.step))
+            dialogues = open_dialogues(
+                run.host, run.settings.conversation.budget, samples, offers_tool=stage.offer_tool
+            )
+            episodes = rollout(policy, dialogues, run.settings.sampler, sampling, run.key(name, learner.step))
             del policy  # the update needs the room of the sampler's weights
             clock.lap('rollout')
 

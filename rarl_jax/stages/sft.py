@@ -86,7 +86,7 @@ def converse(
         draw = np.random.default_rng([seed, number * jax.process_count() + jax.process_index()])
         for _ in range(stage.crops_a_page if kind == 'crop' else 1):
             conversation = make_conversation(page.questions, page.image.size, answers, settings, draw)
-            episodes.append(replay(conversation, page.image, run.host, run.settings.sampler.budget, len(episodes)))
+            episodes.append(replay(conversation, page.image, run.host, run.settings.conversation.budget, len(episodes)))
     return kind, episodes
 
 

@@ -18,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from input_pipeline.loader import LoaderSettings, Sample, SampleSource
 from rarl_jax.conversation.chat import IMAGE_PAD, Chat
 from rarl_jax.conversation.dialogue import Dialogue, Episode, Host, view_page
+from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.protocol import system_text, user_text
 from rarl_jax.conversation.tool import cut
 from rarl_jax.evaluation.samples import read_samples
@@ -65,7 +66,7 @@ def finished(tmp_path_factory) -> Finished:
     settings = settings_from(json.loads((workdir / 'config.json').read_text()))
     export = workdir / 'export'
     vision, model = Config.from_folder(export).vision, settings.model
-    host = Host(Chat.from_folder(export), vision, model.page, model.crop, settings.sampler.tool)
+    host = Host(Chat.from_folder(export), vision, model.page, model.crop, settings.conversation.tool)
     stage = settings.stage['rarl']
     loader = LoaderSettings(split='test', tasks=stage.tasks, per_task=QUESTIONS, seed=settings.seed)
     source = SampleSource(workdir / 'data' / 'built', loader)
@@ -89,7 +90,7 @@ class Reference:
 
     def answer(self, sample: Sample) -> Episode:
         """Turn after turn; the host's part (reading a turn, cutting the crop, its words) is the run's own."""
-        host, budget = self.run.host, self.run.settings.sampler.budget
+        host, budget = self.run.host, self.run.settings.conversation.budget
         dialogue = Dialogue(host, view_page(host, sample.image), budget, question_id=sample.question.id)
         dialogue.ask(sample.question.prompt)
         seen = [self.processed(sample.image, host.page)]
@@ -162,6 +163,7 @@ def test_every_token(finished, reference_episodes):
     """The export read back here: turn by turn, the very tokens."""
     model, mesh = Qwen2_5_VL(Config.from_folder(finished.export)), make_mesh(MeshSettings())
     policy = Policy.of(model, load_policy(finished.export, model, mesh, RULES), finished.host, mesh)
-    ours = rollout(policy, finished.samples, finished.settings.sampler, Sampling(greedy=True), jax.random.key(0))
+    dialogues = open_dialogues(finished.host, finished.settings.conversation.budget, finished.samples)
+    ours = rollout(policy, dialogues, finished.settings.sampler, Sampling(greedy=True), jax.random.key(0))
     for mine, theirs in zip(ours, reference_episodes, strict=True):
         assert mine.ids.tolist() == theirs.ids.tolist() and mine.turns == theirs.turns

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.traces import Step
+from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.learner.batches import Buckets
 from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
@@ -30,7 +31,7 @@ CLOSE = 1e-5
 STEPS, EPISODES, ROWS = 5, 16, 8  # updates, episodes of each, rows of a micro-batch
 # eps: Adam divides by the gradient's size, and would turn what is nothing but rounding into a step of full length.
 OPTIMIZER = OptimizerSettings(learning_rate=1e-2, eps=1e-2, weight_decay=0.1, frozen=('vision',))
-SAMPLER = SamplerSettings(budget=BUDGET, segment=8, lengths=(192,), cache_lengths=(320,))
+SAMPLER = SamplerSettings(segment=8, lengths=(192,), cache_lengths=(320,))
 BOX = (40.0, 60.0, 140.0, 200.0)
 ZOOM, ANSWER = (Step(box=BOX), Step(answer='running')), (Step(answer='sitting'),)
 
@@ -76,7 +77,13 @@ def everything(settings, zooms):
 
 def sampled(policy):
     """Conversations of a policy of random weights; five rows of eight or four leave some idle."""
-    return rollout(policy, [sample(0)], SAMPLER, Sampling(samples=5, crop='oracle'), jax.random.key(3))
+    return rollout(
+        policy,
+        open_dialogues(host(), BUDGET, [sample(0)], crop='oracle'),
+        SAMPLER,
+        Sampling(samples=5),
+        jax.random.key(3),
+    )
 
 
 def zoomed(policy):
@@ -84,7 +91,9 @@ def zoomed(policy):
     samples = [sample(number) for number in range(5)]
     with pytest.MonkeyPatch.context() as patch:
         follow_script(patch, [acted(s, *(ANSWER if n == 1 else ZOOM)) for n, s in enumerate(samples)])
-        episodes = rollout(policy, samples, SAMPLER, Sampling(temperature=0.7), jax.random.key(0))
+        episodes = rollout(
+            policy, open_dialogues(host(), BUDGET, samples), SAMPLER, Sampling(temperature=0.7), jax.random.key(0)
+        )
     assert [len(e.images) for e in episodes] == [2, 1, 2, 2, 2]
     return episodes
 

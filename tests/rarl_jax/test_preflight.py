@@ -84,7 +84,7 @@ def test_a_small_config_is_compiled_for_devices_that_are_not_there():
     ]
     command += [
         '--config.mesh.fsdp=4',
-        '--config.sampler.budget.total_tokens=512',
+        '--config.conversation.budget.total_tokens=512',
         '--config.sampler.cache_lengths=(512,)',
     ]
     command += [

@@ -6,12 +6,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.rewards import is_well_formed
 from rarl_jax.sampler import engine as module
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from tests.rarl_jax.small_policy import host, policy, sample
 
-SETTINGS = SamplerSettings(budget=Budget(max_turns=4, turn_tokens=60, total_tokens=400), segment=7)
+BUDGET = Budget(max_turns=4, turn_tokens=60, total_tokens=400)
 
 
 class Script:
@@ -97,14 +98,15 @@ def test_no_output_breaks_a_rollout(streams, offers_tool):
     samples = [sample(number) for number in range(len(streams))]
     with pytest.MonkeyPatch.context() as patch:
         Script(streams).install(patch)
-        episodes = module.rollout(policy(), samples, SETTINGS, Sampling(offers_tool=offers_tool), None)
+        dialogues = open_dialogues(host(), BUDGET, samples, offers_tool=offers_tool)
+        episodes = module.rollout(policy(), dialogues, SamplerSettings(segment=7), Sampling(), None)
     assert len(episodes) == len(streams)
     for number, episode in enumerate(episodes):
         check(episode, streams[number], number)
 
 
 def check(episode, stream, number):
-    chat, budget = host().chat, SETTINGS.budget
+    chat, budget = host().chat, BUDGET
     assert (episode.group, episode.question_id) == (number, f'page-{number}/q')
     assert episode.finish_reason in ('answer', 'stop', 'turn_limit', 'turn_length', 'total_length')
     assert len(episode.ids) == len(episode.loss_mask) == len(episode.sample_logprobs) <= budget.total_tokens

@@ -10,7 +10,8 @@ import pytest
 from input_pipeline.traces import Step
 from rarl_jax.conversation.boxes import iou
 from rarl_jax.conversation.controls import blank, elsewhere
-from rarl_jax.conversation.dialogue import Budget
+from rarl_jax.conversation.dialogue import Budget, Dialogue, view_page
+from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.protocol import call_text
 from rarl_jax.learner.batches import Buckets, collate
 from rarl_jax.runtime.metrics import CompileCounter
@@ -19,8 +20,14 @@ from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from tests.rarl_jax.small_policy import BUDGET, acted, follow_script, page, policy, sample
 
 BOX, OTHER = (40.0, 60.0, 140.0, 200.0), (180.0, 200.0, 330.0, 260.0)
-SETTINGS = SamplerSettings(budget=BUDGET, segment=8, lengths=(64, 128, 192), cache_lengths=(224,))
-SHORT = dataclasses.replace(SETTINGS, budget=Budget(max_turns=2, turn_tokens=12, total_tokens=224))
+SETTINGS = SamplerSettings(segment=8, lengths=(64, 128, 192), cache_lengths=(224,))
+SHORT = Budget(max_turns=2, turn_tokens=12, total_tokens=224)
+ONE = Sampling()
+
+
+def answered(samples, key, sampling=ONE, budget=BUDGET, settings=SETTINGS, progress=None, **opening):
+    dialogues = open_dialogues(policy().host, budget, samples, **opening)
+    return rollout(policy(), dialogues, settings, sampling, jax.random.key(key), progress)
 
 
 def full_pass(episodes, temperature=1.0, change=lambda batch: batch):
@@ -56,7 +63,7 @@ def scripted():
     ]
     with pytest.MonkeyPatch.context() as patch:
         follow_script(patch, wanted)
-        made = rollout(policy(), samples, SETTINGS, Sampling(temperature=0.7), jax.random.key(0))
+        made = answered(samples, 0, Sampling(temperature=0.7))
     return wanted, made
 
 
@@ -98,7 +105,7 @@ def test_the_equality_notices_wrong_positions_and_images(scripted):
 @pytest.fixture(scope='module')
 def sampled():
     """Two questions, three attempts each, of a policy with random weights."""
-    return rollout(policy(), [sample(0), sample(1)], SHORT, Sampling(samples=3), jax.random.key(5))
+    return answered([sample(0), sample(1)], 5, Sampling(samples=3), SHORT)
 
 
 def same(a, b):
@@ -128,23 +135,25 @@ def test_vision_tokens_are_never_sampled(sampled):
 
 
 def test_order_and_batch_change_no_token(sampled):
-    turned = rollout(policy(), [sample(1), sample(0), sample(2)], SHORT, Sampling(samples=3), jax.random.key(5))
+    turned = answered([sample(1), sample(0), sample(2)], 5, Sampling(samples=3), SHORT)
     assert all(same(a, b) for a, b in zip(sampled, turned[3:6] + turned[:3], strict=True))
 
 
 def test_forked_equals_unforked(sampled):
-    alone = rollout(policy(), [sample(0)], SHORT, Sampling(samples=1), jax.random.key(5))
+    alone = answered([sample(0)], 5, Sampling(samples=1), SHORT)
     assert same(alone[0], sampled[0])
 
 
 def test_segments_and_cache_sizes_change_no_token(sampled):
-    other = dataclasses.replace(SHORT, segment=3, cache_lengths=(), lengths=(), patches_at_once=256, early_exit=False)
-    again = rollout(policy(), [sample(0), sample(1)], other, Sampling(samples=3), jax.random.key(5))
+    other = dataclasses.replace(
+        SETTINGS, segment=3, cache_lengths=(), lengths=(), patches_at_once=256, early_exit=False
+    )
+    again = answered([sample(0), sample(1)], 5, Sampling(samples=3), SHORT, other)
     assert all(same(a, b) for a, b in zip(sampled, again, strict=True))
 
 
 def test_another_key_gives_other_tokens(sampled):
-    other = rollout(policy(), [sample(0), sample(1)], SHORT, Sampling(samples=3), jax.random.key(6))
+    other = answered([sample(0), sample(1)], 6, Sampling(samples=3), SHORT)
     assert not any(same(a, b) for a, b in zip(sampled, other, strict=True))
 
 
@@ -153,9 +162,9 @@ def test_a_second_rollout_compiles_nothing(monkeypatch):
     samples = [sample(number) for number in range(8)]
     zoom, answer = (Step(box=BOX), Step(answer='running')), (Step(answer='running'),)
     follow_script(monkeypatch, [acted(s, *(answer if n in (5, 6) else zoom)) for n, s in enumerate(samples)])
-    rollout(policy(), samples[:4], SETTINGS, Sampling(), jax.random.key(0))
+    answered(samples[:4], 0)
     counter = CompileCounter()
-    made = rollout(policy(), samples[4:], SETTINGS, Sampling(), jax.random.key(1))
+    made = answered(samples[4:], 1)
     names = counter.names
     counter.close()
     assert names == [] and [len(e.images) for e in made] == [2, 1, 1, 2]
@@ -164,33 +173,56 @@ def test_a_second_rollout_compiles_nothing(monkeypatch):
 def test_compaction_changes_no_token():
     """Rows that finish early leave the batch; those that stay are what they would have been alone."""
     seen = []
-    settings = dataclasses.replace(SHORT, segment=2)
+    settings = dataclasses.replace(SETTINGS, segment=2)
     samples = [sample(number) for number in range(16)]
-    together = rollout(
-        policy(), samples, settings, Sampling(temperature=3.0), jax.random.key(1), lambda done, all_: seen.append(done)
-    )
+    together = answered(samples, 1, Sampling(temperature=3.0), SHORT, settings, lambda done, all_: seen.append(done))
     longest = max(range(16), key=lambda number: together[number].loss_mask.sum())
-    alone = rollout(policy(), [samples[longest]], settings, Sampling(temperature=3.0), jax.random.key(1))
+    alone = answered([samples[longest]], 1, Sampling(temperature=3.0), SHORT, settings)
     assert same(alone[0], together[longest]) and seen == sorted(seen) and seen[-1] == 16
 
 
 def test_greedy_takes_the_likeliest_token():
-    first, second = (rollout(policy(), [sample(0)], SHORT, Sampling(greedy=True), jax.random.key(k))[0] for k in (0, 1))
+    first, second = (answered([sample(0)], k, Sampling(greedy=True), SHORT)[0] for k in (0, 1))
     assert same(first, second)
 
 
 def test_budgets_hold():
-    tight = dataclasses.replace(SHORT, budget=Budget(max_turns=2, turn_tokens=5, total_tokens=100))
-    for episode in rollout(policy(), [sample(0)], tight, Sampling(samples=6), jax.random.key(2)):
+    tight = Budget(max_turns=2, turn_tokens=5, total_tokens=100)
+    for episode in answered([sample(0)], 2, Sampling(samples=6), tight):
         assert len(episode.ids) <= 100 and len(episode.turns) <= 2
         if episode.finish_reason == 'turn_length':
             assert episode.loss_mask.sum() % 5 == 0
 
 
 def test_a_prompt_that_does_not_fit_is_refused():
-    tight = dataclasses.replace(SETTINGS, budget=Budget(total_tokens=40))
-    with pytest.raises(ValueError, match='page-0/q: its prompt has 75 tokens'):
-        rollout(policy(), [sample(0)], tight, Sampling(), jax.random.key(0))
+    with pytest.raises(ValueError, match='Question page-0/q about page page-0: its prompt has 75 tokens'):
+        open_dialogues(policy().host, Budget(total_tokens=40), [sample(0)])
+
+
+def test_a_page_that_cannot_be_shown_is_named():
+    odd = dataclasses.replace(sample(0), image=page(width=10, height=4000))
+    with pytest.raises(ValueError, match=r'Question page-0/q about page page-0: .*200'):
+        open_dialogues(policy().host, BUDGET, [odd])
+
+
+def test_regions_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match='Question page-0/q about page page-0: its prompt has'):
+        open_dialogues(policy().host, Budget(total_tokens=90), [sample(0)], crop='oracle')
+
+
+def test_a_dialogue_needs_no_question():
+    """A server or another environment opens conversations of its own, numbered as it likes."""
+    host = policy().host
+    opened = []
+    for name in ('page-0/q', 'other'):
+        opened.append(Dialogue(host, view_page(host, page()), SHORT, question_id=name, group=7))
+        opened[-1].ask('What is the figure in red doing?')
+    first, second = rollout(policy(), opened, SETTINGS, Sampling(), jax.random.key(5))
+    assert same(first, answered([sample(0)], 5, budget=SHORT)[0]) and (first.group, second.group) == (7, 7)
+    spent = Dialogue(host, view_page(host, page()), Budget(total_tokens=75), question_id='spent')
+    spent.ask('What is the figure in red doing?')
+    with pytest.raises(ValueError, match='Question spent: its prompt has 75 tokens'):
+        rollout(policy(), [spent], SETTINGS, Sampling(), jax.random.key(0))
 
 
 @pytest.mark.parametrize('bad', [{'samples': 0}, {'temperature': 0.0}, {'samples': 2, 'greedy': True}])
@@ -216,20 +248,20 @@ def test_controls_show_something_else():
 def test_controls_change_the_crop_and_nothing_else(monkeypatch, control):
     wanted = acted(sample(0), Step(box=BOX), Step(answer='running'))
     follow_script(monkeypatch, [wanted])
-    made = rollout(policy(), [sample(0)], SETTINGS, Sampling(crop=control), jax.random.key(0))[0]
+    made = answered([sample(0)], 0, crop=control)[0]
     assert made.ids.tolist() == wanted.ids.tolist() and made.zooms == wanted.zooms
     assert not np.array_equal(made.images[1].pixels, wanted.images[1].pixels)
 
 
 def test_oracle_shows_the_right_region_first():
-    made = rollout(policy(), [sample(0)], SHORT, Sampling(crop='oracle'), jax.random.key(0))[0]
+    made = answered([sample(0)], 0, budget=SHORT, crop='oracle')[0]
     assert made.zooms[0].box == sample(0).question.regions[0] and made.zooms[0].succeeded
     assert len(made.images) >= 2 and made.turns[0].text.count('<tool_call>') <= 1
     assert gap([made], full_pass([made])) < 1e-4
 
 
 def test_without_the_tool_the_prompt_does_not_name_it():
-    made = rollout(policy(), [sample(0)], SHORT, Sampling(offers_tool=False), jax.random.key(0))[0]
+    made = answered([sample(0)], 0, budget=SHORT, offers_tool=False)[0]
     assert 'image_zoom_in_tool' not in policy().host.chat.decode(made.ids.tolist())[:400] and len(made.images) == 1
 
 
@@ -241,7 +273,7 @@ def test_a_draft_of_a_call_inside_a_thought_does_not_end_the_turn(monkeypatch):
         acted(sample(1), Step(text=f'<think>{draft} or'), group=1),
     ]
     follow_script(monkeypatch, wanted)
-    made = rollout(policy(), [sample(0), sample(1)], SETTINGS, Sampling(), jax.random.key(0))
+    made = answered([sample(0), sample(1)], 0)
     for mine, theirs in zip(made, wanted, strict=True):
         assert mine.ids.tolist() == theirs.ids.tolist() and mine.turns == theirs.turns and mine.zooms == theirs.zooms
     assert [len(e.turns) for e in made] == [2, 1] and made[0].zooms[0].succeeded and len(made[0].zooms) == 1
