@@ -249,12 +249,10 @@ def _save(folder: Path, name: str, image: Image.Image, side: int) -> str:
     """Stores a picture once; returns its path relative to the folder. The name is ours alone: no page id can point elsewhere."""
     path = folder / 'images' / name
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         small = image.convert('RGB')
         small.thumbnail((side, side))
-        temporary = path.with_name(f'.{name}.partial')
-        small.save(temporary, 'JPEG', quality=85)
-        temporary.replace(path)
+        with jsonl.replacing(path) as temporary:
+            small.save(temporary, 'JPEG', quality=85)
     return f'images/{name}'
 
 

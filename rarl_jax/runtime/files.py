@@ -1,15 +1,84 @@
-"""Files of one JSON object a line, appended to by a process that may be killed at any moment."""
+"""Files that are whole or not there, files of one JSON object a line that a process may be killed over, and JSON as others have left it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar('T')
 # Half of a surrogate pair, which a model can write as JSON, has no UTF-8: it is written as \\udXXX, which JSON reads back as the same half.
 LONE = 'backslashreplace'
+
+# ---------------------------------------------------------------- writing
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of the block names `path`: a write to a full disk says only that there is no space."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends: a reader sees the old file or the new, never half of one.
+
+    The folder is made if needed; after an error nothing is left of the new file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.partial')
+    try:
+        with naming(path):
+            yield temporary
+            with temporary.open('rb') as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a text file at once, as UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding='utf-8', errors=LONE)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file at once. NaN and infinity are refused: other readers of JSON do not know them."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + '\n')
+
+
+# ---------------------------------------------------------------- reading
+
+
+def load_json(path: Path, kind: type[T] = dict, fix: str = 'it is cut off or damaged; make or fetch it again') -> T:
+    """The content of a JSON file in any of Unicode's encodings, with or without a byte order mark.
+
+    Raises:
+      OSError: the file cannot be opened, by its name.
+      ValueError: it is not JSON, or holds no `kind`; `fix` says what the user can do.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        reason = 'nested too deep' if isinstance(error, RecursionError) else error
+        raise ValueError(f'{path} is not JSON ({reason}): {fix}.') from error
+    if not isinstance(value, kind):
+        raise ValueError(f'{path} holds a {type(value).__name__}, expected a {kind.__name__}: {fix}.')
+    return value
+
+
+# ---------------------------------------------------------------- one object a line
 
 
 def repair(path: Path) -> int:
@@ -41,7 +110,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:  # also a line that is not UTF-8
+    except (ValueError, RecursionError) as error:  # also a line that is not UTF-8
         raise ValueError(
             f'{path}, line {number} is not JSON ({error}): delete that line, and what it held is made again.'
         ) from error
@@ -63,15 +132,17 @@ class Appender:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         repair(path)
-        self._file = path.open('a', encoding='utf-8', errors=LONE)
+        self._path, self._file = path, path.open('a', encoding='utf-8', errors=LONE)
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Writes the rows in one go and hands them to the operating system."""
-        self._file.write(''.join(map(dump, rows)))
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(''.join(map(dump, rows)))
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
     def __enter__(self) -> Appender:
         return self
@@ -80,11 +151,3 @@ class Appender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file at once: a reader sees the old text or the new, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.partial')
-    temporary.write_text(text, encoding='utf-8', errors=LONE)
-    temporary.replace(path)
