@@ -2,18 +2,20 @@
 
 Text becomes ids only through them, so the same code serves the published Qwen2.5-VL checkpoints and the small ones. Ids that the policy chose are
 never decoded and encoded again: a conversation grows by whole pieces (prompt, turn, observation), each of which begins and ends at a special token.
+A control token that is spelled out inside a question is text: only the template and the policy write control tokens.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from rarl_jax.conversation.protocol import CALL_CLOSE
@@ -30,6 +32,8 @@ BANNED = (
     IMAGE_PAD,
     '<|video_pad|>',
 )
+# Where `literal` cuts a spelled control token in two. No text holds it: half of a surrogate pair has no UTF-8.
+CUT = '\udfff'
 
 
 class Chat:
@@ -40,7 +44,7 @@ class Chat:
 
     def __init__(self, tokenizer: Tokenizer, template: str):
         self._tokenizer = tokenizer
-        self._template = _compile(template)
+        self._template = template
         self._observations: dict[tuple[str, bool], list[int]] = {}
         self.image_id = self._id_of(IMAGE_PAD)
         self.turn_end_id = self._id_of(TURN_END)
@@ -48,6 +52,9 @@ class Chat:
         self.stop_ids = (self.turn_end_id, self.call_close_id)
         self.banned_ids = tuple(self._id_of(token) for token in BANNED)
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+        added = tokenizer.get_added_tokens_decoder().values()
+        tags = [token.content for token in added if token.special or re.fullmatch(r'\s*<\S+>\s*', token.content)]
+        self._control = re.compile(f'(?=(?:{"|".join(map(re.escape, tags))})).', re.DOTALL)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Chat:
@@ -55,7 +62,13 @@ class Chat:
         path = Path(folder) / 'tokenizer.json'
         if not path.is_file():
             raise FileNotFoundError(f'{path} is missing: a Qwen2.5-VL folder needs its tokenizer.json.')
-        return cls(Tokenizer.from_file(str(path)), read_template(folder))
+        try:
+            tokenizer = Tokenizer.from_str(path.read_text(encoding='utf-8-sig'))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(
+                f'{path} is no tokenizer ({error}): take the one that the model was published with.'
+            ) from error
+        return cls(tokenizer, read_template(folder))
 
     def _id_of(self, token: str) -> int:
         index = self._tokenizer.token_to_id(token)
@@ -63,8 +76,13 @@ class Chat:
             raise ValueError(f'The tokenizer has no token {token!r}; use a folder with the Qwen2.5 special tokens.')
         return index
 
+    def literal(self, text: str) -> str:
+        """The text for a prompt or `encode`, marked so that no control token is read into it."""
+        return self._control.sub(rf'\g<0>{CUT}', text.encode('utf-8', 'replace').decode())
+
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of a text, the control tokens in it included; `literal` exempts what is not ours."""
+        return [i for part in text.split(CUT) for i in self._tokenizer.encode(part, add_special_tokens=False).ids]
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
@@ -76,7 +94,7 @@ class Chat:
 
     def prompt_ids(self, system: str, user: str, image_tokens: int | None) -> list[int]:
         """System turn, question with its page (`image_tokens` merged tokens; None = no image), and the opening of an answer."""
-        messages = [{'role': 'system', 'content': system}, _user(user, image_tokens is not None)]
+        messages = [{'role': 'system', 'content': system}, _user(self.literal(user), image_tokens is not None)]
         return self._expand(self.encode(self._render(messages)), image_tokens)
 
     def observation_ids(self, last_id: int, text: str, image_tokens: int | None) -> list[int]:
@@ -90,7 +108,7 @@ class Chat:
 
     def question_ids(self, last_id: int, user: str) -> list[int]:
         """A further question after a turn that ended with `last_id`, up to the opening of its answer."""
-        return self._joined(last_id, self._continue(_user(user, False)))
+        return self._joined(last_id, self._continue(_user(self.literal(user), False)))
 
     def _continue(self, message: dict[str, Any]) -> list[int]:
         """Ids from the end of an assistant's turn, its `<|im_end|>` included, to the opening of the next; images are one id each."""
@@ -102,14 +120,17 @@ class Chat:
         return ids[1:] if last_id == self.turn_end_id else ids
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        return self._template.render(messages=messages, add_generation_prompt=True, tools=None)
+        try:
+            return _renderer()([messages], chat_template=self._template, add_generation_prompt=True)[0][0]
+        except TemplateError as error:
+            raise ValueError(f'The chat template refused the conversation: {error}') from error
 
     def _expand(self, ids: list[int], image_tokens: int | None) -> list[int]:
         if image_tokens is None:
             return list(ids)
         if ids.count(self.image_id) != 1:
             raise ValueError(
-                f'The prompt holds {ids.count(self.image_id)} image tokens, expected 1: take {IMAGE_PAD} out of the text.'
+                f'The chat template writes {ids.count(self.image_id)} {IMAGE_PAD} for one image, expected 1: it does not fit this model.'
             )
         at = ids.index(self.image_id)
         return ids[:at] + [self.image_id] * image_tokens + ids[at + 1 :]
@@ -124,29 +145,39 @@ def _parts(text: str, with_image: bool) -> list[dict[str, str]]:
 
 
 def read_template(folder: str | Path) -> str:
-    """The chat template of a folder, from any of the three files that the hub has used for it."""
+    """The chat template of a folder, from any of the places that transformers has used for it; of several named ones the `default`."""
     folder = Path(folder)
-    if (folder / 'chat_template.jinja').is_file():
-        return (folder / 'chat_template.jinja').read_text(encoding='utf-8')
-    for name in ('chat_template.json', 'tokenizer_config.json'):
-        if (folder / name).is_file():
-            template = json.loads((folder / name).read_text(encoding='utf-8')).get('chat_template')
-            if isinstance(template, str):
-                return template
+    for path in (folder / 'chat_template.jinja', folder / 'additional_chat_templates' / 'default.jinja'):
+        if path.is_file():
+            return path.read_text(encoding='utf-8-sig')
+    for path in (folder / 'chat_template.json', folder / 'tokenizer_config.json'):
+        if path.is_file() and (template := _template_in(path)) is not None:
+            return template
     raise FileNotFoundError(
         f'{folder} has no chat template: it needs chat_template.jinja, or chat_template in tokenizer_config.json.'
     )
 
 
-@lru_cache(maxsize=8)
-def _compile(template: str) -> jinja2.Template:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.filters['tojson'] = lambda value: json.dumps(value, ensure_ascii=False)
-    environment.globals['raise_exception'] = _refuse
-    return environment.from_string(template)
+def _template_in(path: Path) -> str | None:
+    try:
+        template = json.loads(path.read_text(encoding='utf-8-sig')).get('chat_template')
+        named = {each['name']: each['template'] for each in template} if isinstance(template, list) else template
+        template = named['default'] if isinstance(named, dict) else named
+    except KeyError as error:
+        raise ValueError(
+            f'{path} names several chat templates, but {error} is not among their keys: add it.'
+        ) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{path} holds no chat template ({error}): expected a text, or a list of named ones.'
+        ) from error
+    return template if isinstance(template, str) else None
 
 
-def _refuse(message: str) -> None:
-    raise ValueError(f'The chat template refused the conversation: {message}')
+@lru_cache(maxsize=1)
+def _renderer() -> Callable[..., tuple[list[str], Any]]:
+    """transformers' own: 0.6 s to import. Its AutoTokenizer takes 3.7 s, torch among them, to read what `tokenizers` reads in 0.06 s."""
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # or every run is told that PyTorch was not found
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    return render_jinja_template
