@@ -22,9 +22,9 @@ from rarl_jax.models.qwen2_5_vl import text
 from rarl_jax.preflight.flops import count_flops
 from rarl_jax.preflight.shapes import Largest, abstract, abstract_rows, image_shape, integers, micro_batch
 from rarl_jax.runtime.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
-from rarl_jax.sampler.choice import Choice
-from rarl_jax.sampler.programs import Program, Rules, cache_sharding, decode
-from rarl_jax.sampler.weights import copied_places
+from rarl_jax.sampler.choice import SamplingMethod
+from rarl_jax.sampler.programs import Program, SamplingParams, cache_sharding, decode
+from rarl_jax.sampler.weights import copied_shardings
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.rl import RlSettings
 
@@ -143,7 +143,7 @@ def measure_decoding(
         weights,
         cache,
         *abstract_rows((integers(rows),) * 4, mesh),
-        abstract_rules(wide, rows, mesh),
+        abstract_sampling(wide, rows, mesh),
     )
     return {
         'sampler': bytes_of(abstract_copy(sampling, params, mesh)),
@@ -158,7 +158,7 @@ def decode_program(model: Qwen2_5_VL, settings: RunSettings) -> Program:
     sampler = settings.sampler
     return Program(
         model=model,
-        choice=Choice(False, sampler.top_k, sampler.top_p < 1),
+        method=SamplingMethod(),
         stop_ids=(0,),
         segment=sampler.segment,
         early_exit=sampler.early_exit,
@@ -167,16 +167,18 @@ def decode_program(model: Qwen2_5_VL, settings: RunSettings) -> Program:
 
 def abstract_copy(model: Qwen2_5_VL, params: Params, mesh: Mesh) -> Params:
     """The sampler's weights."""
-    copy, places = copied_places(model, shardings_of(params))
+    copy, places = copied_shardings(model, shardings_of(params))
     return abstract(jax.eval_shape(copy, params), jax.tree.map(lambda x: NamedSharding(mesh, x.spec), places))
 
 
-def abstract_rules(model: Qwen2_5_VL, rows: int, mesh: Mesh) -> Rules:
+def abstract_sampling(model: Qwen2_5_VL, rows: int, mesh: Mesh) -> SamplingParams:
     """How tokens are drawn, without the numbers."""
     keys = abstract_rows(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)), mesh)
     vocabulary = (model.config.text.vocab_size,)
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh, 0))
-    return Rules(keys, jax.ShapeDtypeStruct(vocabulary, jnp.bool_, sharding=replicated(mesh, 1)), number, number)
+    return SamplingParams(
+        keys, jax.ShapeDtypeStruct(vocabulary, jnp.bool_, sharding=replicated(mesh, 1)), number, number
+    )
 
 
 def abstract_cache(model: Qwen2_5_VL, rows: int, length: int, mesh: Mesh) -> text.Cache:

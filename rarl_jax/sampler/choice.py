@@ -13,12 +13,12 @@ NUCLEUS_STEPS = 24  # halvings of the probability threshold: exact to float32's 
 
 
 @dataclass(frozen=True)
-class Choice:
+class SamplingMethod:
     """What a compiled program is specialised on."""
 
-    greedy: bool
-    top_k: int  # 0 = all
-    nucleus: bool  # whether top_p cuts anything
+    greedy: bool = False
+    top_k: int = 0  # 0 = all
+    nucleus: bool = False  # whether top_p cuts anything
 
 
 def choose(
@@ -27,18 +27,18 @@ def choose(
     banned: Bool[Array, 'V'],
     temperature: Float[Array, ''],
     top_p: Float[Array, ''],
-    choice: Choice,
+    method: SamplingMethod,
 ) -> tuple[Int[Array, 'B'], Float[Array, 'B']]:
     """The chosen ids and their log-probs under softmax(logits / temperature) over the whole vocabulary, as a trainer computes it."""
     scaled = logits / temperature
     allowed = jnp.where(banned, -jnp.inf, scaled)
-    if choice.greedy:
+    if method.greedy:
         ids = jnp.argmax(allowed, axis=-1)
     else:
-        if choice.top_k:
-            allowed = jnp.where(allowed >= jax.lax.top_k(allowed, choice.top_k)[0][:, -1:], allowed, -jnp.inf)
+        if method.top_k:
+            allowed = jnp.where(allowed >= jax.lax.top_k(allowed, method.top_k)[0][:, -1:], allowed, -jnp.inf)
         weights = jnp.exp(allowed - allowed.max(-1, keepdims=True))
-        if choice.nucleus:
+        if method.nucleus:
             weights = nucleus(weights, top_p)
         ids = inverse_cdf(weights, uniform)
     picked = jnp.take_along_axis(scaled, ids[:, None], axis=-1)[:, 0]
@@ -91,7 +91,7 @@ def row_keys(key: Key[Array, ''], questions: Int[Array, 'B'], samples: Int[Array
     )
 
 
-def uniforms(keys: Key[Array, 'B'], places: Int[Array, 'B'], count: int) -> Float[Array, 'count B']:
-    """Uniform numbers in [0, 1) for the tokens at `places`, places + 1, ... of each row."""
-    draw = jax.vmap(lambda key, place: jax.random.uniform(jax.random.fold_in(key, place)))
-    return jax.vmap(lambda step: draw(keys, places + step))(jnp.arange(count))
+def uniforms(keys: Key[Array, 'B'], start: Int[Array, 'B'], count: int) -> Float[Array, 'count B']:
+    """Uniform numbers in [0, 1) for the tokens at `start`, start + 1, ... of each row."""
+    draw = jax.vmap(lambda key, index: jax.random.uniform(jax.random.fold_in(key, index)))
+    return jax.vmap(lambda step: draw(keys, start + step))(jnp.arange(count))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,12 +20,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from rarl_jax.conversation.dialogue import Dialogue, Episode
 from rarl_jax.learner.batches import feature_rows, on_mesh, positions_of, round_up
-from rarl_jax.models.images import Patches
+from rarl_jax.models.images import Patches, PixelLimits
 from rarl_jax.models.interface import Cache
 from rarl_jax.runtime.sharding import batch_parts, batch_sharding, everywhere
-from rarl_jax.sampler.choice import Choice, row_keys
+from rarl_jax.sampler.choice import row_keys
 from rarl_jax.sampler.images import encode
-from rarl_jax.sampler.programs import Chunk, Program, Rules, append, decode, first_tokens, prefill, take_rows
+from rarl_jax.sampler.programs import Chunk, Program, SamplingParams, append, decode, first_tokens, prefill, take_rows
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from rarl_jax.sampler.weights import Policy
 
@@ -44,7 +44,7 @@ def rollout(
 ) -> list[Episode]:
     """Goes on with every dialogue, whose policy has yet to say its first token, `sampling.samples` times.
 
-    A token depends on the key, its dialogue's question_id, the number of the attempt and its own place: neither on the batch nor on its order.
+    A token depends on the key, its dialogue's question_id, the number of the attempt and its place in the conversation: neither on the batch nor on its order.
 
     Returns: episodes, those of a dialogue together.
     Raises:
@@ -67,13 +67,6 @@ def rollout(
     return episodes
 
 
-def _idle(dialogue: Dialogue) -> Dialogue:
-    """A finished conversation in a row that belongs to nobody: rows must divide evenly over the devices."""
-    other = dialogue.copy(0)
-    other.finish_reason = 'stop'
-    return other
-
-
 class Decoder:
     """Conversations under way, and their rows in the cache.
 
@@ -90,62 +83,53 @@ class Decoder:
         key: Key[Array, ''],
     ):
         self.policy, self.settings = policy, settings
-        self.dialogues = [d if g == 0 else d.copy(g) for d in asked for g in range(sampling.samples)]
+        self.dialogues = [dialogue.copy(g) for dialogue in asked for g in range(sampling.samples)]
         idle = -len(self.dialogues) % batch_parts(policy.mesh)
         self.rows = [*self.dialogues, *(_idle(asked[0]) for _ in range(idle))]
-        self._key = key
         self._program = Program(
             model=policy.model,
-            choice=Choice(sampling.greedy, settings.top_k, settings.top_p < 1),
+            method=sampling.method,
             stop_ids=policy.host.chat.stop_ids,
             segment=settings.segment,
             early_exit=settings.early_exit,
         )
-        self._rules = Rules(
-            keys=self._keys(key),
-            **everywhere(
-                {
-                    'banned': policy.banned,
-                    'temperature': np.float32(1.0 if sampling.greedy else sampling.temperature),
-                    'top_p': np.float32(settings.top_p),
-                },
-                policy.mesh,
-            ),
-        )
+        numbers = {
+            'banned': policy.banned,
+            'temperature': np.float32(1.0 if sampling.greedy else sampling.temperature),
+            'top_p': np.float32(sampling.top_p),
+        }
+        self._key = key
+        self._sampling = SamplingParams(keys=self._keys(), **everywhere(numbers, policy.mesh))
         self._start(asked)
+
+    def _keys(self) -> Key[Array, 'B']:
+        questions = np.array([zlib.crc32(d.question_id.encode()) for d in self.rows], np.uint32)
+        keys = _row_keys(self._key, questions, np.array([d.sample for d in self.rows], np.uint32))
+        return jax.device_put(keys, batch_sharding(self.policy.mesh, keys.shape))
 
     # ---- the beginning: one prefill a question ----
 
     def _start(self, asked: Sequence[Dialogue]) -> None:
         hidden, cache, positions = self._prefill(asked)
-        group = np.zeros(len(self.rows), np.int32)  # whose prompt; an idle row takes the first
-        group[: len(self.dialogues)] = np.repeat(np.arange(len(asked)), len(self.dialogues) // len(asked))
+        prompts = np.zeros(len(self.rows), np.int32)  # whose prompt a row has; an idle one the first
+        prompts[: len(self.dialogues)] = np.repeat(np.arange(len(asked)), len(self.dialogues) // len(asked))
         self.cached = np.array([len(d.ids) for d in self.rows], np.int32)
-        self.positions = positions[group]
+        self.positions = positions[prompts]
         self._length = self._room(int(self.cached.max()) + self.settings.segment)
-        self._cache = take_rows(list(cache), group, self._length, self.policy.mesh)
-        told = self._put((group, self.cached))
-        ids, logprobs = first_tokens(self._program, self.policy.params, hidden, *told, self._rules)
-        ids, logprobs = np.asarray(ids), np.asarray(logprobs)
-        for row, dialogue in enumerate(self.dialogues):
-            self._record(dialogue, ids[row : row + 1], logprobs[row : row + 1])
+        self._cache = take_rows(list(cache), prompts, self._length, self.policy.mesh)
+        arrays = self._put((prompts, self.cached))
+        first = first_tokens(self._program, self.policy.params, hidden, *arrays, self._sampling)
+        self._record_first(first, range(len(self.dialogues)))
 
     def _prefill(self, asked: Sequence[Dialogue]) -> tuple[Float[Array, 'Q D'], Cache, Int[np.ndarray, 'Q']]:
-        images = [image for dialogue in asked for image in dialogue.images]
-        features, first_rows = encode(self.policy, images, self.policy.host.page, self.settings.patches_at_once)
-        width = round_up(max(len(d.ids) for d in asked), self.settings.lengths, 16)
-        chunk, positions, taken = _empty_chunk(len(asked), width), np.zeros(len(asked), np.int32), 0
+        features, first_rows = self._encode([d.images for d in asked], self.policy.host.page)
+        chunk = self._empty_chunk(len(asked), max(len(d.ids) for d in asked))
+        positions = np.zeros(len(asked), np.int32)
         for row, dialogue in enumerate(asked):
-            rows = first_rows[taken : taken + len(dialogue.images)]
-            taken += len(dialogue.images)
-            positions[row] = self._fill(chunk, row, np.array(dialogue.ids, np.int32), dialogue.images, rows, 0, 0)
+            ids = np.array(dialogue.ids, np.int32)
+            positions[row] = self._fill(chunk, row, ids, dialogue.images, first_rows[row], 0, 0)
         hidden, cache = prefill(self.policy.model, self.policy.params, features, self._put(chunk))
         return hidden, cache, positions
-
-    def _keys(self, key: Key[Array, '']) -> Key[Array, 'B']:
-        questions = np.array([zlib.crc32(d.question_id.encode()) for d in self.rows], np.uint32)
-        keys = _row_keys(key, questions, np.array([d.sample for d in self.rows], np.uint32))
-        return jax.device_put(keys, batch_sharding(self.policy.mesh, keys.shape))
 
     # ---- a segment of decoding ----
 
@@ -157,18 +141,23 @@ class Decoder:
         steps = np.minimum(left, self.settings.segment)
         self._make_room(int((self.cached + steps).max()))
         pending = np.array([d.ids[-1] for d in self.rows], np.int32)
-        told = self._put((pending, self.positions, self.cached, left))
-        ids, logprobs, self._cache = decode(self._program, self.policy.params, self._cache, *told, self._rules)
+        arrays = self._put((pending, self.positions, self.cached, left))
+        ids, logprobs, self._cache = decode(self._program, self.policy.params, self._cache, *arrays, self._sampling)
         ids, logprobs = np.asarray(ids), np.asarray(logprobs)
-        counts = (ids >= 0).sum(axis=0)
+        counts = (ids >= 0).sum(axis=0, dtype=np.int32)
         for row in np.flatnonzero(counts):
-            self._record(self.rows[row], ids[: counts[row], row], logprobs[: counts[row], row])
-        self.cached += counts.astype(np.int32)
-        self.positions += counts.astype(np.int32)
+            self._record(row, ids[: counts[row], row], logprobs[: counts[row], row])
+        self.cached += counts
+        self.positions += counts
 
-    def _record(self, dialogue: Dialogue, ids: np.ndarray, logprobs: np.ndarray) -> None:
-        dialogue.take(ids.tolist(), logprobs.tolist())
-        dialogue.advance()
+    def _record(self, row: int, ids: Int[np.ndarray, 'N'], logprobs: Float[np.ndarray, 'N']) -> None:
+        self.rows[row].take(ids.tolist(), logprobs.tolist())
+        self.rows[row].advance()
+
+    def _record_first(self, chosen: tuple[Int[Array, 'B'], Float[Array, 'B']], rows: Iterable[int]) -> None:
+        ids, logprobs = map(np.asarray, chosen)
+        for row in rows:
+            self._record(row, ids[row : row + 1], logprobs[row : row + 1])
 
     # ---- observations ----
 
@@ -177,27 +166,38 @@ class Decoder:
         waiting = [row for row, d in enumerate(self.rows) if d.finish_reason is None and not d.in_turn]
         if not waiting:
             return
-        news = {row: np.array(self.rows[row].ids[self.cached[row] :], np.int32) for row in waiting}
-        crops = {row: self.rows[row].images[-1] for row in waiting if self._holds_image(news[row])}
-        features, first_rows = encode(
-            self.policy, list(crops.values()), self.policy.host.crop, self.settings.patches_at_once
-        )
-        first_row = dict(zip(crops, first_rows, strict=True))
-        chunk = _empty_chunk(len(self.rows), round_up(max(map(len, news.values())), self.settings.lengths, 16))
-        for row, ids in news.items():
-            images, rows = ([crops[row]], [first_row[row]]) if row in crops else ([], [])
-            self.positions[row] = self._fill(chunk, row, ids, images, rows, self.cached[row], self.positions[row])
+        image_id = self.policy.host.chat.image_id
+        news = [np.array(self.rows[row].ids[self.cached[row] :], np.int32) for row in waiting]
+        crops = [self.rows[row].images[-1:] if image_id in ids else [] for row, ids in zip(waiting, news, strict=True)]
+        features, first_rows = self._encode(crops, self.policy.host.crop)
+        chunk = self._empty_chunk(len(self.rows), max(map(len, news)))
+        for row, ids, images, first in zip(waiting, news, crops, first_rows, strict=True):
+            self.positions[row] = self._fill(chunk, row, ids, images, first, self.cached[row], self.positions[row])
         self._make_room(int((chunk.start + chunk.lengths).max()))
-        ids, logprobs, self._cache = append(
-            self._program, self.policy.params, self._cache, features, self._put(chunk), self._rules
+        *first, self._cache = append(
+            self._program, self.policy.params, self._cache, features, self._put(chunk), self._sampling
         )
-        ids, logprobs = np.asarray(ids), np.asarray(logprobs)
         self.cached += chunk.lengths
-        for row in waiting:
-            self._record(self.rows[row], ids[row : row + 1], logprobs[row : row + 1])
+        self._record_first(first, waiting)
 
-    def _holds_image(self, ids: Int[np.ndarray, 'T']) -> bool:
-        return bool((ids == self.policy.model.config.image_token_id).any())
+    def _encode(
+        self, images: Sequence[Sequence[Patches]], limits: PixelLimits
+    ) -> tuple[Float[Array, 'I M D'], list[list[int]]]:
+        """Features of the images of several rows, and the flattened row at which each image's begin."""
+        flat = [image for each in images for image in each]
+        features, first_rows = encode(self.policy, flat, limits, self.settings.patches_at_once)
+        ends = np.cumsum([len(each) for each in images])
+        return features, [first_rows[end - len(each) : end] for end, each in zip(ends, images, strict=True)]
+
+    def _empty_chunk(self, rows: int, tokens: int) -> Chunk:
+        width = round_up(tokens, self.settings.lengths, 16)
+        return Chunk(
+            ids=np.zeros((rows, width), np.int32),
+            positions=np.zeros((3, rows, width), np.int32),
+            feature_index=np.full((rows, width), -1, np.int32),
+            start=np.zeros(rows, np.int32),
+            lengths=np.zeros(rows, np.int32),
+        )
 
     def _fill(
         self,
@@ -207,12 +207,12 @@ class Decoder:
         images: Sequence[Patches],
         first_rows: Sequence[int],
         start: int,
-        place: int,
+        position: int,
     ) -> int:
-        """Writes one row of a chunk that goes behind `start` cached tokens, at position `place`; the next token's position."""
+        """Writes one row of a chunk that goes behind `start` cached tokens; the next token's position."""
         config, n = self.policy.model.config, len(ids)
         chunk.ids[row, :n] = ids
-        chunk.positions[:, row, :n], following = positions_of(ids, images, config, place)
+        chunk.positions[:, row, :n], following = positions_of(ids, images, config, position)
         chunk.feature_index[row, :n] = feature_rows(ids, first_rows, images, config)
         chunk.start[row], chunk.lengths[row] = start, n
         return following
@@ -232,7 +232,7 @@ class Decoder:
         kept = np.array(sorted(alive + spare[: size - len(alive)]), np.int32)
         self.rows = [self.rows[row] for row in kept]
         self.cached, self.positions = self.cached[kept], self.positions[kept]
-        self._rules = dataclasses.replace(self._rules, keys=self._keys(self._key))
+        self._sampling = dataclasses.replace(self._sampling, keys=self._keys())
         self._take(kept)
 
     def _make_room(self, tokens: int) -> None:
@@ -241,6 +241,9 @@ class Decoder:
             self._length = length
             self._take(np.arange(len(self.rows), dtype=np.int32))
 
+    def _room(self, tokens: int) -> int:
+        return round_up(tokens, self.settings.cache_lengths, 32)
+
     def _take(self, rows: Int[np.ndarray, 'C']) -> None:
         layers, self._cache = list(self._cache), ()  # nobody else holds the old layers, so each goes when it is copied
         self._cache = take_rows(layers, rows, self._length, self.policy.mesh)
@@ -248,15 +251,9 @@ class Decoder:
     def _put(self, batch: Any) -> Any:
         return on_mesh(batch, self.policy.mesh)
 
-    def _room(self, tokens: int) -> int:
-        return round_up(tokens, self.settings.cache_lengths, 32)
 
-
-def _empty_chunk(rows: int, width: int) -> Chunk:
-    return Chunk(
-        ids=np.zeros((rows, width), np.int32),
-        positions=np.zeros((3, rows, width), np.int32),
-        feature_index=np.full((rows, width), -1, np.int32),
-        start=np.zeros(rows, np.int32),
-        lengths=np.zeros(rows, np.int32),
-    )
+def _idle(dialogue: Dialogue) -> Dialogue:
+    """A finished conversation in a row that belongs to nobody: rows must divide evenly over the devices."""
+    other = dialogue.copy(0)
+    other.finish_reason = 'stop'
+    return other

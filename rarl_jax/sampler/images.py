@@ -36,7 +36,7 @@ def encode(
     for number, part in enumerate(_pack(windows, buckets.windows[0], buckets.images[0])):
         plan = plan_vision([images[index] for index in part], vision, buckets)
         features.append(encode_images(policy.model, policy.params, on_mesh(plan, policy.mesh)))
-        rows += [(number * buckets.images[0] + place) * merged for place in range(len(part))]
+        rows += [(number * buckets.images[0] + slot) * merged for slot in range(len(part))]
     calls = 1 << (len(features) - 1).bit_length()
     features += features[-1:] * (calls - len(features))
     together = features[0] if calls == 1 else jnp.concatenate(features)

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from rarl_jax.models.interface import Cache, LayerCache, Qwen2_5_VL, VisionBatch
 from rarl_jax.models.params import Params
 from rarl_jax.models.qwen2_5_vl import text
 from rarl_jax.runtime.sharding import ACTIVATION_RULES, spec
-from rarl_jax.sampler.choice import Choice, choose, uniforms
+from rarl_jax.sampler.choice import SamplingMethod, choose, uniforms
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Program:
     """What the programs are specialised on."""
 
     model: Qwen2_5_VL
-    choice: Choice
+    method: SamplingMethod
     stop_ids: tuple[int, ...]  # tokens that end a turn
     segment: int  # decode steps of one call
     early_exit: bool
@@ -36,7 +37,7 @@ class Program:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Rules:
+class SamplingParams:
     """How tokens are drawn; arrays, so that they can change without compiling again."""
 
     keys: Key[Array, 'B']  # of the rows
@@ -55,6 +56,17 @@ class Chunk:
     feature_index: Int[Array, 'B T']  # row of the flattened features; -1 = a text token
     start: Int[Array, 'B']  # tokens that the row's cache holds
     lengths: Int[Array, 'B']  # tokens of the chunk that count; 0 leaves the row alone
+
+
+class DecodeState(NamedTuple):
+    """What a segment of decoding carries from step to step."""
+
+    step: Int[Array, '']
+    cache: Cache
+    pending: Int[Array, 'B']  # newest token of each row
+    left: Int[Array, 'B']  # tokens that it may still choose; 0 = it rests
+    ids: Int[Array, 'N B']  # chosen so far; -1 where a row rested
+    logprobs: Float[Array, 'N B']
 
 
 @partial(jax.jit, static_argnums=0)
@@ -86,8 +98,8 @@ def take_rows(layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh
     taken = []
     while layers:
         layer = layers.pop(0)
-        place = cache_sharding((len(rows), length, *layer[0].shape[2:]), mesh)
-        taken.append(_taker(place)(layer, rows, length))
+        sharding = cache_sharding((len(rows), length, *layer[0].shape[2:]), mesh)
+        taken.append(_taker(sharding)(layer, rows, length))
     return tuple(taken)
 
 
@@ -97,14 +109,14 @@ def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 @functools.cache
-def _taker(place: NamedSharding) -> Callable[[LayerCache, Array, int], LayerCache]:
-    """Leaves its result at `place`, told in full: a shorter spec of the same place would compile the programs that follow once more."""
+def _taker(sharding: NamedSharding) -> Callable[[LayerCache, Array, int], LayerCache]:
+    """Leaves its result at `sharding`, which is spelled out: an equal but shorter spec would compile the programs that follow once more."""
 
     def take(layer, rows, length):
         room = max(length - layer[0].shape[1], 0)
         return jax.tree.map(lambda x: jnp.pad(x[rows], ((0, 0), (0, room), (0, 0), (0, 0)))[:, :length], layer)
 
-    return jax.jit(take, static_argnums=2, out_shardings=place)
+    return jax.jit(take, static_argnums=2, out_shardings=sharding)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -113,16 +125,21 @@ def first_tokens(
     params: Params,
     hidden: Float[Array, 'Q D'],
     rows: Int[Array, 'B'],
-    places: Int[Array, 'B'],
-    rules: Rules,
+    lengths: Int[Array, 'B'],
+    sampling: SamplingParams,
 ) -> tuple[Int[Array, 'B'], Float[Array, 'B']]:
-    """The first token of each row after its prompt, and its log-prob; `rows` says whose prompt, `places` its length."""
-    return _choose(program, params, hidden[rows], uniforms(rules.keys, places, 1)[0], rules)
+    """The first token of each row after its prompt, and its log-prob; `rows` says whose prompt, `lengths` its tokens."""
+    return _choose(program, params, hidden[rows], uniforms(sampling.keys, lengths, 1)[0], sampling)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def append(
-    program: Program, params: Params, cache: Cache, features: Float[Array, 'I M D'], chunk: Chunk, rules: Rules
+    program: Program,
+    params: Params,
+    cache: Cache,
+    features: Float[Array, 'I M D'],
+    chunk: Chunk,
+    sampling: SamplingParams,
 ) -> tuple[Int[Array, 'B'], Float[Array, 'B'], Cache]:
     """Puts observations into the cache and chooses the first token of each row's next turn."""
     model = program.model
@@ -130,8 +147,8 @@ def append(
     hidden, cache = text.extend(
         model.config.text, params['text'], cache, embeds, chunk.positions, chunk.start, chunk.lengths, model.attention
     )
-    uniform = uniforms(rules.keys, chunk.start + chunk.lengths, 1)[0]
-    return *_choose(program, params, _last(hidden, chunk.lengths), uniform, rules), pinned(model, cache)
+    uniform = uniforms(sampling.keys, chunk.start + chunk.lengths, 1)[0]
+    return *_choose(program, params, _last(hidden, chunk.lengths), uniform, sampling), pinned(model, cache)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -143,17 +160,17 @@ def decode(
     positions: Int[Array, 'B'],
     start: Int[Array, 'B'],
     left: Int[Array, 'B'],
-    rules: Rules,
+    sampling: SamplingParams,
 ) -> tuple[Int[Array, 'N B'], Float[Array, 'N B'], Cache]:
     """Up to `segment` tokens for every row.
 
     Args:
-        pending: newest token of each row, and `positions` its place on all three axes.
+        pending: newest token of each row, and `positions` its position on all three axes.
         start: tokens that the cache holds, the pending one not among them.
         left: tokens that the row may still choose; 0 = it rests.
     Returns: chosen ids (-1 where a row had stopped), their log-probs, the cache.
     """
-    uniform = uniforms(rules.keys, start + 1, program.segment)
+    uniform = uniforms(sampling.keys, start + 1, program.segment)
     ids = jnp.full((program.segment, len(pending)), -1, jnp.int32)
     logprobs = jnp.zeros(ids.shape, jnp.float32)
 
@@ -161,18 +178,18 @@ def decode(
         t, cache, pending, left, ids, logprobs = state
         active = left > 0
         hidden, cache = _decode_step(program.model, params, cache, pending, positions + t, start + t, active)
-        chosen, logprob = _choose(program, params, hidden, uniform[t], rules)
+        chosen, logprob = _choose(program, params, hidden, uniform[t], sampling)
         ids = ids.at[t].set(jnp.where(active, chosen, -1))
         logprobs = logprobs.at[t].set(jnp.where(active, logprob, 0))
         stopped = jnp.isin(chosen, jnp.array(program.stop_ids))
         left = jnp.where(active & ~stopped, left - 1, 0)
-        return t + 1, cache, jnp.where(active, chosen, pending), left, ids, logprobs
+        return DecodeState(t + 1, cache, jnp.where(active, chosen, pending), left, ids, logprobs)
 
     def goes_on(state):
-        return (state[0] < program.segment) & ((state[3] > 0).any() | (not program.early_exit))
+        return (state.step < program.segment) & ((state.left > 0).any() | (not program.early_exit))
 
-    state = jax.lax.while_loop(goes_on, step, (0, cache, pending, left, ids, logprobs))
-    return state[4], state[5], pinned(program.model, state[1])
+    state = jax.lax.while_loop(goes_on, step, DecodeState(0, cache, pending, left, ids, logprobs))
+    return state.ids, state.logprobs, pinned(program.model, state.cache)
 
 
 def _decode_step(model, params, cache, pending, positions, start, active):
@@ -185,9 +202,9 @@ def _decode_step(model, params, cache, pending, positions, start, active):
     return hidden[:, 0], cache
 
 
-def _choose(program, params, hidden, uniform, rules):
+def _choose(program, params, hidden, uniform, sampling):
     logits = text.logits(params['text'], hidden)
-    ids, logprobs = choose(logits, uniform, rules.banned, rules.temperature, rules.top_p, program.choice)
+    ids, logprobs = choose(logits, uniform, sampling.banned, sampling.temperature, sampling.top_p, program.method)
     return ids.astype(jnp.int32), logprobs
 
 

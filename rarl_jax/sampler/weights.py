@@ -34,11 +34,11 @@ class Policy:
         Layers are taken apart (slicing them at every token would read them twice), cast to what activations are, and gathered from the
         training's `mesh` to where every token needs them: only a tensor axis stays split.
         """
-        own = own_mesh(mesh)
-        places, structure = jax.tree.flatten(shardings_of(params))
-        copied = copier(model, structure, tuple(places))(params)
-        sampling = model.clone(scan=False, remat='none', constrain=constrain(own))
-        return cls(sampling, jax.tree.map(as_own, copied), host, own)
+        local = own_mesh(mesh)
+        shardings, structure = jax.tree.flatten(shardings_of(params))
+        copied = copier(model, structure, tuple(shardings))(params)
+        sampling = model.clone(scan=False, remat='none', constrain=constrain(local))
+        return cls(sampling, jax.tree.map(as_own, copied), host, local)
 
     @property
     def banned(self) -> Bool[np.ndarray, 'V']:
@@ -50,15 +50,15 @@ class Policy:
 
 
 @functools.cache
-def copier(model: Qwen2_5_VL, structure: PyTreeDef, places: tuple[NamedSharding, ...]) -> Callable[[Params], Params]:
-    """The program that makes the sampler's copy of params that live at `places`."""
-    copy, copied = copied_places(model, jax.tree.unflatten(structure, places))
+def copier(model: Qwen2_5_VL, structure: PyTreeDef, shardings: tuple[NamedSharding, ...]) -> Callable[[Params], Params]:
+    """The program that makes the sampler's copy of params with these shardings."""
+    copy, copied = copied_shardings(model, jax.tree.unflatten(structure, shardings))
     return jax.jit(copy, out_shardings=copied)
 
 
-def copied_places(model: Qwen2_5_VL, places: Params) -> tuple[Callable[[Params], Params], Params]:
-    """What makes the sampler's copy, and where the copy of params at `places` lives."""
-    whole = jax.tree.map(whole_on_each, places)
+def copied_shardings(model: Qwen2_5_VL, shardings: Params) -> tuple[Callable[[Params], Params], Params]:
+    """What makes the sampler's copy, and the shardings of the copy of params with `shardings`."""
+    whole = jax.tree.map(whole_on_each, shardings)
     for part, layers, count in (
         ('text', 'layers', model.config.text.num_layers),
         ('vision', 'blocks', model.config.vision.depth),

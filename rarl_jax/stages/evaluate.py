@@ -39,7 +39,9 @@ class EvaluateSettings:
     modes: tuple[Mode, ...] = ('zoom',)
     split: Literal['train', 'validation', 'test'] = 'test'
     samples: int = 1  # attempts a question; 1 = greedy
-    temperature: float = 1.0  # where there are several attempts
+    temperature: float = 1.0  # where there are several attempts, as top_p and top_k
+    top_p: float = 1.0  # draw from the likeliest tokens that together have this much probability
+    top_k: int = 0  # draw from so many likeliest tokens; 0 = all
     batch_size: int = 64  # questions answered together
     # Of open answers; an endpoint is named by the environment.
     judge: Literal['none', 'exact', 'token_f1', 'endpoint'] = 'none'
@@ -113,7 +115,7 @@ def answer(
     dialogues = open_dialogues(
         run.host, run.settings.conversation.budget, samples, offers_tool=mode != 'direct', crop=CROPS[mode]
     )
-    sampling = Sampling(stage.samples, stage.temperature, greedy=stage.samples == 1)
+    sampling = Sampling(stage.samples, stage.temperature, stage.samples == 1, stage.top_p, stage.top_k)
     episodes = rollout(policy, dialogues, run.settings.sampler, sampling, run.key('evaluate', 0))
     by_question: dict[int, list[Episode]] = {}
     for episode in episodes:

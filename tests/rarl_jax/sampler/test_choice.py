@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.sampler.choice import Choice, choose, inverse_cdf, nucleus, row_keys, uniforms
+from rarl_jax.sampler.choice import SamplingMethod, choose, inverse_cdf, nucleus, row_keys, uniforms
 
-PLAIN = Choice(greedy=False, top_k=0, nucleus=False)
+PLAIN = SamplingMethod(greedy=False, top_k=0, nucleus=False)
 
 
 def pick(logits, uniform, choice=PLAIN, banned=(), temperature=1.0, top_p=1.0):
@@ -53,22 +53,22 @@ def test_nucleus_of_one_likely_token():
 def test_top_k_and_top_p_cut_the_tail():
     logits = np.tile([[3.0, 2.0, 1.0, 0.0]], (64, 1))
     uniform = (np.arange(64) + 0.5) / 64
-    assert set(pick(logits, uniform, Choice(False, 2, False))[0].tolist()) == {0, 1}
-    assert set(pick(logits, uniform, Choice(False, 0, True), top_p=0.5)[0].tolist()) == {0}
+    assert set(pick(logits, uniform, SamplingMethod(False, 2, False))[0].tolist()) == {0, 1}
+    assert set(pick(logits, uniform, SamplingMethod(False, 0, True), top_p=0.5)[0].tolist()) == {0}
 
 
 @pytest.mark.parametrize('greedy', [True, False])
 def test_banned_ids_are_never_chosen(greedy):
     """Failure mode 2: however much the policy wants an image token, only the host writes it."""
     logits = np.tile([[0.0, 50.0, 0.5, 40.0]], (64, 1))
-    ids, logprobs = pick(logits, np.linspace(0, 0.999, 64), Choice(greedy, 0, False), banned=(1, 3))
+    ids, logprobs = pick(logits, np.linspace(0, 0.999, 64), SamplingMethod(greedy, 0, False), banned=(1, 3))
     assert not np.isin(ids, (1, 3)).any()
     np.testing.assert_allclose(
         logprobs, logits[0][np.asarray(ids)] - 50, atol=1e-3
     )  # under the whole distribution, as a trainer has it
 
 
-@pytest.mark.parametrize('choice', [PLAIN, Choice(False, 2, False), Choice(False, 0, True)])
+@pytest.mark.parametrize('choice', [PLAIN, SamplingMethod(False, 2, False), SamplingMethod(False, 0, True)])
 def test_logprob_is_of_the_scaled_untruncated_distribution(choice):
     logits = np.random.default_rng(2).normal(size=(16, 40))
     ids, logprobs = pick(logits, np.linspace(0, 0.99, 16), choice, banned=(0,), temperature=0.7, top_p=0.8)

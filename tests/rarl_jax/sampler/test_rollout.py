@@ -268,8 +268,9 @@ def test_without_the_tool_the_prompt_does_not_name_it():
 def test_a_draft_of_a_call_inside_a_thought_does_not_end_the_turn(monkeypatch):
     """The row rests at the draft's `</tool_call>` until the segment ends; its tokens, its cache and its log-probs are those of one turn."""
     draft = f'perhaps {call_text((1, 2, 30, 40))}'
+    turns = (f'<think>{draft}</think>{call_text((20, 30, 70, 100))}', f'<think>{draft}</think><answer>running</answer>')
     wanted = [
-        acted(sample(0), Step(thought=draft, box=BOX), Step(thought=draft, answer='running'), group=0),
+        acted(sample(0), *(Step(text=text) for text in turns), group=0),
         acted(sample(1), Step(text=f'<think>{draft} or'), group=1),
     ]
     follow_script(monkeypatch, wanted)
