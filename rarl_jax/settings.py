@@ -19,6 +19,7 @@ from input_pipeline.build import BuildSettings
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
 from rarl_jax.conversation.dialogue import ConversationSettings
+from rarl_jax.conversation.tool import load_tool
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.lora import LoraConfig
 from rarl_jax.policy import load_policy_kind
@@ -128,7 +129,12 @@ def settings_from(config: Mapping[str, Any]) -> RunSettings | BuildSettings | Co
     if tuple(config['stages']) == ('compare_torch',):
         return _typed(CompareSettings, config, 'config')
     stages = {name: _stage(values, f'config.stage.{name}') for name, values in config['stage'].items()}
-    return _typed(RunSettings, {**config, 'stage': stages, 'model': _model(config['model'])}, 'config')
+    parts = {
+        'stage': stages,
+        'model': _model(config['model']),
+        'conversation': _conversation(config.get('conversation', {})),
+    }
+    return _typed(RunSettings, {**config, **parts}, 'config')
 
 
 def _stage(values: Mapping[str, Any], path: str) -> Any:
@@ -144,6 +150,14 @@ def _model(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return values
     fresh = values['fresh']
     return {**values, 'fresh': _typed(load_policy_kind(fresh.get('kind')).settings, fresh, 'config.model.fresh')}
+
+
+def _conversation(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, `tool` as its kind has it."""
+    if 'tool' not in values:
+        return values
+    tool = values['tool']
+    return {**values, 'tool': _typed(load_tool(tool.get('kind', 'zoom')), tool, 'config.conversation.tool')}
 
 
 def _typed(kind: type, values: Mapping[str, Any], path: str) -> Any:

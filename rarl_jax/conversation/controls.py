@@ -17,13 +17,13 @@ CropControl = Literal['real', 'blank', 'shuffled', 'oracle']
 CANDIDATES = 32  # places tried for a shuffled crop
 
 
-def show_for(control: CropControl, question: Question) -> Show:
-    """The function that turns a settled box into the picture which the policy gets."""
+def show_for(control: CropControl, question: Question, show: Show) -> Show:
+    """The function that turns a settled box into the picture which the policy gets, where `show` is the tool's."""
     if control == 'blank':
         return blank
     if control == 'shuffled':
-        return lambda image, box: cut(image, elsewhere(image, box, question))
-    return cut
+        return lambda image, box: show(image, elsewhere(image, box, question))
+    return show
 
 
 def blank(image: Image.Image, box: Box) -> Image.Image:

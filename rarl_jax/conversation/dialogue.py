@@ -11,26 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
-from rarl_jax.conversation.boxes import Box, PageFrame, from_original, iou, settle, to_original
+from rarl_jax.conversation.boxes import Box, PageFrame, from_original
 from rarl_jax.conversation.chat import Chat
 from rarl_jax.conversation.protocol import (
     ANSWER_TOO_EARLY,
     FAILURE_WORDS,
     Call,
     Turn,
-    call_text,
     is_thinking,
     read_turn,
     system_text,
     user_text,
 )
-from rarl_jax.conversation.tool import ToolSettings, Zoom, ZoomStatus, cut
+from rarl_jax.conversation.tool import Tool, Zoom, ZoomTool
 from rarl_jax.models.images import Patches, PixelLimits, patchify
 from rarl_jax.models.interface import VisionConfig
 
@@ -78,7 +77,7 @@ class Budget:
 class ConversationSettings:
     """What conversations of a run have in common."""
 
-    tool: ToolSettings = field(default_factory=ToolSettings)
+    tool: Any = field(default_factory=ZoomTool)  # a Tool, of the class that its `kind` names
     budget: Budget = field(default_factory=Budget)
 
 
@@ -90,7 +89,7 @@ class Host:
     vision: VisionConfig  # patch sizes
     page: PixelLimits  # how large the policy sees a page
     crop: PixelLimits  # how large the policy sees a crop
-    tool: ToolSettings
+    tool: Tool
 
 
 @dataclass(frozen=True)
@@ -126,11 +125,11 @@ class Dialogue:
         group: int = 0,
         sample: int = 0,
         offers_tool: bool = True,
-        show: Show = cut,
+        show: Show | None = None,
     ):
         self.host, self.page, self.budget = host, page, budget
         self.question_id, self.group, self.sample = question_id, group, sample
-        self.offers_tool, self.show = offers_tool, show
+        self.offers_tool, self.show = offers_tool, show or host.tool.show
         self.ids: list[int] = []
         self.chosen: list[bool] = []
         self.logprobs: list[float] = []
@@ -176,7 +175,7 @@ class Dialogue:
         if self.ids:
             self._write(chat.question_ids(self.ids[-1], words))
         else:
-            system = system_text(self.host.tool.box_frame, self.offers_tool)
+            system = system_text(*([self.host.tool.schema()] if self.offers_tool else []))
             self.images.append(self.page.patches)
             self._write(chat.prompt_ids(system, words, self._tokens(self.page.patches)))
         self._shown, self.finish_reason = [], None
@@ -219,7 +218,7 @@ class Dialogue:
     def point_at(self, box: Box) -> None:
         """Writes a call for an original-pixel box in the policy's place and shows its crop; none of it counts as chosen."""
         written = from_original(box, self.host.tool.box_frame, self.page.frame)
-        self._write(self.host.chat.encode(call_text(written)))
+        self._write(self.host.chat.encode(self.host.tool.call_text(written)))
         self._answer_call(Call('ok', tuple(float(round(v)) for v in written)), '')
 
     def episode(self) -> Episode:
@@ -241,7 +240,7 @@ class Dialogue:
         return self.host.chat.turn_text(self.ids[self._turn_start :])
 
     def _read(self) -> Turn:
-        self.turns.append(read_turn(self._turn_text()))
+        self.turns.append(read_turn(self._turn_text(), self.host.tool.name, self.host.tool.read))
         return self.turns[-1]
 
     def _tokens(self, image: Patches) -> int:
@@ -256,7 +255,9 @@ class Dialogue:
 
     def _answer_call(self, call: Call, note: str) -> None:
         """An observation is appended whole, image and words, or not at all."""
-        status, box = self._judge(call)
+        status, box = self.host.tool.judge(call, self.page.frame, self._shown)
+        if not self.offers_tool:
+            status = 'unknown_tool'
         crop = None
         if status == 'ok':
             crop = patchify(self.show(self.page.image, box), self.host.crop, self.host.vision)
@@ -275,17 +276,3 @@ class Dialogue:
             if crop is not None:
                 self.images.append(crop)
                 self._shown.append(box)
-
-    def _judge(self, call: Call) -> tuple[ZoomStatus, Box | None]:
-        """What becomes of a call, and the original-pixel box that it would cut."""
-        tool, frame = self.host.tool, self.page.frame
-        box = None if call.box is None else settle(to_original(call.box, tool.box_frame, frame), frame, tool.min_side)
-        if not self.offers_tool:
-            return 'unknown_tool', box
-        if call.status != 'ok':
-            return call.status, box
-        if box is None:
-            return 'bad_box', None
-        if self._shown and iou(np.array([box]), np.array(self._shown)).max() >= tool.duplicate_iou:
-            return 'duplicate', box
-        return ('no_budget' if len(self._shown) >= tool.max_crops else 'ok'), box

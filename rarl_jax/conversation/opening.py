@@ -36,7 +36,7 @@ def open_dialogue(
             question_id=question.id,
             group=group,
             offers_tool=offers_tool,
-            show=show_for(crop, question),
+            show=show_for(crop, question, host.tool.show),
         )
         dialogue.ask(question.prompt)
         if crop == 'oracle':

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,14 +93,14 @@ def tool_schema(frame: BoxFrame) -> dict[str, Any]:
     return {'type': 'function', 'function': {'name': TOOL_NAME, 'description': description, 'parameters': parameters}}
 
 
-def system_text(frame: BoxFrame, offers_tool: bool) -> str:
-    """The system turn's words, the tool's description written out where it is offered.
+def system_text(*tools: Mapping[str, Any]) -> str:
+    """The system turn's words, the schemas of the tools written out where they are offered.
 
     Published Qwen2.5-VL templates know no `tools`, so the section is part of the text for every folder.
     """
-    if not offers_tool:
+    if not tools:
         return INSTRUCTION
-    return f'{INSTRUCTION}{TOOLS_HEAD}\n{json.dumps(tool_schema(frame), ensure_ascii=False)}{TOOLS_TAIL}'
+    return '\n'.join([INSTRUCTION + TOOLS_HEAD, *(json.dumps(tool, ensure_ascii=False) for tool in tools)]) + TOOLS_TAIL
 
 
 def user_text(prompt: str, frame: BoxFrame, page_size: tuple[int, int]) -> str:
@@ -118,7 +119,7 @@ def call_text(box: tuple[float, float, float, float], label: str | None = None) 
 def fixed_strings() -> tuple[str, ...]:
     """Every string this module writes over and over: a small tokenizer gives each its own id, so that they cost one token."""
     call_head, call_tail = call_text((0, 0, 0, 0)).removesuffix(CALL_CLOSE).split('0, 0, 0, 0')
-    systems = [system_text(frame, True) for frame in FRAME_WORDS]
+    systems = [system_text(tool_schema(frame)) for frame in FRAME_WORDS]
     tags = ('<think>', '</think>', '<answer>', '</answer>', '<tool_response>\n', '\n</tool_response>')
     return (
         *tags,
@@ -168,8 +169,8 @@ def is_thinking(text: str) -> bool:
     return THINK_OPEN in text.rpartition(THINK_CLOSE)[2]
 
 
-def read_turn(text: str, tool_name: str = TOOL_NAME) -> Turn:
-    """Reads the text of one turn. Any text has an outcome; nothing raises.
+def read_turn(text: str, tool_name: str = TOOL_NAME, read: Callable[[Any], Call] | None = None) -> Turn:
+    """Reads the text of one turn. Any text has an outcome; nothing raises. `read` reads a call's arguments; None = those of the zoom tool.
 
     A thought runs from <think> to the next </think>, or to the end of the turn: no call and no answer inside it counts.
     Outside, the last complete answer counts, whatever incomplete one stands beside it. A call that is never closed counts as
@@ -178,7 +179,12 @@ def read_turn(text: str, tool_name: str = TOOL_NAME) -> Turn:
     thoughts = [words for words, closing in _THOUGHT.findall(text) if closing]
     acts = _THOUGHT.sub(' ', text)
     answer = _last_answer(acts)
-    return Turn(text, _find_call(acts, answer, tool_name), answer, thoughts[0].strip() if thoughts else None)
+    return Turn(
+        text,
+        _find_call(acts, answer, tool_name, read or read_arguments),
+        answer,
+        thoughts[0].strip() if thoughts else None,
+    )
 
 
 def _last_answer(acts: str) -> str | None:
@@ -187,28 +193,26 @@ def _last_answer(acts: str) -> str | None:
     return None if start < 0 else acts[start + len('<answer>') : acts.index('</answer>', start)].strip()
 
 
-def _find_call(acts: str, answer: str | None, tool_name: str) -> Call | None:
+def _find_call(acts: str, answer: str | None, tool_name: str, read: Callable[[Any], Call]) -> Call | None:
     opened, closed = acts.count(CALL_OPEN), acts.count(CALL_CLOSE)
     if not closed:
         return Call('bad_json') if opened and answer is None else None
     if opened > 1 or closed > 1:
         return Call('several_calls')
     body, closing, _ = acts.partition(CALL_OPEN)[2].partition(CALL_CLOSE)
-    return _read_call(body, tool_name) if closing else Call('bad_json')
-
-
-def _read_call(body: str, tool_name: str) -> Call:
     try:
-        call = json.loads(body)
+        call = json.loads(body) if closing else None
     except (ValueError, RecursionError):
-        return Call('bad_json')
-    if isinstance(call, list):
-        return Call('several_calls' if len(call) > 1 else 'bad_json')
+        call = None
+    if isinstance(call, list) and len(call) > 1:
+        return Call('several_calls')
     if not isinstance(call, dict):
         return Call('bad_json')
-    if call.get('name') != tool_name:
-        return Call('unknown_tool')
-    arguments = call.get('arguments')
+    return read(call.get('arguments')) if call.get('name') == tool_name else Call('unknown_tool')
+
+
+def read_arguments(arguments: Any) -> Call:
+    """The zoom tool's arguments: four numbers, and a label or none."""
     box = arguments.get('bbox_2d') if isinstance(arguments, dict) else None
     if not (isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)):
         return Call('bad_arguments')

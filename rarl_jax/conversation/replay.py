@@ -7,7 +7,6 @@ from PIL import Image
 from input_pipeline.traces import Conversation, Step
 from rarl_jax.conversation.boxes import PageFrame, from_original
 from rarl_jax.conversation.dialogue import Budget, Dialogue, Episode, Host, view_page
-from rarl_jax.conversation.protocol import call_text
 from rarl_jax.conversation.tool import cut
 
 
@@ -19,7 +18,7 @@ def step_text(step: Step, host: Host, page: PageFrame) -> str:
     thought = '' if step.thought is None else f'<think>{literal(step.thought)}</think>'
     if step.box is None:
         return f'{thought}<answer>{literal(step.answer)}</answer>'
-    return thought + call_text(from_original(step.box, host.tool.box_frame, page))
+    return thought + host.tool.call_text(from_original(step.box, host.tool.box_frame, page))
 
 
 def replay(

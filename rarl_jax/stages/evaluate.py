@@ -158,7 +158,7 @@ def decoding(stage: EvaluateSettings) -> str:
 
 
 def prompt_hash(run: Run) -> str:
-    return hash_text(system_text(run.host.tool.box_frame, True))
+    return hash_text(system_text(run.host.tool.schema()))
 
 
 def pixel_limits(run: Run) -> dict[str, tuple[int, int]]:

@@ -12,7 +12,7 @@ from rarl_jax.conversation.chat import Chat
 from rarl_jax.conversation.dialogue import Budget, Host
 from rarl_jax.conversation.protocol import INSTRUCTION, TOOL_NAME, system_text, tool_schema
 from rarl_jax.conversation.replay import replay
-from rarl_jax.conversation.tool import ToolSettings, cut
+from rarl_jax.conversation.tool import ZoomTool, cut
 from rarl_jax.learner.batches import Buckets, collate
 from rarl_jax.models.images import PixelLimits
 from tests.rarl_jax.small_policy import folder, page, policy
@@ -29,7 +29,7 @@ def episode():
         Exchange(QUESTION, (Step(box=BOX), Step(box=SECOND), Step(answer='running'))),
         Exchange(MORE, (Step(thought='it is there', answer='sitting'),)),
     )
-    host = Host(Chat.from_folder(folder()), policy().model.config.vision, LIMITS, LIMITS, ToolSettings())
+    host = Host(Chat.from_folder(folder()), policy().model.config.vision, LIMITS, LIMITS, ZoomTool())
     told = Conversation('q', 'p', exchanges, offers_tool=True)
     return replay(told, page(), host, Budget(total_tokens=2048))
 
@@ -98,7 +98,7 @@ def test_tokenizer_of_transformers():
     for text in (
         QUESTION,
         MORE,
-        system_text('original', True),
+        system_text(tool_schema('original')),
         '\x00\n\n  x ',
         '007 3.14<|im_end|>',
         '<think>a</think>',
@@ -131,7 +131,7 @@ def test_a_template_that_knows_no_tools(episode):
     )
     ours = policy().host.chat
     other = Chat(ours._tokenizer, plain)
-    system = system_text('model', True)
+    system = system_text(tool_schema('model'))
     assert other.prompt_ids(system, QUESTION, 4) == ours.prompt_ids(system, QUESTION, 4)
     assert other.observation_ids(ours.call_close_id, 'x', 4) == ours.observation_ids(ours.call_close_id, 'x', 4)
     assert other.question_ids(ours.turn_end_id, MORE) == ours.question_ids(ours.turn_end_id, MORE)

@@ -111,7 +111,7 @@ class Reference:
         frame = self.run.host.tool.box_frame
         question = {'type': 'text', 'text': user_text(sample.question.prompt, frame, sample.image.size)}
         messages = [
-            {'role': 'system', 'content': system_text(frame, True)},
+            {'role': 'system', 'content': system_text(self.run.host.tool.schema())},
             {'role': 'user', 'content': [{'type': 'image'}, question]},
         ]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

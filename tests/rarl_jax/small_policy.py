@@ -19,7 +19,7 @@ from rarl_jax.conversation import protocol
 from rarl_jax.conversation.chat import Chat
 from rarl_jax.conversation.dialogue import Budget, Episode, Host
 from rarl_jax.conversation.replay import replay
-from rarl_jax.conversation.tool import ToolSettings
+from rarl_jax.conversation.tool import ZoomTool
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import Config, Qwen2_5_VL
 from rarl_jax.policy import load_policy
@@ -65,7 +65,7 @@ def folder() -> str:
 @functools.cache
 def host(**tool: object) -> Host:
     config = Config.from_folder(folder())
-    return Host(Chat.from_folder(folder()), config.vision, PAGE, CROP, ToolSettings(**tool))
+    return Host(Chat.from_folder(folder()), config.vision, PAGE, CROP, ZoomTool(**tool))
 
 
 @functools.cache

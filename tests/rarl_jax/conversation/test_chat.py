@@ -123,7 +123,7 @@ def test_a_failed_call_gets_words_and_no_image():
 
 def test_the_prompt_costs_a_small_policy_few_tokens():
     words = small_policy.host().chat
-    assert len(words.encode(system_text('model', True))) <= 8
+    assert len(words.encode(system_text(protocol.tool_schema('model')))) <= 8
     assert len(words.encode(call_text((10, 20, 30, 255)))) == 11
 
 
