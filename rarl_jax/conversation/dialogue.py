@@ -9,6 +9,7 @@ tokens of a supervised answer; it reads turns, carries out zooms, appends what t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,18 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
+from rarl_jax.conversation import protocol
 from rarl_jax.conversation.boxes import Box, PageFrame, from_original
 from rarl_jax.conversation.chat import Chat
-from rarl_jax.conversation.protocol import (
-    ANSWER_TOO_EARLY,
-    FAILURE_WORDS,
-    Call,
-    Turn,
-    is_thinking,
-    read_turn,
-    system_text,
-    user_text,
-)
+from rarl_jax.conversation.protocol import Call, Turn, is_thinking, read_turn
 from rarl_jax.conversation.tool import Tool, Zoom, ZoomTool
 from rarl_jax.models.images import Patches, PixelLimits, patchify
 from rarl_jax.models.interface import VisionConfig
@@ -142,19 +135,10 @@ class Dialogue:
 
     def copy(self, sample: int) -> Dialogue:
         """A second attempt from this point on."""
-        other = Dialogue(
-            self.host,
-            self.page,
-            self.budget,
-            question_id=self.question_id,
-            group=self.group,
-            sample=sample,
-            offers_tool=self.offers_tool,
-            show=self.show,
-        )
+        other = copy.copy(self)
+        other.sample = sample
         for name in ('ids', 'chosen', 'logprobs', 'images', 'zooms', 'turns', '_shown'):
             setattr(other, name, list(getattr(self, name)))
-        other._turn_start = self._turn_start
         return other
 
     @property
@@ -171,11 +155,11 @@ class Dialogue:
     def ask(self, prompt: str) -> None:
         """Puts a question: the first with the system turn and the page, a further one after the last answer."""
         chat, frame = self.host.chat, self.page.frame
-        words = user_text(prompt, self.host.tool.box_frame, (frame.width, frame.height))
+        words = protocol.user_text(prompt, self.host.tool.box_frame, (frame.width, frame.height))
         if self.ids:
             self._write(chat.question_ids(self.ids[-1], words))
         else:
-            system = system_text(*([self.host.tool.schema()] if self.offers_tool else []))
+            system = protocol.system_text(*([self.host.tool.schema()] if self.offers_tool else []))
             self.images.append(self.page.patches)
             self._write(chat.prompt_ids(system, words, self._tokens(self.page.patches)))
         self._shown, self.finish_reason = [], None
@@ -208,7 +192,7 @@ class Dialogue:
         if turn.call is None:
             self.finish_reason = 'stop' if turn.answer is None else 'answer'
         else:
-            self._answer_call(turn.call, ANSWER_TOO_EARLY if turn.answer is not None else '')
+            self._answer_call(turn.call, protocol.ANSWER_TOO_EARLY if turn.answer is not None else '')
 
     def break_off(self) -> None:
         """Ends the conversation in the middle of a turn, because no token is left to the policy."""
@@ -261,7 +245,7 @@ class Dialogue:
         crop = None
         if status == 'ok':
             crop = patchify(self.show(self.page.image, box), self.host.crop, self.host.vision)
-        words = note if status == 'ok' else FAILURE_WORDS[status]
+        words = note if status == 'ok' else protocol.FAILURE_WORDS[status]
         observation = self.host.chat.observation_ids(self.ids[-1], words, None if crop is None else self._tokens(crop))
         if len(self.turns) >= self.budget.max_turns:
             self.finish_reason = 'turn_limit'

@@ -42,36 +42,25 @@ _PICTURE = re.compile(r'(?:<\|vision_start\|>)?(?:<\|image_pad\|>)+(?:<\|vision_
 class ZoomRecord:
     """One call of the tool. Evaluation keeps the first three fields, rollouts all."""
 
-    # 'ok' or why it failed
-    status: str
-    # xyxy px of the original page; None where there was no usable box
-    box: Box | None
-    # with the region that it overlaps most; None for a failed call, and where the question has no region
+    status: str  # 'ok' or why it failed
+    box: Box | None  # xyxy px of the original page; None where there was no usable box
+    # With the region that it overlaps most; None for a failed call, and where the question has no region.
     iou: float | None
-    # as the policy wrote it, in `frame`; None where it wrote no four finite numbers
-    requested: Box | None = None
-    # 'model', 'original' or 'normalized'
-    frame: str = ''
-    # path of the crop, relative to the rollouts folder; None where nothing was cut
-    image: str | None = None
-    # the policy's turn it was made in, from 0
-    turn: int = 0
-    # the policy's name for the region
-    label: str | None = None
+    requested: Box | None = None  # as the policy wrote it, in `frame`; None where it wrote no four finite numbers
+    frame: str = ''  # 'model', 'original' or 'normalized'
+    image: str | None = None  # path of the crop, relative to the rollouts folder; None where nothing was cut
+    turn: int = 0  # the policy's turn it was made in, from 0
+    label: str | None = None  # the policy's name for the region
 
 
 @dataclass(frozen=True)
 class EpisodeRecord:
     """How one episode went, in any file that tells of it."""
 
-    # what stood between the answer tags; None = no answer
-    prediction: str | None
-    # of the prediction, 0 to 1; None = there is no verdict
-    grade: float | None
-    # in the order of the calls
-    zooms: tuple[ZoomRecord, ...]
-    # turns that the policy took
-    turns: int
+    prediction: str | None  # what stood between the answer tags; None = no answer
+    grade: float | None  # of the prediction, 0 to 1; None = there is no verdict
+    zooms: tuple[ZoomRecord, ...]  # in the order of the calls
+    turns: int  # turns that the policy took
     finish_reason: str
 
 
@@ -84,41 +73,30 @@ class RolloutRecord(EpisodeRecord):
     question_id: str
     page_id: str
     task: str
-    # the question's words
-    prompt: str
-    # the right one
-    answer: str
-    # where one must look, px of the original page
-    regions: tuple[Box, ...]
-    # episodes of one question and step share it
-    group: int
-    # place in the group
-    sample: int
-    # what the policy chose, turn by turn
-    turn_texts: tuple[str, ...]
-    # what the host wrote after each turn but the last
-    observations: tuple[str, ...]
-    # path relative to the rollouts folder
-    page_image: str
-    # width, height in px of the original
-    page_size: tuple[int, int]
-    # the reward's named parts
-    parts: dict[str, float]
+    prompt: str  # the question's words
+    answer: str  # the right one
+    regions: tuple[Box, ...]  # where one must look, px of the original page
+    group: int  # episodes of one question and step share it
+    sample: int  # place in the group
+    turn_texts: tuple[str, ...]  # what the policy chose, turn by turn
+    observations: tuple[str, ...]  # what the host wrote after each turn but the last
+    page_image: str  # path relative to the rollouts folder
+    page_size: tuple[int, int]  # width, height in px of the original
+    parts: dict[str, float]  # the reward's named parts
     total: float
     advantage: float
-    # tokens that the policy chose
-    chosen_tokens: int
+    chosen_tokens: int  # tokens that the policy chose
 
 
 def zoom_records(episode: Episode, question: Question) -> tuple[ZoomRecord, ...]:
     """Every call of the tool with its IoU."""
     overlaps = iter(zoom_ious(episode, question))
-    records = []
-    for zoom in episode.zooms:
-        overlap = next(overlaps) if zoom.succeeded else None
-        box = None if zoom.box is None else tuple(map(float, zoom.box))
-        records.append(ZoomRecord(zoom.status, box, overlap if question.regions else None))
-    return tuple(records)
+    ious = [next(overlaps) if zoom.succeeded else None for zoom in episode.zooms]
+    boxes = [None if zoom.box is None else tuple(map(float, zoom.box)) for zoom in episode.zooms]
+    return tuple(
+        ZoomRecord(zoom.status, box, overlap if question.regions else None)
+        for zoom, box, overlap in zip(episode.zooms, boxes, ious, strict=True)
+    )
 
 
 def record_from(kind: type[T], row: Mapping[str, Any]) -> T:

@@ -20,23 +20,16 @@ def open_dialogues(
     Raises:
         ValueError: a page that the policy can't be shown, or a prompt that leaves no room in the budget; names question and page.
     """
-    return [open_dialogue(host, budget, sample, group, offers_tool, crop) for group, sample in enumerate(samples)]
+    return [_open(host, budget, sample, group, offers_tool, crop) for group, sample in enumerate(samples)]
 
 
-def open_dialogue(
-    host: Host, budget: Budget, sample: Sample, group: int, offers_tool: bool, crop: CropControl
-) -> Dialogue:
+def _open(host: Host, budget: Budget, sample: Sample, group: int, offers_tool: bool, crop: CropControl) -> Dialogue:
     question = sample.question
     name = f'Question {question.id} about page {question.page_id}'
     try:
+        view, show = view_page(host, sample.image), show_for(crop, question, host.tool.show)
         dialogue = Dialogue(
-            host,
-            view_page(host, sample.image),
-            budget,
-            question_id=question.id,
-            group=group,
-            offers_tool=offers_tool,
-            show=show_for(crop, question, host.tool.show),
+            host, view, budget, question_id=question.id, group=group, offers_tool=offers_tool, show=show
         )
         dialogue.ask(question.prompt)
         if crop == 'oracle':

@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from rarl_jax.conversation.boxes import BoxFrame
+from rarl_jax.conversation.boxes import Box, BoxFrame
 
 TOOL_NAME = 'image_zoom_in_tool'
 CALL_OPEN, CALL_CLOSE = '<tool_call>', '</tool_call>'
@@ -42,51 +43,14 @@ ANSWER_TOO_EARLY = 'Answer in a turn without a call.'
 
 # Renders what `Chat` writes; handed to checkpoints that are made from nothing. Tools and tool messages follow Qwen2.5's convention:
 # functions are listed in the system turn, and what a tool returns is shown in a user turn.
-CHAT_TEMPLATE = (
-    """
-{%- macro show(content) -%}
-{%- if content is string -%}{{ content }}
-{%- else -%}
-{%- for part in content -%}
-{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
-{%- elif part.type == 'text' -%}{{ part.text }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
-{%- for message in messages -%}
-{%- if message.role == 'tool' -%}
-{{- '<|im_start|>user\n<tool_response>\n' + show(message.content) + '\n</tool_response><|im_end|>\n' -}}
-{%- else -%}
-{{- '<|im_start|>' + message.role + '\n' + show(message.content or '') -}}
-{%- for call in message.tool_calls or [] -%}
-{%- set function = call.function or call -%}
-{{- '<tool_call>\n{"name": "' + function.name + '", "arguments": ' + (function.arguments | tojson) + '}\n</tool_call>' -}}
-{%- endfor -%}
-{%- if loop.first and tools -%}
-{{- HEAD -}}
-{%- for tool in tools -%}{{- '\n' + (tool | tojson) -}}{%- endfor -%}
-{{- TAIL -}}
-{%- endif -%}
-{{- '<|im_end|>\n' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
-""".strip()
-    .replace('HEAD', repr(TOOLS_HEAD))
-    .replace('TAIL', repr(TOOLS_TAIL))
-)
+_TEMPLATE = Path(__file__).with_name('chat_template.jinja').read_text(encoding='utf-8').strip()
+CHAT_TEMPLATE = _TEMPLATE.replace('HEAD', repr(TOOLS_HEAD)).replace('TAIL', repr(TOOLS_TAIL))
 
 
 def tool_schema(frame: BoxFrame) -> dict[str, Any]:
     """The zoom tool as a JSON schema, boxes in `frame`."""
-    box = {
-        'type': 'array',
-        'items': {'type': 'number'},
-        'minItems': 4,
-        'maxItems': 4,
-        'description': f'[x1, y1, x2, y2] {FRAME_WORDS[frame]}.',
-    }
+    box = {'type': 'array', 'items': {'type': 'number'}, 'minItems': 4, 'maxItems': 4}
+    box['description'] = f'[x1, y1, x2, y2] {FRAME_WORDS[frame]}.'
     label = {'type': 'string', 'description': 'What the region shows.'}
     parameters = {'type': 'object', 'properties': {'bbox_2d': box, 'label': label}, 'required': ['bbox_2d']}
     description = 'Shows a region of the page enlarged.'
@@ -108,7 +72,7 @@ def user_text(prompt: str, frame: BoxFrame, page_size: tuple[int, int]) -> str:
     return f'{prompt}\nThe page is {page_size[0]} x {page_size[1]} pixels.' if frame == 'original' else prompt
 
 
-def call_text(box: tuple[float, float, float, float], label: str | None = None) -> str:
+def call_text(box: Box, label: str | None = None) -> str:
     """A well-formed call, `box` in the policy's frame, as supervised data and the oracle write it."""
     arguments: dict[str, Any] = {'bbox_2d': [round(v) for v in box]}
     if label is not None:
@@ -121,18 +85,9 @@ def fixed_strings() -> tuple[str, ...]:
     call_head, call_tail = call_text((0, 0, 0, 0)).removesuffix(CALL_CLOSE).split('0, 0, 0, 0')
     systems = [system_text(tool_schema(frame)) for frame in FRAME_WORDS]
     tags = ('<think>', '</think>', '<answer>', '</answer>', '<tool_response>\n', '\n</tool_response>')
-    return (
-        *tags,
-        'system\n',
-        'user\n',
-        'assistant\n',
-        call_head.removeprefix(CALL_OPEN),
-        call_tail,
-        INSTRUCTION,
-        *systems,
-        *FAILURE_WORDS.values(),
-        ANSWER_TOO_EARLY,
-    )
+    calls = (call_head.removeprefix(CALL_OPEN), call_tail)
+    words = (*FAILURE_WORDS.values(), ANSWER_TOO_EARLY)
+    return (*tags, 'system\n', 'user\n', 'assistant\n', *calls, INSTRUCTION, *systems, *words)
 
 
 # ---------------------------------------------------------------- reading a turn
@@ -144,10 +99,8 @@ _THOUGHT = re.compile(f'{THINK_OPEN}(.*?)({THINK_CLOSE}|\\Z)', re.DOTALL)
 class Call:
     """A tool call as the policy wrote it, not yet judged against a page."""
 
-    # 'ok', or why it can't be carried out: a key of FAILURE_WORDS
-    status: str
-    # in the policy's frame; None if none could be read
-    box: tuple[float, float, float, float] | None = None
+    status: str  # 'ok', or why it can't be carried out: a key of FAILURE_WORDS
+    box: Box | None = None  # in the policy's frame; None if none could be read
     label: str | None = None
 
 
@@ -155,13 +108,10 @@ class Call:
 class Turn:
     """What one turn of the policy amounts to. A call goes before an answer: an answer counts only in a turn without a call."""
 
-    # as the policy wrote it: `</tool_call>` kept, `<|im_end|>` left out
-    text: str
+    text: str  # as the policy wrote it: `</tool_call>` kept, `<|im_end|>` left out
     call: Call | None
-    # words inside the last complete <answer>, stripped
-    answer: str | None
-    # words inside the first complete <think>, stripped
-    thought: str | None
+    answer: str | None  # words inside the last complete <answer>, stripped
+    thought: str | None  # words inside the first complete <think>, stripped
 
 
 def is_thinking(text: str) -> bool:

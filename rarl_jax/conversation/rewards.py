@@ -1,4 +1,4 @@
-"""What an episode is paid: Eq. 2 of RARL (arXiv 2511.06490), with every part weighted, gated and capped by settings.
+"""The reward of an episode: Eq. 2 of RARL (arXiv 2511.06490), with every part weighted, gated and capped by settings.
 
     R      = w_acc R_acc + w_format R_format + R_tool
     R_tool = (c + g 1[R_acc > threshold]) * (w_count R_count + w_iou R_iou)
@@ -7,7 +7,7 @@ R_acc     in [0, 1]  the grade of the answer, handed in
 R_format  0 or 1     see `is_well_formed`
 R_count   0..cap     successful zooms; a failed call or a repeated box earns nothing
 R_iou     in [0, 1]  zoom boxes matched one-to-one to the regions so that the summed IoU is largest, over max(#boxes, #regions):
-                     spraying boxes is not paid, and zooming into every region of a question with many is
+                     spraying boxes earns nothing, and zooming into every region of a question with many is
 
 The paper's reward is c = g = 1; its ablation c = 0. Only text that the policy wrote is read, never an observation (whose words hold tags).
 """
@@ -42,25 +42,24 @@ class RewardSettings:
     format: float = 1.0  # weight of R_format
     tool_count: float = 1.0  # weight of R_count inside R_tool
     tool_iou: float = 1.0  # weight of R_iou inside R_tool; 0 switches it off
-    constant: float = 1.0  # c: the share of R_tool that is paid whatever the answer is
-    gate: float = 1.0  # g: the share that is paid only for a right answer
+    constant: float = 1.0  # c: the share of R_tool that is earned whatever the answer is
+    gate: float = 1.0  # g: the share that is earned only by a right answer
     gate_threshold: float = 0.0  # R_acc must be larger than this to open the gate
     max_paid_zooms: int = 1  # cap of R_count, in zooms
     think: Literal['optional', 'required'] = 'optional'  # whether every turn must begin with <think>...</think>
 
     def warm_start(self) -> RewardSettings:
-        """The same settings with only format and tool_count paid, and no gate: the stage that teaches the policy to call the tool at all."""
+        """The same settings with only format and tool_count, and no gate: the stage that teaches the policy to call the tool at all."""
         return dataclasses.replace(self, accuracy=0.0, tool_iou=0.0, constant=1.0, gate=0.0)
 
 
 @dataclass(frozen=True)
 class Reward:
-    """The pay of one episode."""
+    """The reward of one episode."""
 
     total: float  # R, what the advantage is computed from
-    parts: Mapping[
-        str, float
-    ]  # accuracy, format, tool_count, tool_iou: before weights, reported even where they are not paid; tool: R_tool as paid
+    # accuracy, format, tool_count, tool_iou: before weights, reported even where they weigh nothing; tool: R_tool.
+    parts: Mapping[str, float]
 
 
 def reward(episode: Episode, question: Question, accuracy: float, settings: RewardSettings) -> Reward:
@@ -123,13 +122,10 @@ def is_well_formed(turns: Sequence[Turn], think: Literal['optional', 'required']
 
 def _ends_with(turn: Turn, closing: Literal['tool_call', 'answer'], think: Literal['optional', 'required']) -> bool:
     """Whether a turn is an optional thought, free text, and then exactly one `closing` element with a usable body."""
-    text = turn.text.strip()
-    thought, act = ['<think>', '</think>'], [f'<{closing}>', f'</{closing}>']
+    text, thought, act = turn.text.strip(), ['<think>', '</think>'], [f'<{closing}>', f'</{closing}>']
     tags = _TAG.findall(text)
     if tags not in ([thought + act] if think == 'required' else [act, thought + act]):
         return False
-    if tags[0] == '<think>' and not text.startswith('<think>'):
-        return False
-    if not text.endswith(act[1]):
+    if (tags[0] == '<think>' and not text.startswith('<think>')) or not text.endswith(act[1]):
         return False
     return bool(turn.answer) if closing == 'answer' else turn.call is not None and turn.call.status == 'ok'
