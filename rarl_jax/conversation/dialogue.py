@@ -10,7 +10,8 @@ tokens of a supervised answer; it reads turns, carries out zooms, appends what t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -94,6 +95,15 @@ class PageView:
     frame: PageFrame
 
 
+@contextmanager
+def errors_of(name: str) -> Iterator[None]:
+    """A ValueError of the block says whose it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+
+
 def view_page(host: Host, image: Image.Image, limits: PixelLimits | None = None) -> PageView:
     """Resizes a page to `limits` (the host's for pages if None)."""
     patches = patchify(image, host.page if limits is None else limits, host.vision)
@@ -164,11 +174,11 @@ class Dialogue:
             self._write(chat.prompt_ids(system, words, self._tokens(self.page.patches)))
         self._shown, self.finish_reason = [], None
 
-    def check_room(self, name: str) -> None:
-        """ValueError where the budget leaves the policy no token; `name` says in it whose conversation this is."""
+    def check_room(self) -> None:
+        """ValueError where the budget leaves the policy no token."""
         if self.finish_reason is not None or len(self.ids) >= self.budget.total_tokens:
             raise ValueError(
-                f'{name}: its prompt has {len(self.ids)} tokens, but the conversation may have {self.budget.total_tokens}; '
+                f'its prompt has {len(self.ids)} tokens, but the conversation may have {self.budget.total_tokens}; '
                 'raise total_tokens or lower the pixel limits.'
             )
 

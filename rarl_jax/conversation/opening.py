@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from input_pipeline.loader import Sample
 from rarl_jax.conversation.controls import CropControl, show_for
-from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, view_page
+from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, errors_of, view_page
 
 
 def open_dialogues(
@@ -25,8 +25,7 @@ def open_dialogues(
 
 def _open(host: Host, budget: Budget, sample: Sample, group: int, offers_tool: bool, crop: CropControl) -> Dialogue:
     question = sample.question
-    name = f'Question {question.id} about page {question.page_id}'
-    try:
+    with errors_of(f'Question {question.id} about page {question.page_id}'):
         view, show = view_page(host, sample.image), show_for(crop, question, host.tool.show)
         dialogue = Dialogue(
             host, view, budget, question_id=question.id, group=group, offers_tool=offers_tool, show=show
@@ -35,7 +34,5 @@ def _open(host: Host, budget: Budget, sample: Sample, group: int, offers_tool: b
         if crop == 'oracle':
             for region in question.regions[: host.tool.max_crops]:
                 dialogue.point_at(region)
-    except ValueError as error:
-        raise ValueError(f'{name}: {error}') from error
-    dialogue.check_room(name)
+        dialogue.check_room()
     return dialogue

@@ -6,7 +6,7 @@ from PIL import Image
 
 from input_pipeline.traces import Conversation, Step
 from rarl_jax.conversation.boxes import PageFrame, from_original
-from rarl_jax.conversation.dialogue import Budget, Dialogue, Episode, Host, view_page
+from rarl_jax.conversation.dialogue import Budget, Dialogue, Episode, Host, errors_of, view_page
 from rarl_jax.conversation.tool import cut
 
 
@@ -29,30 +29,32 @@ def replay(
     Raises:
         ValueError: a zoom is refused, or the conversation is longer than budget.total_tokens. Turns are not limited.
     """
-    if conversation.crop is None:
-        view = view_page(host, image)
-    else:
-        view = view_page(host, cut(image, conversation.crop), host.crop)
-    turns = sum(len(exchange.steps) for exchange in conversation.exchanges)
-    dialogue = Dialogue(
-        host,
-        view,
-        Budget(max_turns=1 + turns, total_tokens=budget.total_tokens),
-        question_id=conversation.question_id,
-        group=group,
-        sample=sample,
-        offers_tool=conversation.offers_tool,
-    )
-    for exchange in conversation.exchanges:
-        dialogue.ask(exchange.prompt)
-        for step in exchange.steps:
-            _take_step(dialogue, step)
-    if len(dialogue.ids) > budget.total_tokens:
-        raise ValueError(
-            f'Conversation {conversation.question_id}: {len(dialogue.ids)} tokens, at most {budget.total_tokens} fit; '
-            'raise total_tokens or ask fewer questions.'
+    with errors_of(f'Question {conversation.question_id} about page {conversation.page_id}'):
+        if conversation.crop is None:
+            view = view_page(host, image)
+        else:
+            view = view_page(host, cut(image, conversation.crop), host.crop)
+        dialogue = Dialogue(
+            host,
+            view,
+            Budget(
+                1 + sum(len(exchange.steps) for exchange in conversation.exchanges), total_tokens=budget.total_tokens
+            ),
+            question_id=conversation.question_id,
+            group=group,
+            sample=sample,
+            offers_tool=conversation.offers_tool,
         )
-    return dialogue.episode()
+        for exchange in conversation.exchanges:
+            dialogue.ask(exchange.prompt)
+            for step in exchange.steps:
+                _take_step(dialogue, step)
+        if len(dialogue.ids) > budget.total_tokens:
+            raise ValueError(
+                f'the conversation has {len(dialogue.ids)} tokens, at most {budget.total_tokens} fit; '
+                'raise total_tokens or ask fewer questions.'
+            )
+        return dialogue.episode()
 
 
 def _take_step(dialogue: Dialogue, step: Step) -> None:
@@ -65,7 +67,5 @@ def _take_step(dialogue: Dialogue, step: Step) -> None:
         return
     dialogue.end_turn()
     if step.box is not None and not dialogue.zooms[-1].succeeded:
-        raise ValueError(
-            f'Conversation {dialogue.question_id}: the zoom {step.box} was refused ({dialogue.finish_reason or dialogue.zooms[-1].status}), '
-            'expected a box that can be shown; correct it.'
-        )
+        refused = dialogue.finish_reason or dialogue.zooms[-1].status
+        raise ValueError(f'the zoom {step.box} was refused ({refused}), expected a box that can be shown; correct it.')

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from rarl_jax.conversation.dialogue import Dialogue, Episode
+from rarl_jax.conversation.dialogue import Dialogue, Episode, errors_of
 from rarl_jax.learner.batches import feature_rows, on_mesh, positions_of, round_up
 from rarl_jax.models.images import Patches, PixelLimits
 from rarl_jax.models.interface import Cache
@@ -51,7 +51,8 @@ def rollout(
         ValueError: a dialogue has no room for an answer.
     """
     for dialogue in dialogues:
-        dialogue.check_room(f'Question {dialogue.question_id}')
+        with errors_of(f'Question {dialogue.question_id}'):
+            dialogue.check_room()
     episodes: list[Episode] = []
     together = max(settings.rows // sampling.samples, 1) if settings.rows else len(dialogues)
     for start in range(0, len(dialogues), together):

@@ -105,7 +105,9 @@ def acted(sample: Sample, *steps: Step, group: int = 0, budget: Budget = BUDGET,
     """The episode in which a policy takes exactly these turns."""
     exchanges = (Exchange(sample.question.prompt, steps),)
     told = Conversation(
-        **{'exchanges': exchanges, 'offers_tool': True, **conversation}, question_id=sample.question.id, page_id=''
+        **{'exchanges': exchanges, 'offers_tool': True, **conversation},
+        question_id=sample.question.id,
+        page_id=sample.question.page_id,
     )
     return replay(told, sample.image, host(), budget, group=group)
 

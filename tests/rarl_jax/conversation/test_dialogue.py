@@ -1,5 +1,7 @@
 """Conversations on the host: what is appended, what is masked, how they end. No model runs here."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -168,6 +170,12 @@ def test_a_copy_goes_its_own_way():
 def test_a_supervised_zoom_that_is_refused_is_an_error():
     with pytest.raises(ValueError, match='duplicate'):
         acted(sample(), ZOOM, ZOOM, ANSWER)
+
+
+def test_a_page_that_cannot_be_shown_is_named():
+    odd = dataclasses.replace(sample(), image=small_policy.page(width=10, height=4000))
+    with pytest.raises(ValueError, match=r'Question page-0/q about page page-0: .*200'):
+        acted(odd, ANSWER)
 
 
 def test_a_supervised_conversation_that_is_too_long_is_an_error():

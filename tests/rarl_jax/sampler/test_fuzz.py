@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rarl_jax.conversation.dialogue import Budget
 from rarl_jax.conversation.opening import open_dialogues
+from rarl_jax.conversation.protocol import is_thinking, read_turn
 from rarl_jax.conversation.rewards import is_well_formed
 from rarl_jax.sampler import engine as module
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
@@ -120,5 +121,11 @@ def check(episode, stream, number):
     for zoom in shown:
         x1, y1, x2, y2 = zoom.box
         assert 0 <= x1 < x2 <= episode.page.width and 0 <= y1 < y2 <= episode.page.height
+    assert episode.turns == tuple(read_turn(turn.text) for turn in episode.turns)
+    ended = episode.turns if episode.finish_reason in ('answer', 'stop', 'turn_limit') else episode.turns[:-1]
+    assert [zoom.turn for zoom in episode.zooms][: len(ended)] == [n for n, turn in enumerate(ended) if turn.call]
+    for turn in episode.turns:
+        thoughtful = is_thinking(turn.text)
+        assert not (thoughtful and turn.text.endswith('</tool_call>') and turn.call)
     assert (episode.answer is not None) >= (episode.finish_reason == 'answer')
     assert is_well_formed(episode.turns) in (True, False)
