@@ -7,7 +7,6 @@ A control token that is spelled out inside a question is text: only the template
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from rarl_jax.conversation.protocol import CALL_CLOSE
+from rarl_jax.runtime.files import load_json
 
 TURN_START, TURN_END = '<|im_start|>', '<|im_end|>'
 IMAGE_PAD = '<|image_pad|>'
@@ -145,33 +145,39 @@ def _parts(text: str, with_image: bool) -> list[dict[str, str]]:
 
 
 def read_template(folder: str | Path) -> str:
-    """The chat template of a folder, from any of the places that transformers has used for it; of several named ones the `default`."""
+    """The chat template of a folder, from any of the places that transformers has used for it; of several named ones the `default`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file that should hold one does not; names it.
+    """
     folder = Path(folder)
     for path in (folder / 'chat_template.jinja', folder / 'additional_chat_templates' / 'default.jinja'):
         if path.is_file():
-            return path.read_text(encoding='utf-8-sig')
+            try:
+                return path.read_text(encoding='utf-8-sig')
+            except UnicodeDecodeError as error:
+                raise ValueError(f'{path} is not UTF-8 ({error}): save it as such.') from error
     for path in (folder / 'chat_template.json', folder / 'tokenizer_config.json'):
-        if path.is_file() and (template := _template_in(path)) is not None:
-            return template
+        if path.is_file() and (template := load_json(path).get('chat_template')) is not None:
+            return _default_of(template, path)
     raise FileNotFoundError(
         f'{folder} has no chat template: it needs chat_template.jinja, or chat_template in tokenizer_config.json.'
     )
 
 
-def _template_in(path: Path) -> str | None:
+def _default_of(template: Any, path: Path) -> str:
+    """The template itself, or the one called default in a list of {name, template} or an object of templates by name."""
     try:
-        template = json.loads(path.read_text(encoding='utf-8-sig')).get('chat_template')
         named = {each['name']: each['template'] for each in template} if isinstance(template, list) else template
         template = named['default'] if isinstance(named, dict) else named
-    except KeyError as error:
+    except (KeyError, TypeError):
+        template = None
+    if not isinstance(template, str):
         raise ValueError(
-            f'{path} names several chat templates, but {error} is not among their keys: add it.'
-        ) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{path} holds no chat template ({error}): expected a text, or a list of named ones.'
-        ) from error
-    return template if isinstance(template, str) else None
+            f'{path}: chat_template is neither a text nor several by name with one called default: correct it.'
+        )
+    return template
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from rarl_jax.conversation.dialogue import Show
 from rarl_jax.conversation.tool import cut
 
 CropControl = Literal['real', 'blank', 'shuffled', 'oracle']
-CANDIDATES = 32  # places tried for a shuffled crop
+CANDIDATES = 32  # boxes tried for a shuffled crop
 
 
 def show_for(control: CropControl, question: Question, show: Show) -> Show:
@@ -40,6 +40,6 @@ def elsewhere(image: Image.Image, box: Box, question: Question) -> Box:
     width, height = box[2] - box[0], box[3] - box[1]
     x = rng.uniform(0, max(image.width - width, 0), CANDIDATES)
     y = rng.uniform(0, max(image.height - height, 0), CANDIDATES)
-    places = np.stack([x, y, x + width, y + height], axis=1)
-    seen = iou(places, np.array([box, *question.regions])).max(axis=1)
-    return tuple(float(v) for v in places[seen.argmin()])
+    boxes = np.stack([x, y, x + width, y + height], axis=1)
+    seen = iou(boxes, np.array([box, *question.regions])).max(axis=1)
+    return tuple(float(v) for v in boxes[seen.argmin()])

@@ -66,6 +66,10 @@ class Budget:
     turn_tokens: int = 512  # tokens that the policy may choose in a turn
     total_tokens: int = 8192  # tokens of the whole conversation, prompt and images included
 
+    def __post_init__(self):
+        if min(self.max_turns, self.turn_tokens, self.total_tokens) < 1:
+            raise ValueError(f'{self}: each must be at least 1.')
+
 
 @dataclass(frozen=True)
 class ConversationSettings:

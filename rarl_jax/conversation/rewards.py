@@ -48,6 +48,11 @@ class RewardSettings:
     max_paid_zooms: int = 1  # cap of R_count, in zooms
     think: Literal['optional', 'required'] = 'optional'  # whether every turn must begin with <think>...</think>
 
+    def __post_init__(self):
+        numbers = [value for value in dataclasses.astuple(self) if not isinstance(value, str)]
+        if not np.isfinite(numbers).all() or self.max_paid_zooms < 0:
+            raise ValueError(f'{self}: weights must be finite, max_paid_zooms 0 or more.')
+
     def warm_start(self) -> RewardSettings:
         """The same settings with only format and tool_count, and no gate: the stage that teaches the policy to call the tool at all."""
         return dataclasses.replace(self, accuracy=0.0, tool_iou=0.0, constant=1.0, gate=0.0)

@@ -66,6 +66,10 @@ class ZoomTool:
     # A box that overlaps an earlier one at least this much is refused as seen already.
     duplicate_iou: float = 0.9
 
+    def __post_init__(self):
+        if self.max_crops < 0 or self.min_side < 1 or not self.duplicate_iou > 0:
+            raise ValueError(f'{self}: max_crops must be 0 or more, min_side at least 1, duplicate_iou positive.')
+
     @property
     def name(self) -> str:
         return TOOL_NAME

@@ -25,11 +25,8 @@ class SamplerSettings:
     cache_lengths: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.rows < 0 or self.segment < 1 or self.patches_at_once < 1:
-            raise ValueError(
-                f'sampler: rows is {self.rows}, segment {self.segment}, patches_at_once {self.patches_at_once}; '
-                'rows must be 0 or more, the others positive.'
-            )
+        if self.rows < 0 or min(self.segment, self.patches_at_once, *self.lengths, *self.cache_lengths) < 1:
+            raise ValueError(f'{self}: rows must be 0 or more, all other numbers at least 1.')
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ class EvaluateSettings:
             )
         if not self.tasks or not self.modes:
             raise ValueError('An evaluation has no task or no mode: name at least one of each.')
+        sampling_of(self)
+
+
+def sampling_of(stage: EvaluateSettings) -> Sampling:
+    return Sampling(stage.samples, stage.temperature, stage.samples == 1, stage.top_p, stage.top_k)
 
 
 CROPS: dict[Mode, CropControl] = {
@@ -115,8 +120,7 @@ def answer(
     dialogues = open_dialogues(
         run.host, run.settings.conversation.budget, samples, offers_tool=mode != 'direct', crop=CROPS[mode]
     )
-    sampling = Sampling(stage.samples, stage.temperature, stage.samples == 1, stage.top_p, stage.top_k)
-    episodes = rollout(policy, dialogues, run.settings.sampler, sampling, run.key('evaluate', 0))
+    episodes = rollout(policy, dialogues, run.settings.sampler, sampling_of(stage), run.key('evaluate', 0))
     by_question: dict[int, list[Episode]] = {}
     for episode in episodes:
         by_question.setdefault(episode.group, []).append(episode)

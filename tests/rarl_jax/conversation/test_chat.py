@@ -261,6 +261,12 @@ def test_a_file_without_a_usable_template_is_named(tmp_path, content):
         chat.read_template(tmp_path)
 
 
+def test_a_template_that_is_not_text_is_named(tmp_path):
+    (tmp_path / 'chat_template.jinja').write_bytes(b'\xff\xfe\x00')
+    with pytest.raises(ValueError, match=r'chat_template\.jinja is not UTF-8'):
+        chat.read_template(tmp_path)
+
+
 def test_a_broken_tokenizer_is_named(tmp_path):
     (tmp_path / 'tokenizer.json').write_text('{"model": 7}')
     with pytest.raises(ValueError, match=r'tokenizer\.json is no tokenizer'):

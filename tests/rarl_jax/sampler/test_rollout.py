@@ -13,6 +13,8 @@ from rarl_jax.conversation.controls import blank, elsewhere
 from rarl_jax.conversation.dialogue import Budget, Dialogue, view_page
 from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.protocol import call_text
+from rarl_jax.conversation.rewards import RewardSettings
+from rarl_jax.conversation.tool import ZoomTool
 from rarl_jax.learner.batches import Buckets, collate
 from rarl_jax.runtime.metrics import CompileCounter
 from rarl_jax.sampler.engine import rollout
@@ -225,10 +227,43 @@ def test_a_dialogue_needs_no_question():
         rollout(policy(), [spent], SETTINGS, Sampling(), jax.random.key(0))
 
 
-@pytest.mark.parametrize('bad', [{'samples': 0}, {'temperature': 0.0}, {'samples': 2, 'greedy': True}])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        {'samples': 0},
+        {'temperature': 0.0},
+        {'samples': 2, 'greedy': True},
+        {'top_p': 0.0},
+        {'top_p': 1.5},
+        {'top_k': -1},
+    ],
+)
 def test_nonsense_is_refused(bad):
     with pytest.raises(ValueError, match='Sampling'):
         Sampling(**bad)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'bad'),
+    [
+        (SamplerSettings, {'rows': -1}),
+        (SamplerSettings, {'segment': 0}),
+        (SamplerSettings, {'patches_at_once': 0}),
+        (SamplerSettings, {'lengths': (64, 0)}),
+        (SamplerSettings, {'cache_lengths': (-1,)}),
+        (Budget, {'max_turns': 0}),
+        (Budget, {'turn_tokens': -5}),
+        (Budget, {'total_tokens': 0}),
+        (ZoomTool, {'max_crops': -1}),
+        (ZoomTool, {'min_side': 0}),
+        (ZoomTool, {'duplicate_iou': float('nan')}),
+        (RewardSettings, {'format': float('nan')}),
+        (RewardSettings, {'max_paid_zooms': -1}),
+    ],
+)
+def test_settings_out_of_range_are_named(kind, bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        kind(**bad)
 
 
 # ---- controls ----
