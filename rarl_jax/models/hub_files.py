@@ -1,14 +1,14 @@
 """The safetensors files of a checkpoint folder: what is in them, reading one tensor, writing a set of files. No pickle anywhere.
 
-Format: 8 bytes little-endian N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the tensors' bytes
-(https://huggingface.co/docs/safetensors). An index file names the file of each tensor where there are several.
+Reading is safetensors' own, which checks that a header's offsets tile the file (https://huggingface.co/docs/safetensors). Writing is
+not: its writer wants all tensors of a file in memory at once, ours one. An index names the file of each tensor where there are several.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array
+from safetensors import SafetensorError, safe_open
+
+from rarl_jax.runtime.files import load_json, replacing, write_json
 
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
-DTYPES: dict[str, np.dtype] = {
-    'F32': np.dtype(np.float32),
-    'F16': np.dtype(np.float16),
-    'BF16': jnp.dtype(jnp.bfloat16),
-}
-MAX_HEADER = 100_000_000  # bytes; what the format allows
+SHARD = 'model-{:05d}-of-{:05d}.safetensors'
+DTYPES = {'F32': np.dtype(np.float32), 'F16': np.dtype(np.float16), 'BF16': jnp.dtype(jnp.bfloat16)}
+MAX_LINES = 10  # of a list of problems
+
+# ---------------------------------------------------------------- reading
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,15 @@ class Stored:
     """One tensor in a file."""
 
     file: Path
-    dtype: str  # the format's name: 'F32', 'BF16', ...
+    # In the file; a reader may know it by another.
+    name: str
+    # The format's word: 'F32', 'BF16', ...
+    dtype: str
     shape: tuple[int, ...]
-    offset: int  # byte of the file at which its data starts
-    size: int  # bytes
 
 
 def inspect_folder(folder: Path) -> tuple[dict[str, Stored], list[str]]:
-    """Reads the headers only. Returns every tensor by its name, and what is wrong with the files, one sentence each."""
+    """Reads the headers only. Returns every tensor by its name, in the order in which they lie in the files, and what is wrong, one sentence each."""
     files, listed, problems = _files(folder)
     tensors: dict[str, Stored] = {}
     for file in files:
@@ -58,71 +61,71 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str], list[str]]:
     """The folder's files in order, the index (tensor -> file name), and what is wrong with them."""
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such folder; give one that holds {SINGLE} or {INDEX}.')
-    if not (folder / INDEX).is_file():
-        if (folder / SINGLE).is_file():
-            return [folder / SINGLE], {}, []
+    single, index = folder / SINGLE, folder / INDEX
+    if not index.is_file():
+        if single.is_file():
+            return [single], {}, []
         others = sorted(
             path.name for path in folder.iterdir() if path.suffix in ('.bin', '.pt', '.pth', '.safetensors')
         )
+        found = f' (only {shortened(others)})' if others else ''
         raise FileNotFoundError(
-            f'{folder}: found neither {SINGLE} nor {INDEX}'
-            + (f' (only {", ".join(others)})' if others else '')
-            + '; only safetensors '
-            'are read, so fetch those files or save the model as safetensors.'
+            f'{folder}: found neither {SINGLE} nor {INDEX}{found}; only safetensors are read, so fetch those files or '
+            'save the model as safetensors.'
         )
-    try:
-        listed = json.loads((folder / INDEX).read_text())['weight_map']
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f'{folder / INDEX}: not a valid index ({error!r}); fetch the file again.') from error
+    listed = load_json(index, fix='fetch the file again').get('weight_map')
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise ValueError(f'{index}: not a valid index, it has no weight_map of file names; fetch the file again.')
     names = sorted(set(listed.values()))
-    problems = [f'{name}: not a file name' for name in names if Path(name).name != name]
+    if single.is_file() and SINGLE not in names:
+        raise ValueError(
+            f'{folder}: holds {SINGLE} and {INDEX}, which lists other files: one of the two is left over from an earlier '
+            'save, and programs differ in which they read; delete the older.'
+        )
     inside = [folder / name for name in names if Path(name).name == name]
+    problems = [f'{name}: not a file name' for name in names if Path(name).name != name]
     problems += [f'{path.name}: no such file, but {INDEX} lists it' for path in inside if not path.is_file()]
     return [path for path in inside if path.is_file()], listed, problems
 
 
 def inspect_file(file: Path) -> tuple[dict[str, Stored], list[str]]:
     """Reads one file's header. Returns its tensors by name, and what is wrong with it."""
-    size = file.stat().st_size
-    with file.open('rb') as stream:
-        length = int.from_bytes(stream.read(8), 'little')
-        if size < 8 or length > min(size - 8, MAX_HEADER):
-            return {}, [f'{file.name}: truncated inside its header ({size} bytes)']
-        try:
-            header = json.loads(stream.read(length))
-            header.pop('__metadata__', None)
-            tensors = {name: _stored(file, entry, 8 + length) for name, entry in header.items()}
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            return {}, [f'{file.name}: its header is damaged ({error!r})']
-    end = max((stored.offset + stored.size for stored in tensors.values()), default=8 + length)
-    problems = (
-        []
-        if end == size
-        else [f'{file.name}: {size} bytes, but its header describes {end}' + (' (truncated)' if size < end else '')]
-    )
-    return tensors, problems + [problem for name, stored in tensors.items() for problem in _size_problem(name, stored)]
-
-
-def _stored(file: Path, entry: dict, data: int) -> Stored:
-    first, last = entry['data_offsets']
-    return Stored(file, entry['dtype'], tuple(int(n) for n in entry['shape']), data + first, last - first)
-
-
-def _size_problem(name: str, stored: Stored) -> list[str]:
-    if stored.dtype not in DTYPES:
-        return [f'{name}: dtype {stored.dtype}, expected one of {", ".join(DTYPES)}']
-    expected = math.prod(stored.shape) * DTYPES[stored.dtype].itemsize
-    return (
-        []
-        if stored.size == expected
-        else [f'{name}: {stored.size} bytes, but its shape {stored.shape} takes {expected}']
-    )
+    try:
+        with safe_open(file, 'numpy') as opened:
+            slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+            tensors = {
+                name: Stored(file, name, part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
+            }
+    except SafetensorError as error:
+        reason = str(error).removeprefix('Error while deserializing header: ')
+        return {}, [f'{file.name}: truncated or damaged ({file.stat().st_size} bytes: {reason})']
+    wrong = {name: stored.dtype for name, stored in tensors.items() if stored.dtype not in DTYPES}
+    return tensors, [f'{name}: dtype {dtype}, expected one of {", ".join(DTYPES)}' for name, dtype in wrong.items()]
 
 
 def read_tensor(stored: Stored) -> np.ndarray:
-    """The tensor's array. Only its own bytes are read, into memory of its own: nothing stays mapped."""
-    flat = np.fromfile(stored.file, np.uint8, stored.size, offset=stored.offset)
-    return flat.view(DTYPES[stored.dtype]).reshape(stored.shape)
+    """The tensor's array, in memory of its own: nothing stays mapped. ValueError where it holds a NaN or an infinity."""
+    with safe_open(stored.file, 'numpy', backend='pread') as opened:
+        array = opened.get_tensor(stored.name)
+    with np.errstate(
+        all='ignore'
+    ):  # the sum takes no memory and is finite unless a number is not, or numbers are absurd
+        if not np.isfinite(array.sum(dtype=np.float32)) and not np.isfinite(array).all():
+            raise ValueError(
+                f'{stored.file}: {stored.name} holds numbers that are not finite: its training has diverged, or the file '
+                'is damaged; take an earlier save or fetch it again.'
+            )
+    return array
+
+
+def shortened(words: Iterable[str], separator: str = ', ') -> str:
+    """A list for a message, of at most ten lines or words."""
+    words = list(words)
+    kept = words if len(words) <= MAX_LINES else [*words[: MAX_LINES - 1], f'... and {len(words) - MAX_LINES + 1} more']
+    return separator.join(kept)
+
+
+# ---------------------------------------------------------------- writing
 
 
 def to_host(array: Array) -> np.ndarray:
@@ -139,33 +142,37 @@ class Outgoing:
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    fetch: Callable[[], np.ndarray]  # brings its value to the host, when its turn comes
+    # Brings its value to the host, when its turn comes.
+    fetch: Callable[[], np.ndarray]
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_folder(folder: Path, tensors: Sequence[Outgoing], max_shard_bytes: int, write: bool = True) -> None:
     """Writes tensors as one file, or as several of at most max_shard_bytes with an index; one tensor is on the host at a time.
 
-    Each file gets its name only when it is complete. With write=False the values are fetched and dropped: what the other
-    processes of a multi-host run do, since fetching is collective.
+    Each file gets its name only when it is complete, and what an earlier save left is removed: a folder in mid-save has no index and
+    reads as the earlier single file or not at all. With write=False the values are fetched and dropped: what the other processes of a
+    multi-host run do, since fetching is collective.
     """
     shards = _shards(tensors, max_shard_bytes)
-    names = (
-        [SINGLE]
-        if len(shards) == 1
-        else [f'model-{i + 1:05d}-of-{len(shards):05d}.safetensors' for i in range(len(shards))]
-    )
+    names = [SHARD.format(n, len(shards)) for n in range(1, len(shards) + 1)] if len(shards) > 1 else [SINGLE]
+    if write:
+        (folder / INDEX).unlink(missing_ok=True)
     for name, shard in zip(names, shards, strict=True):
         write_file(folder / name, shard, write)
-    if write and len(shards) > 1:
-        index = {
-            'metadata': {'total_size': sum(tensor.size for tensor in tensors)},
-            'weight_map': {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard},
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + '\n')
+    if not write:
+        return
+    for path in (folder / SINGLE, *folder.glob('model-?????-of-?????.safetensors')):
+        if path.name not in names:
+            path.unlink(missing_ok=True)
+    if len(shards) > 1:
+        listed = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(tensor.size for tensor in tensors)
+        write_json(folder / INDEX, {'metadata': {'total_size': total}, 'weight_map': dict(sorted(listed.items()))})
 
 
 def _shards(tensors: Sequence[Outgoing], max_bytes: int) -> list[list[Outgoing]]:
@@ -183,20 +190,18 @@ def write_file(path: Path, tensors: Sequence[Outgoing], write: bool = True) -> N
         for tensor in tensors:
             tensor.fetch()
         return
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    header, offset = {'__metadata__': {'format': 'pt'}}, 0
+    words = {dtype: word for word, dtype in DTYPES.items()}
+    header, end = {'__metadata__': {'format': 'pt'}}, 0
     for tensor in tensors:
+        start, end = end, end + tensor.size
         header[tensor.name] = {
-            'dtype': names[tensor.dtype],
+            'dtype': words[tensor.dtype],
             'shape': list(tensor.shape),
-            'data_offsets': [offset, offset + tensor.size],
+            'data_offsets': [start, end],
         }
-        offset += tensor.size
     text = json.dumps(header, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)  # readers map the data: keep it aligned
-    partial = path.with_suffix('.partial')
-    with partial.open('wb') as stream:
+    with replacing(path) as partial, partial.open('wb') as stream:
         stream.write(len(text).to_bytes(8, 'little') + text)
         for tensor in tensors:
             stream.write(np.ascontiguousarray(tensor.fetch()).reshape(-1).view(np.uint8).data)
-    partial.replace(path)

@@ -20,7 +20,16 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from rarl_jax.models.hub_files import DTYPES, Outgoing, Stored, inspect_folder, read_tensor, to_host, write_folder
+from rarl_jax.models.hub_files import (
+    DTYPES,
+    Outgoing,
+    Stored,
+    inspect_folder,
+    read_tensor,
+    shortened,
+    to_host,
+    write_folder,
+)
 from rarl_jax.models.params import Params, Weight, weight_table
 from rarl_jax.models.qwen2_5_vl.config import Config
 
@@ -55,15 +64,15 @@ def load_params(folder: str | Path, config: Config, dtype: DTypeLike, shardings:
     if not problems and HEAD in tensors and HEAD not in slots:
         problems += _untied(tensors[HEAD], tensors[EMBEDDING])
     if problems:
-        listed = ''.join(f'\n  - {problem}' for problem in problems)
         raise ValueError(
-            f'{folder}: {len(problems)} problems; fetch the folder again, or give the config that belongs to it:{listed}'
+            f'{folder}: {len(problems)} problems; fetch the folder again, or give the config that belongs to it:\n  - '
+            + shortened(problems, '\n  - ')
         )
     places = (
         [SingleDeviceSharding(jax.devices()[0])] * len(weights) if shardings is None else jax.tree.leaves(shardings)
     )
     loading = [_Loading(weight, place, dtype) for weight, place in zip(weights, places, strict=True)]
-    for name, stored in sorted(tensors.items(), key=lambda item: (item[1].file, item[1].offset)):
+    for name, stored in tensors.items():
         if name in slots:
             loading[slots[name].leaf].take(stored, slots[name].layer)
     return jax.tree.unflatten(structure, [one.array for one in loading])

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
+from rarl_jax.models.hub_files import inspect_file, write_file
 from rarl_jax.models.params import abstract_params
 from rarl_jax.models.weights import load_params, save_params, tensors_of
 from tests.rarl_jax.models.small import CONFIG, TIED, small_params
@@ -45,7 +46,7 @@ def test_round_trip_is_equal_to_the_bit(config, dtype, max_bytes, tmp_path):
     save_params(tmp_path, params, config, max_bytes)
     assert bits_equal(load_params(tmp_path, config, dtype), params)
     assert (tmp_path / 'model.safetensors').is_file() == (max_bytes == 10**9)
-    assert not list(tmp_path.glob('*.partial'))
+    assert not list(tmp_path.glob('.*'))
 
 
 def test_files_are_as_the_hub_has_them(folder, tensors):
@@ -107,6 +108,12 @@ def test_the_host_holds_one_tensor_at_a_time(tmp_path):
     params['text']['head'] = jnp.ones((200_000, CONFIG.text.hidden_size))
     text = CONFIG.text.__class__(**{**vars(CONFIG.text), 'vocab_size': 200_000})
     config = CONFIG.__class__(**{**vars(CONFIG), 'text': text})
+    save_params(tmp_path, params, config)
+    tracemalloc.start()
+    save_params(tmp_path, params, config)  # both tables in one file
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * params['text']['head'].nbytes
     save_params(tmp_path, params, config, max_shard_bytes=26_000_000)
     largest = max(path.stat().st_size for path in tmp_path.glob('*.safetensors'))
     load_params(tmp_path, config, jnp.float32)  # compiles
@@ -161,12 +168,13 @@ def test_files_and_tensors_in_one_report(folder, tmp_path, monkeypatch):
     stored = load_file(changed)
     (gone, _), (bent, _) = stored.popitem(), stored.popitem()
     save_file({**stored, bent: np.zeros((2, 2), np.float32), 'model.extra': np.zeros(3, np.float32)}, changed)
+    monkeypatch.setattr('rarl_jax.models.hub_files.MAX_LINES', 1000)
     for step in ('read_tensor', '_Loading'):
         monkeypatch.setattr(f'rarl_jax.models.weights.{step}', lambda *_: pytest.fail('begun before it was checked'))
     with pytest.raises(ValueError) as report:
         load_params(copy, CONFIG, jnp.float32)
     told = str(report.value)
-    assert f'{truncated.name}: ' in told and '(truncated)' in told
+    assert f'{truncated.name}: truncated or damaged' in told
     assert f'{lost.name}: no such file' in told and all(f'{name}: missing' in told for name in (*names, gone))
     assert f'{bent}: shape (2, 2), expected' in told and 'model.extra: unexpected' in told
 
@@ -201,9 +209,9 @@ def damage_index(folder):
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
-        (damage_truncate, r'00001-of-\d+\.safetensors: \d+ bytes, but its header describes \d+ \(truncated\)'),
-        (damage_cut_header, r'truncated inside its header \(40 bytes\)'),
-        (damage_header, 'its header is damaged'),
+        (damage_truncate, r'00001-of-\d+\.safetensors: truncated or damaged \(\d+ bytes: .*file not fully covered'),
+        (damage_cut_header, r'truncated or damaged \(40 bytes: invalid header length'),
+        (damage_header, r'truncated or damaged \(\d+ bytes: invalid UTF-8 in header'),
         (damage_lose_a_file, r'00001-of-\d+\.safetensors: no such file'),
         (damage_index, r'\.\./model\.safetensors: not a file name'),
     ],
@@ -216,10 +224,96 @@ def test_damaged_files(folder, tmp_path, damage, message):
         load_params(copy, CONFIG, jnp.float32)
 
 
+@pytest.mark.parametrize('offsets', [(-8, 0), (0, 16), (4, 12), (8, 0), (0, 8)], ids=str)
+def test_offsets_must_tile_the_file(offsets, tmp_path):
+    """Negative, beyond the end, a hole, reversed, bytes that are nobody's; and two tensors on the same bytes."""
+
+    def write(**entries):
+        header = json.dumps({name: {'dtype': 'F32', 'shape': [2], 'data_offsets': at} for name, at in entries.items()})
+        path = tmp_path / 'model.safetensors'
+        path.write_bytes(len(header).to_bytes(8, 'little') + header.encode() + bytes(12))
+        return path
+
+    for file in (write(a=offsets), write(a=(0, 8), b=(4, 12)), write(a=(0, 8), b=offsets)):
+        assert 'truncated or damaged' in inspect_file(file)[1][0]
+
+
 def test_an_index_that_is_none(folder, tmp_path):
-    (tmp_path / 'model.safetensors.index.json').write_text('[]')
-    with pytest.raises(ValueError, match='not a valid index'):
+    for text in ('[]', '{}', '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'):
+        (tmp_path / 'model.safetensors.index.json').write_text(text)
+        with pytest.raises(ValueError, match=r'index\.json.* fetch the file again'):
+            load_params(tmp_path, CONFIG, jnp.float32)
+
+
+@pytest.mark.parametrize('first', [10**9, SMALL_SHARD, 60_000], ids=['one file', 'shards', 'fewer shards'])
+@pytest.mark.parametrize('second', [10**9, SMALL_SHARD, 60_000], ids=['one file', 'shards', 'fewer shards'])
+def test_nothing_of_an_earlier_save_is_left(first, second, tmp_path):
+    params = small_params()
+    save_params(tmp_path, jax.tree.map(lambda leaf: leaf + 1, params), CONFIG, first)
+    (tmp_path / 'tokenizer.json').write_text('{}')
+    save_params(tmp_path, params, CONFIG, second)
+    save_params(tmp_path / 'clean', params, CONFIG, second)
+    clean = {path.name for path in (tmp_path / 'clean').iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == clean | {'clean', 'tokenizer.json'}
+    assert bits_equal(load_params(tmp_path, CONFIG, jnp.float32), params)
+
+
+def test_a_save_that_was_killed_is_no_mixture(folder, tmp_path, monkeypatch):
+    """New shards under the names of old ones: without an index nobody reads them as one."""
+    shutil.copytree(folder, tmp_path / 'copy')
+    written = []
+
+    def die_at_the_third(path, *rest):
+        written.append(path)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write_file(path, *rest)
+
+    monkeypatch.setattr('rarl_jax.models.hub_files.write_file', die_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        save_params(tmp_path / 'copy', small_params(seed=1), CONFIG, SMALL_SHARD)
+    with pytest.raises(FileNotFoundError, match='found neither'):
+        load_params(tmp_path / 'copy', CONFIG, jnp.float32)
+
+
+def test_one_file_beside_the_index_of_others(folder, tmp_path):
+    copy = tmp_path / 'copy'
+    shutil.copytree(folder, copy)
+    rewrite(folder, copy, lambda stored: None)
+    with pytest.raises(ValueError, match='left over from an earlier save'):
+        load_params(copy, CONFIG, jnp.float32)
+    names = load_file(copy / 'model.safetensors')
+    index = json.dumps({'weight_map': dict.fromkeys(names, 'model.safetensors')})
+    (copy / 'model.safetensors.index.json').write_text(index)  # an index of that one file is none of another
+    assert bits_equal(load_params(copy, CONFIG, jnp.float32), small_params())
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_names_its_tensor(dtype, value, tmp_path):
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), small_params())
+    params['text']['layers']['q']['w'] = params['text']['layers']['q']['w'].at[1, 3, 2].set(value)
+    save_params(tmp_path, params, CONFIG)
+    with pytest.raises(
+        ValueError, match=r'model\.layers\.1\.self_attn\.q_proj\.weight holds numbers that are not finite'
+    ):
+        load_params(tmp_path, CONFIG, dtype)
+
+
+def test_huge_weights_are_finite(tmp_path):
+    """Their sum is not."""
+    params = small_params()
+    params['text']['norm'] = jnp.full(32, 3e38)
+    save_params(tmp_path, params, CONFIG)
+    assert bits_equal(load_params(tmp_path, CONFIG, jnp.float32), params)
+
+
+def test_a_long_report_is_cut(folder, tmp_path):
+    rewrite(folder, tmp_path, lambda stored: [stored.pop(name) for name in list(stored)[:37]])
+    with pytest.raises(ValueError, match='37 problems') as report:
         load_params(tmp_path, CONFIG, jnp.float32)
+    lines = str(report.value).split('\n')
+    assert len(lines) == 11 and lines[-1] == '  - ... and 28 more'
 
 
 def test_only_safetensors(tmp_path):
