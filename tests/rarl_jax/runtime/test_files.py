@@ -1,7 +1,6 @@
 """Files that are whole or not there, and JSON as others leave it."""
 
 import json
-import os
 import resource
 import signal
 
@@ -82,7 +81,7 @@ def test_a_write_that_finds_no_room_names_its_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert sorted(os.listdir(tmp_path)) == ['rows.jsonl']
+    assert [each.name for each in tmp_path.iterdir()] == ['rows.jsonl']
     assert read(tmp_path / 'rows.jsonl') == [{'a': 1}]
 
 
