@@ -1,43 +1,55 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints that are whole or not there: Orbax's manager, with checksums.
 
-    DIR/00000120/arrays/            written by Orbax, in the background
-    DIR/00000120/description.json   what the caller says of it (stage, step, position in the data), and every array's shape and dtype
-    DIR/00000120/manifest.json      written last: size and CRC-32 of every other file
+    DIR/00000120/arrays/                     written by Orbax in the background; the folder gets its name when all of it is there
+    DIR/00000120/arrays/description.json     what the caller says of it (stage, step, position in the data), and every array's shape and dtype
+    DIR/00000120/arrays/manifest.json        size and CRC-32 of every other file there
 
-A checkpoint without its manifest was not finished, one that differs from it is damaged: both are passed over, with a warning, for the newest good one.
-A process may die at any moment: an old checkpoint goes only when a new one is whole.
+A checkpoint that differs from its manifest is damaged: it is passed over, with a warning, for the newest good one. Orbax removes old ones, each after
+a new one is whole.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 import zlib
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import LatestN
+
+from rarl_jax.runtime import processes
+from rarl_jax.runtime.files import load_json, write_json, write_whole
 
 Arrays = Any  # a pytree of jax.Array, or of jax.ShapeDtypeStruct with shardings
+ITEM, DESCRIPTION, MANIFEST = 'arrays', 'description.json', 'manifest.json'
+READERS = 8  # threads that compute checksums: zlib does so without the GIL
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `keep` of them. `folder` need not exist."""
+    """The checkpoints of one run, the newest `keep` of them. `folder` need not exist. All processes must call every method."""
 
     def __init__(self, folder: Path, keep: int):
         if keep < 1:
             raise ValueError(f'keep_checkpoints is {keep}, expected at least 1: a run needs one to go on from.')
-        self._folder, self._keep = Path(folder).absolute(), keep
-        self._writing: Path | None = None  # what is being written in the background
-        self._latest: Path | None = None  # what `latest` has found
-        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
-        self._background = ThreadPoolExecutor(1)
-        self._written: Future[None] | None = None  # of what is being written
+        self._folder, self._handler = Path(folder).absolute(), _Described()
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
+            registry.add(ITEM, args, self._handler)
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            handler_registry=registry,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=LatestN(keep), step_format_fixed_length=8, cleanup_tmp_directories=True
+            ),
+        )
+        self._writing: int | None = None  # the step that is being written in the background
+        self._latest: int | None = None  # the step that `latest` has found
+        self._damaged: list[int] = []  # steps that it has passed over
 
     def save(self, step: int, arrays: Arrays, description: dict[str, Any]) -> None:
         """Copies the arrays and returns; they are written in the background and may be donated at once.
@@ -45,36 +57,36 @@ class Checkpoints:
         `description` must be JSON. Waits for the checkpoint before; ValueError if that one could not be written.
         """
         self.wait()
-        place, named = self._folder / f'{step:08d}', _named(arrays)
+        while self._damaged:
+            self._manager.delete(self._damaged.pop())
+        named = _named(arrays)
         table = {name: [list(x.shape), str(x.dtype)] for name, x in named.items()}
-        if jax.process_index() == 0:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            _write_json(place / 'description.json', {'description': description, 'arrays': table})
-        self._writing = place
-        self._orbax.save(place / 'arrays', args=ocp.args.PyTreeSave(named))
-        self._written = self._background.submit(self._finish, place)
+        self._handler.description = json.dumps({'description': description, 'arrays': table}, default=_plain)
+        self._writing = step
+        self._manager.save(step, args=ocp.args.Composite(**{ITEM: ocp.args.PyTreeSave(named)}), force=True)
 
     def wait(self) -> None:
         """Returns when nothing is being written any more."""
-        written, self._written = self._written, None
         try:
-            if written is not None:
-                written.result()
-        except Exception as error:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever Orbax and its threads raise
+            place = self._folder / f'{self._writing:08d}'
             raise ValueError(
-                f'The checkpoint {self._writing} could not be written ({error}); those before it are whole: make room on the disk and run again.'
+                f'The checkpoint {place} could not be written ({error}); those before it are whole: make room on the disk and run again.'
             ) from error
 
     def latest(self) -> dict[str, Any] | None:
         """The description of the newest good checkpoint, which `restore` will read; None if there is none."""
         self.wait()
-        for place in sorted(self._all(), reverse=True):
-            problem = _problem(place)
+        self._damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            place = self._place(step)
+            problem = next(filter(None, processes.gather(_problem(place))), None)
             if problem is None:
-                self._latest = place
-                return json.loads((place / 'description.json').read_text())['description']
-            warnings.warn(f'The checkpoint {place} is passed over: {problem}.', stacklevel=2)
+                self._latest = step
+                return load_json(place / DESCRIPTION)['description']
+            warnings.warn(f'The checkpoint {place.parent} is passed over: {problem}.', stacklevel=2)
+            self._damaged.append(step)
         return None
 
     def restore(self, like: Arrays) -> Arrays:
@@ -84,34 +96,27 @@ class Checkpoints:
         """
         if self._latest is None:
             raise FileNotFoundError(f'{self._folder} holds no whole checkpoint to restore: call latest() first.')
-        table = json.loads((self._latest / 'description.json').read_text())['arrays']
-        wanted = _named(like)
-        _check(self._latest, table, wanted)
-        args = ocp.args.PyTreeRestore(
-            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-        )
-        found = self._orbax.restore(self._latest / 'arrays', args=args)
+        place, wanted = self._place(self._latest), _named(like)
+        _check(place.parent, load_json(place / DESCRIPTION)['arrays'], wanted)
+        restore = ocp.checkpoint_utils.construct_restore_args(wanted)
+        args = ocp.args.PyTreeRestore(wanted, restore_args=restore, partial_restore=True)
+        found = self._manager.restore(self._latest, args=ocp.args.Composite(**{ITEM: args}))[ITEM]
         return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in wanted])
 
-    def _all(self) -> list[Path]:
-        if not self._folder.is_dir():
-            return []
-        return [place for place in self._folder.iterdir() if place.is_dir() and place.name.isdigit()]
+    def _place(self, step: int) -> Path:
+        return self._folder / f'{step:08d}' / ITEM
 
-    def _finish(self, place: Path) -> None:
-        """Runs in the background until all arrays are on disk; only the manifest makes a checkpoint of them."""
-        self._orbax.wait_until_finished()
-        if jax.process_index() == 0:
-            _write_json(place / 'manifest.json', _sums(place))
-            self._prune(place)
 
-    def _prune(self, newest: Path) -> None:
-        """Removes what is older than the newest `keep`, and what a run that was taken back to an earlier step had written beyond it."""
-        whole = sorted(p for p in self._all() if p < newest and (p / 'manifest.json').is_file())
-        kept = [*whole, newest][-self._keep :]
-        for place in set(self._all()) - set(kept):
-            (place / 'manifest.json').unlink(missing_ok=True)  # first: half of it must not look whole
-            shutil.rmtree(place)
+class _Described(ocp.PyTreeCheckpointHandler):
+    """Orbax's handler of arrays; what it has written becomes a checkpoint together with its description and its manifest."""
+
+    description: str  # as JSON
+
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        place = Path(directory)
+        write_whole(place / DESCRIPTION, self.description)
+        write_json(place / MANIFEST, _sums(_files(place)))
 
 
 def _named(arrays: Arrays) -> dict[str, Any]:
@@ -135,40 +140,38 @@ def _check(place: Path, table: dict[str, list], wanted: dict[str, Any]) -> None:
 
 
 def _problem(place: Path) -> str | None:
-    """Why a checkpoint can't be used; None if it can."""
+    """Why a checkpoint can't be used; None if it can. Every file is read by one of the processes, so that 90 GB are read once."""
     try:
-        manifest = json.loads((place / 'manifest.json').read_text())
+        manifest = load_json(place / MANIFEST)
     except FileNotFoundError:
         return 'it was not finished'
-    except ValueError:
+    except (ValueError, OSError):
         return 'its manifest is damaged'
-    sums = _sums(place)
-    damaged = sorted(name for name in manifest.keys() | sums.keys() if manifest.get(name) != sums.get(name))
+    files = _files(place)
+    sums = _sums(dict(list(files.items())[jax.process_index() :: jax.process_count()]))
+    damaged = sorted((manifest.keys() ^ files.keys()) | {name for name in sums if sums[name] != manifest.get(name)})
     return f'{damaged[0]} is damaged or missing' if damaged else None
 
 
-def _sums(place: Path) -> dict[str, list[int]]:
-    """[bytes, CRC-32] of every file of a checkpoint but its manifest, by relative path."""
-    files = sorted(path for path in place.rglob('*') if path.is_file() and path != place / 'manifest.json')
-    return {str(path.relative_to(place)): [path.stat().st_size, _crc(path)] for path in files}
+def _files(place: Path) -> dict[str, Path]:
+    """Every file of a checkpoint, by relative path, but its manifest and the empty one that Orbax adds at the very end."""
+    last = (place / MANIFEST, place / 'commit_success.txt')
+    files = sorted(path for path in place.rglob('*') if path.is_file() and path not in last)
+    return {str(path.relative_to(place)): path for path in files}
 
 
-def _crc(path: Path) -> int:
-    crc = 0
+def _sums(files: dict[str, Path]) -> dict[str, list[int]]:
+    """[bytes, CRC-32] of each file."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(files, pool.map(_sum, files.values()), strict=True))
+
+
+def _sum(path: Path) -> list[int]:
+    size = crc = 0
     with path.open('rb') as file:
         while block := file.read(1 << 22):
-            crc = zlib.crc32(block, crc)
-    return crc
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Whole or not at all, on disk when it returns."""
-    temporary = path.with_suffix('.tmp')
-    with temporary.open('w') as file:
-        json.dump(value, file, allow_nan=False, default=_plain)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return [size, crc]
 
 
 def _plain(value: Any) -> Any:

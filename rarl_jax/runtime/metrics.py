@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from rarl_jax.runtime.files import dump, naming, read, write_whole
+
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
 
 COMPILED = '/jax/core/compile/backend_compile_duration'
 
@@ -26,72 +27,78 @@ class MetricsWriter:
     def __init__(self, workdir: Path):
         self._path, self._events = workdir / 'metrics.jsonl', workdir / 'tensorboard'
         self._writes = jax.process_index() == 0
-        self._board: SummaryWriter | None = (
-            None  # opened by the first write: events after a forgotten step must be marked first
-        )
-        self._places: dict[tuple[int, str], int] = {}  # line number of each (step, stage)
+        # Opened by the first write: events after a forgotten step must be marked first.
+        self._board: EventsWriter | None = None
+        rows = read(self._path) if self._writes and self._path.is_file() else []
+        if broken := [n for n, row in enumerate(rows, 1) if not {'step', 'stage'} <= row.keys()]:
+            raise ValueError(f'{self._path}, object {broken[0]} has no step or no stage: delete its line.')
+        self._lines = {(row['step'], row['stage']): row for row in rows}
         if self._writes:
-            workdir.mkdir(parents=True, exist_ok=True)
-            self._rewrite(self._lines())
+            self._rewrite()
 
     def write(self, step: int, stage: str, scalars: Mapping[str, float]) -> None:
         """Adds one line; it is in the file when this returns. ValueError names a metric that is not finite: a run must not go on with it."""
-        line = {'step': int(step), 'stage': stage} | {
-            name: _number(name, x, step, stage) for name, x in scalars.items()
-        }
+        numbers = {name: _number(name, x, step, stage) for name, x in scalars.items()}
+        line, known = {'step': int(step), 'stage': stage} | numbers, (step, stage) in self._lines
         if not self._writes:
             return
-        if (line['step'], stage) in self._places:
-            lines = self._lines()
-            lines[self._places[line['step'], stage]] = line
-            self._rewrite(lines)
+        self._lines[int(step), stage] = line
+        if known:
+            self._rewrite()
             return
-        self._places[line['step'], stage] = len(self._places)
-        with self._path.open('a') as file:
-            file.write(json.dumps(line) + '\n')
-        self._show(line)
+        with naming(self._path), self._path.open('a', encoding='utf-8') as file:
+            file.write(dump(line))
+        self._show(int(step), numbers)
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of later steps: a run that goes on from `step` will write them again."""
-        if not self._writes:
-            return
-        lines = self._lines()
-        kept = [line for line in lines if line['step'] <= step]
-        if len(kept) < len(lines):
-            self._rewrite(kept)
+        kept = {key: line for key, line in self._lines.items() if key[0] <= step}
+        if len(kept) < len(self._lines):
+            self._lines = kept
+            self._rewrite()
             self.close()
-            self._board = self._open(purge_step=step + 1)
+            self._open(purge_step=step + 1)
+
+    def lacking(self, steps: int, stages: list[str]) -> int:
+        """How many of the updates 1 to `steps` have no line of one of the training `stages`: somebody has cut the file."""
+        return steps - len({step for step, stage in self._lines if stage in stages and 1 <= step <= steps})
 
     def close(self) -> None:
-        """Writes out what TensorBoard still holds back."""
+        """Ends TensorBoard's file."""
         if self._board is not None:
             self._board.close()
             self._board = None
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """The whole lines of the file; the last may have been cut by a kill."""
-        if not self._path.is_file():
-            return []
-        return [json.loads(line) for line in self._path.read_text().splitlines(keepends=True) if line.endswith('}\n')]
+    def _rewrite(self) -> None:
+        write_whole(self._path, ''.join(map(dump, self._lines.values())))
 
-    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
-        temporary = self._path.with_suffix('.tmp')
-        temporary.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-        temporary.rename(self._path)
-        self._places = {(line['step'], line['stage']): i for i, line in enumerate(lines)}
+    def _show(self, step: int, numbers: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
 
-    def _show(self, line: Mapping[str, Any]) -> None:
         if self._board is None:
-            self._board = self._open()
-        for name, value in line.items():
-            if name not in ('step', 'stage'):
-                self._board.add_scalar(name, value, line['step'])
+            self._open()
+        values = [Summary.Value(tag=name, simple_value=x) for name, x in numbers.items()]
+        self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
-    def _open(self, purge_step: int | None = None) -> SummaryWriter:
-        from tensorboardX import SummaryWriter  # here: it loads torch, where that is installed, which takes seconds
+    def _open(self, purge_step: int | None = None) -> None:
+        # Here: tensorboardX loads torch, where that is installed, which takes seconds. Its SummaryWriter writes in a thread,
+        # where a full disk would be told by a traceback and waited for without end.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        self._events.mkdir(exist_ok=True)
         # The writer names its file by the second: two of one second would be one file, and the first be lost.
-        return SummaryWriter(str(self._events), purge_step=purge_step, filename_suffix=f'.{time.time_ns()}')
+        with naming(self._events):
+            self._board = EventsWriter(str(self._events / 'events'), f'.{time.time_ns()}')
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._add(Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def _add(self, event: Any) -> None:
+        with naming(self._events):
+            self._board.write_event(event)
+            self._board.flush()
 
 
 def _number(name: str, value: Any, step: int, stage: str) -> float | int:

@@ -75,11 +75,13 @@ def test_the_newest_are_kept(tmp_path):
     assert steps_on_disk(tmp_path) == [10, 11]
 
 
-@pytest.mark.parametrize('damage', ['truncate', 'flip', 'missing', 'no manifest', 'half a manifest', 'extra'])
+@pytest.mark.parametrize(
+    'damage', ['truncate', 'flip', 'missing', 'no manifest', 'half a manifest', 'no object', 'another sum', 'extra']
+)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     saved(tmp_path, 1, 2)
-    place = tmp_path / '00000002'
-    data = max((p for p in (place / 'arrays').rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+    place = tmp_path / '00000002' / 'arrays'
+    data = max((p for p in place.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
     content = data.read_bytes()
     if damage == 'truncate':
         data.write_bytes(content[:-1])
@@ -91,8 +93,13 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
         (place / 'manifest.json').unlink()
     elif damage == 'half a manifest':
         (place / 'manifest.json').write_text((place / 'manifest.json').read_text()[:20])
+    elif damage == 'no object':
+        (place / 'manifest.json').write_text('[]')
+    elif damage == 'another sum':
+        manifest = json.loads((place / 'manifest.json').read_text())
+        (place / 'manifest.json').write_text(json.dumps(manifest | {next(iter(manifest)): None}))
     else:
-        (place / 'arrays' / 'more').write_text('')
+        (place / 'more').write_text('')
     again = Checkpoints(tmp_path, 1)
     with pytest.warns(UserWarning, match='00000002 is passed over: '):
         assert again.latest()['step'] == 1
@@ -104,7 +111,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
 
 def test_an_abandoned_future_does_not_crowd_out_the_present(tmp_path):
     saved(tmp_path, 1, 5)
-    (tmp_path / '00000005' / 'description.json').write_text('{}')
+    (tmp_path / '00000005' / 'arrays' / 'description.json').write_text('{}')
     again = Checkpoints(tmp_path, 1)
     with pytest.warns(UserWarning, match=r'description\.json is damaged'):
         assert again.latest()['step'] == 1
@@ -115,7 +122,7 @@ def test_an_abandoned_future_does_not_crowd_out_the_present(tmp_path):
 
 def test_all_damaged_means_none(tmp_path):
     saved(tmp_path, 1)
-    (tmp_path / '00000001' / 'manifest.json').unlink()
+    (tmp_path / '00000001' / 'arrays' / 'manifest.json').unlink()
     again = Checkpoints(tmp_path, 1)
     with pytest.warns(UserWarning, match='it was not finished'):
         assert again.latest() is None
@@ -152,15 +159,16 @@ def test_a_failed_write_is_told_and_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'00000002 could not be written .*No space left'):
         checkpoints.wait()
     monkeypatch.undo()
-    with pytest.warns(UserWarning, match='00000002 is passed over'):
-        assert Checkpoints(tmp_path, 1).latest()['step'] == 1
+    assert not (tmp_path / '00000002').exists()
+    assert Checkpoints(tmp_path, 1).latest()['step'] == 1
+    assert steps_on_disk(tmp_path) == [1]  # what was written in vain is gone
 
 
 WRITER = textwrap.dedent("""
     import itertools, sys
     import jax.numpy as jnp
     from pathlib import Path
-    from rarl_jax.checkpoints import Checkpoints
+    from rarl_jax.runtime.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(Path(sys.argv[1]), 2)
     for step in itertools.count((checkpoints.latest() or {'step': 0})['step'] + 1):
@@ -193,5 +201,5 @@ def test_killed_at_any_moment(tmp_path):
 
 def test_description_is_plain_json(tmp_path):
     saved(tmp_path, 1)
-    stored = json.loads((tmp_path / '00000001' / 'description.json').read_text())
+    stored = json.loads((tmp_path / '00000001' / 'arrays' / 'description.json').read_text())
     assert stored['arrays']['params.text.norm'] == [[3], 'bfloat16']

@@ -134,3 +134,33 @@ def test_compiles_are_counted():
     counter.close()
     double(jnp.ones((2, 2)))
     assert counter.take() == 0
+
+
+def test_lines_that_somebody_has_cut_are_counted(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for step in range(1, 6):
+        writer.write(step, 'main', {'loss': 1.0})
+    writer.write(5, 'rarl', {'accuracy': 0.5})
+    assert writer.lacking(5, ['warm_start', 'main']) == 0
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines(tmp_path)[2:])) + '\n')
+    assert MetricsWriter(tmp_path).lacking(5, ['warm_start', 'main']) == 2
+
+
+@pytest.mark.parametrize('line', ['{"step": 1', '[]', '{"loss": 1}', '\xff'])
+def test_a_damaged_line_is_told_with_its_file(tmp_path, line):
+    (tmp_path / 'metrics.jsonl').write_bytes(f'{line}\n'.encode('latin-1') + b'{"step": 1, "stage": "main"}\n')
+    with pytest.raises(ValueError, match=r'metrics\.jsonl, (line|object) 1'):
+        MetricsWriter(tmp_path)
+
+
+def test_a_disk_that_fills_up_stops_the_run_at_tensorboard_too(tmp_path, monkeypatch):
+    from tensorboardX.event_file_writer import EventsWriter
+
+    def full(self, event):
+        raise OSError(28, 'No space left on device')
+
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, 'main', {'loss': 1.0})
+    monkeypatch.setattr(EventsWriter, 'write_event', full)
+    with pytest.raises(OSError, match=r'No space left on device: .*tensorboard'):
+        writer.write(2, 'main', {'loss': 1.0})

@@ -1,0 +1,67 @@
+"""A folder that belongs to one process as long as it lives, on whatever host."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+
+from rarl_jax.runtime.files import load_json
+
+NAME = '.lock'
+
+
+class FolderLock:
+    """Holds FOLDER/.lock, which names this process's host and number, until it is closed or the process ends, however it ends.
+
+    The folder is made if needed. ValueError, with host and process, if another process holds it.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._path = folder, folder / NAME
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise OSError(error.errno, f'cannot be locked ({error.strerror})', str(self._path)) from error
+            os.close(self._file)
+            raise ValueError(
+                f'{folder} is in use by {_holder(self._path)}: wait for it or stop it, or give another folder.'
+            ) from error
+        os.ftruncate(self._file, 0)
+        os.write(self._file, f'{{"host": "{socket.gethostname()}", "process": {os.getpid()}}}\n'.encode())
+
+    def check(self) -> None:
+        """FileNotFoundError if the folder was removed or moved away meanwhile: what is written there would be lost, or another run's."""
+        try:
+            same = os.path.samestat(self._path.stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise FileNotFoundError(
+                f'{self._folder} was removed or moved away while it was written to: what was there cannot go on; run again to begin anew.'
+            )
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _holder(path: Path) -> str:
+    try:
+        told = load_json(path)
+        return f'process {told["process"]} on {told["host"]}'
+    except (OSError, ValueError, KeyError):  # it has the lock and is about to write its name
+        return 'another process'
