@@ -6,14 +6,19 @@ The same command on the same workdir goes on where the run stopped. Ctrl-C and S
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
+import signal
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rarl_jax.runtime.lock import holds
+from rarl_jax.runtime.messages import describe, shown
 from rarl_jax.runtime.signals import Stopped
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
@@ -23,7 +28,7 @@ def describe_configs() -> str:
     """One line a config file: its path and the first line of its docstring."""
     lines = []
     for path in sorted(CONFIGS.glob('[!_]*.py')):
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ''
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
         lines.append(f'  configs/{path.name}: {docstring.partition(chr(10))[0]}')
     return '\n'.join(lines)
 
@@ -36,7 +41,8 @@ def check_config_path(argv: list[str]) -> None:
         path = value.rpartition('.py')[0] + '.py' if '.py' in value else value
         if not Path(path).is_file():
             near = difflib.get_close_matches(Path(path).name, [p.name for p in CONFIGS.glob('*.py')], 1, 0.0)
-            raise FileNotFoundError(f'No config file {path}: did you mean --config=configs/{near[0]}?')
+            folder = 'configs' if Path('configs', near[0]).is_file() else CONFIGS
+            raise FileNotFoundError(f'No config file {path} in {Path.cwd()}: did you mean --config={folder}/{near[0]}?')
 
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.', lock_config=True)
@@ -55,7 +61,8 @@ _WORKDIR = flags.DEFINE_string('workdir', '', 'Where the run writes; runs/NAME o
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f'Unknown arguments {argv[1:]}: every setting is written --config.key=value.')
-    logging.set_verbosity(logging.WARNING)  # the libraries tell their every step
+    # The libraries tell their every step, and log what they raise; that is told below.
+    logging.set_verbosity(logging.FATAL)
     from rarl_jax import preflight, run
     from rarl_jax.runtime import processes
 
@@ -63,9 +70,13 @@ def main(argv: list[str]) -> None:
         sys.exit(not preflight.preflight(_CONFIG.value, _DEVICE_GB.value, _PROCESSES.value))
     if _COORDINATOR.value:
         processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    run.run(_CONFIG.value, workdir())
+
+
+def workdir() -> Path:
+    """Where the run writes: as the command line has it, or a folder named as the config."""
     name = Path(config_flags.get_config_filename(flags.FLAGS['config']).rpartition('.py')[0]).name
-    workdir = Path(_WORKDIR.value or f'runs/{name}').resolve()
-    run.run(_CONFIG.value, workdir)
+    return Path(_WORKDIR.value or f'runs/{name}').resolve()
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -80,19 +91,39 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def cli() -> None:
-    """Run `main`; what a user can repair is told in one sentence, with the traceback in a file."""
+    """Run `main`; what ends it is told in one sentence, with the traceback in a file. Exit status 130 or 143 after a signal, else 1."""
     sys.modules['__main__'].__doc__ = f'{__doc__}\nConfigs:\n{describe_configs()}\n'
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='backslashreplace')  # an ASCII terminal must not end a run
     try:
         check_config_path(sys.argv[1:])
         flags.mark_flag_as_required('config')
         app.run(main, flags_parser=parse)
     except Stopped as stopped:
         print(stopped)
-    except (ValueError, FileNotFoundError, flags.Error) as error:
-        log = Path('rarl_jax_error.log')
-        log.write_text(traceback.format_exc())
-        print(f'error: {error}\n(the traceback is in {log.resolve()})', file=sys.stderr)
+        sys.exit(stopped.status)
+    except KeyboardInterrupt:
+        print('Stopped by SIGINT. Run the same command again to go on.')
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:  # the outermost place: nothing may end in a traceback on the terminal
+        print(f'error: {describe(error)}\n{write_log(traceback.format_exc())}', file=sys.stderr)
         sys.exit(1)
+
+
+def write_log(text: str) -> str:
+    """Keeps a traceback in the workdir, or in a temporary folder where the run has none; says where."""
+    name, folders = 'error.log', []
+    with contextlib.suppress(flags.Error):  # before the flags are read there is no workdir
+        name = f'error-{_PROCESS.value}.log' if _PROCESS.value else name
+        folders = [workdir()] if holds(workdir()) else []
+    for folder in (*folders, None):
+        try:
+            log = (folder or Path(tempfile.mkdtemp(prefix='rarl_jax-'))) / name
+            log.write_text(text, encoding='utf-8', errors='backslashreplace')
+        except OSError:
+            continue
+        return f'(the traceback is in {shown(str(log))})'
+    return '(the traceback could not be written anywhere)'
 
 
 if __name__ == '__main__':

@@ -60,15 +60,8 @@ def load_policy_kind(kind: str) -> PolicyKind:
 
 
 def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: int) -> Path:
-    """The folder of the policy that the run starts from; FileNotFoundError if it is named but not there.
-
-    With an empty path one with random weights is made, as settings.fresh says.
-    """
+    """The folder of the policy that the run starts from; with an empty path one with random weights is made, as settings.fresh says."""
     if settings.path:
-        if not Path(settings.path).is_dir():
-            raise FileNotFoundError(
-                f'config.model.path is {settings.path!r}, which is no folder: give a Hugging Face folder of Qwen2.5-VL.'
-            )
         return Path(settings.path)
     folder = workdir / 'init'
     if not (folder / 'model.safetensors').is_file():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from rarl_jax.policy import build_model, export, load_policy, prepare_model, sta
 from rarl_jax.report.build import build_report
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.checkpoints import Checkpoints
+from rarl_jax.runtime.files import load_json, write_json, write_whole
+from rarl_jax.runtime.lock import FolderLock
 from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
 from rarl_jax.runtime.progress import Progress
 from rarl_jax.runtime.sharding import cut_cpu, make_mesh
@@ -34,6 +38,10 @@ from rarl_jax.runtime.signals import Stopped, stop_on_signal
 from rarl_jax.settings import CompareSettings, DataSettings, RunSettings, settings_from
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import load_kind
+
+ROOT = Path(__file__).resolve().parent.parent
+# Settings that change nothing of what a run computes: they may differ from those that a workdir was begun with.
+PRESENTATION = re.compile(r'config\.(compare|keep_checkpoints|stage\.[^.]+\.(save_every|show_every))')
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -43,19 +51,22 @@ def run(config: ConfigDict, workdir: Path) -> None:
         build_data(settings)
         return
     if isinstance(settings, CompareSettings):
-        if compare(settings, workdir).verdict != 'agrees':
-            sys.exit(1)
+        with FolderLock(workdir):
+            if compare(settings, workdir).verdict != 'agrees':
+                sys.exit(1)
         return
+    check_inputs(settings)
     cut_cpu(settings.mesh)  # first: whoever asks for the number of processes has looked for the devices
-    processes.first_before_others(lambda: claim(workdir, config))
+    lock = processes.first_before_others(lambda: take_workdir(workdir, config) if processes.is_first() else None)
     keep_compilations()
-    with stop_on_signal() as signals:
-        this = open_run(settings, workdir, signals)
-        for name in settings.stages:
-            stage = settings.stage[name]
-            if this.is_due(name):
-                load_kind(stage.kind).run(this, name, stage)
-        finish(this)
+    with lock or nullcontext():
+        run = open_run(settings, workdir, lock)
+        with stop_on_signal(run.signals):
+            for name in settings.stages:
+                stage = settings.stage[name]
+                if run.is_due(name):
+                    load_kind(stage.kind).run(run, name, stage)
+            finish(run)
 
 
 # ---------------------------------------------------------------- the beginning
@@ -69,24 +80,66 @@ def keep_compilations() -> None:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir this config's own: writes config.json, or checks that the one there is the same.
+def check_inputs(settings: RunSettings) -> None:
+    """ValueError that names every folder and setting which the run needs and does not find: before anything is made."""
+    model, data, problems = settings.model, settings.data, []
+    if model.path or model.fresh is None:
+        problems.append(folder_problem('config.model.path', model.path, 'a Hugging Face folder of Qwen2.5-VL'))
+    if data.raw and not data.dir:
+        problems.append(folder_problem('config.data.raw', data.raw, "pages in AI4VA's format"))
+    elif data.dir or data.draw is None:
+        problems.append(folder_problem('config.data.dir', data.dir, 'a data set made by configs/build_ai4va_fg.py'))
+    if found := [problem for problem in problems if problem]:
+        raise ValueError('\n'.join(found))
+
+
+def folder_problem(key: str, given: str, what: str) -> str | None:
+    """Why a setting names no folder, and what to do; None where it names one."""
+    if not given:
+        return f'{key} is empty: give {what}, --{key}=DIR.'
+    path = Path(given)
+    if path.is_dir():
+        return None
+    told = f'{key} is {given!r}, which is {"a file and no folder" if path.is_file() else "no folder"}'
+    if not path.is_absolute() and (ROOT / path).is_dir():
+        return f'{told} in {Path.cwd()}, but one in {ROOT}: run the command there, or give the whole path.'
+    return f'{told}{"" if path.is_absolute() else f" in {Path.cwd()}"}: give {what}.'
+
+
+def take_workdir(workdir: Path, config: ConfigDict) -> FolderLock:
+    """Makes the workdir this process's own, and this config's. ValueError if it is another process's, another run's or no run's at all."""
+    begun = (workdir / 'config.json').is_file()
+    found = [] if begun or not workdir.is_dir() else sorted(path.name for path in workdir.iterdir())
+    if strange := [name for name in found if name not in ('.lock', '.config.json.partial')]:
+        raise ValueError(
+            f'{workdir} is no workdir of a run: it holds {strange[0]!r}, but no config.json; give another --workdir.'
+        )
+    lock = FolderLock(workdir)
+    try:
+        check_config(workdir, config)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def check_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json, or checks that the one there is the same but for what only concerns how a run is kept and shown.
 
     ValueError names the settings that differ.
     """
-    path = workdir / 'config.json'
-    resolved = json.loads(config.to_json())
+    path, resolved = workdir / 'config.json', json.loads(config.to_json())
     if path.is_file():
-        before = json.loads(path.read_text())
-        if differs := sorted(differences(before, resolved)):
-            shown = ', '.join(differs[:5]) + (', ...' if len(differs) > 5 else '')
+        before = load_json(path, fix='put back the copy that the run wrote, or give another --workdir')
+        differs = sorted(differences(before, resolved))
+        if binding := [name for name in differs if not PRESENTATION.fullmatch(name)]:
+            shown = ', '.join(binding[:5]) + (', ...' if len(binding) > 5 else '')
             raise ValueError(
                 f'{workdir} belongs to a run with other settings ({shown}): give another --workdir, or remove that one.'
             )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.with_suffix('.tmp').write_text(json.dumps(resolved, indent=1))
-    path.with_suffix('.tmp').rename(path)
+        if not differs:
+            return
+    write_json(path, resolved)
 
 
 def differences(before: Any, after: Any, path: str = 'config') -> Iterator[str]:
@@ -98,7 +151,7 @@ def differences(before: Any, after: Any, path: str = 'config') -> Iterator[str]:
         yield path
 
 
-def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
+def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None) -> Run:
     """Everything that is made once; the policy and `done` as the newest checkpoint has them."""
     console = Console(quiet=not processes.is_first())
     data_dir = processes.first_before_others(lambda: prepare_data(settings.data, workdir, settings.seed, console))
@@ -112,9 +165,10 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
     chat = Chat.from_folder(folder)
     checkpoints = Checkpoints(workdir / 'checkpoints', settings.keep_checkpoints)
     saved = checkpoints.latest()
-    this = Run(
+    run = Run(
         settings=settings,
         workdir=workdir,
+        lock=lock,
         data_dir=data_dir,
         model_dir=folder,
         model=model,
@@ -126,44 +180,48 @@ def open_run(settings: RunSettings, workdir: Path, signals: list[str]) -> Run:
         checkpoints=checkpoints,
         compiles=CompileCounter(),
         console=console,
-        signals=signals,
         done=saved['done'] if saved else 0,
         saved=saved if saved and not saved['finished'] else None,
     )
     if saved:
-        this.params = checkpoints.restore({'params': this.params})['params']
+        run.params = checkpoints.restore({'params': run.params})['params']
         console.print(f'Going on after {saved["step"]} steps of stage {saved["stage"]}.')
-    return this
+        if lacking := run.metrics.lacking(run.global_step(saved['stage'], saved['step']), run.training):
+            console.print(
+                f'metrics.jsonl lacks {lacking} of the steps so far, which somebody has cut: its curves will have gaps.'
+            )
+    return run
 
 
 # ---------------------------------------------------------------- the end
 
 
-def finish(this: Run) -> None:
+def finish(run: Run) -> None:
     """Exports the policy if the run has trained it, and tells how it went."""
-    this.checkpoints.wait()
-    if this.training:
-        export(this.workdir / 'export', this)
+    run.checkpoints.wait()
+    run.check_workdir()
+    if run.training:
+        export(run.workdir / 'export', run)
     if processes.is_first():
-        tell(this)
+        write_reports(run)
 
 
-def tell(this: Run) -> None:
+def write_reports(run: Run) -> None:
     """Sets the evaluations side by side and writes the report."""
     results = [
         each
-        for item in this.settings.compare
-        for each in load_results(this.workdir / 'eval' / item.partition(':')[0], item.partition(':')[2] or None)
+        for item in run.settings.compare
+        for each in load_results(run.workdir / 'eval' / item.partition(':')[0], item.partition(':')[2] or None)
     ]
     if results:
         table = side_by_side(results)
-        this.console.print(to_rich(table))
-        (this.workdir / 'results.md').write_text(to_markdown(table))
-    this.metrics.close()
-    page = build_report([this.workdir])
-    this.console.print(f'Report: {page}')
-    if this.training:
-        this.console.print(f'Policy: {this.workdir / "export"} (a Hugging Face folder)')
+        run.console.print(to_rich(table))
+        write_whole(run.workdir / 'results.md', to_markdown(table))
+    run.metrics.close()
+    page = build_report([run.workdir])
+    run.console.print(f'Report: {page}', markup=False)
+    if run.training:
+        run.console.print(f'Policy: {run.workdir / "export"} (a Hugging Face folder)', markup=False)
 
 
 def build_data(settings: BuildSettings) -> None:
@@ -171,11 +229,11 @@ def build_data(settings: BuildSettings) -> None:
 
     Raises ValueError if the config does not say from what and where to, Stopped at Ctrl-C.
     """
-    for name in ('raw', 'out'):
-        if not getattr(settings, name):
-            raise ValueError(f'config.data.{name} is empty: give a folder, --config.data.{name}=DIR.')
+    if empty := [f'config.data.{name}' for name in ('raw', 'out') if not getattr(settings, name)]:
+        raise ValueError('\n'.join(f'{key} is empty: give a folder, --{key}=DIR.' for key in empty))
     try:
-        report = build(settings)
+        with FolderLock(Path(settings.out).absolute(), beside=True):
+            report = build(settings)
     except KeyboardInterrupt:
         raise Stopped(f'Stopped; {settings.out} was not made. Run the same command again to build it.') from None
     for notice in notices(report):
@@ -184,17 +242,11 @@ def build_data(settings: BuildSettings) -> None:
 
 
 def prepare_data(settings: DataSettings, workdir: Path, seed: int, console: Console) -> Path:
-    """The folder of the run's data set; FileNotFoundError if it is named but not there."""
+    """The folder of the run's data set, which is built where config.data names none."""
     if settings.dir:
-        if not Path(settings.dir).is_dir():
-            raise FileNotFoundError(
-                f'config.data.dir is {settings.dir!r}, which is no folder: build one with configs/build_ai4va_fg.py.'
-            )
         return Path(settings.dir)
     raw, out = Path(settings.raw) if settings.raw else workdir / 'data' / 'raw', workdir / 'data' / 'built'
-    if (
-        out.is_dir()
-    ):  # whole, and of this config: a build is moved there when it is done, and the workdir is claimed by one config
+    if out.is_dir():  # whole, as a build is moved there when it is done, and of this config, as the workdir is
         return out
     if not settings.raw:
         with Progress(console, 'drawing pages', sum(settings.pages.values())) as bar:

@@ -21,9 +21,11 @@ importlib.import_module(sys.argv[1]).check_on_eight_devices(*sys.argv[2:])
 """
 
 
-def launch(*arguments: str, compiled: dict[str, str] = QUICK, **environment: str) -> subprocess.CompletedProcess:
+def launch(
+    *arguments: str, compiled: dict[str, str] = QUICK, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess:
     """Types `python -m rarl_jax.main` with these arguments."""
-    return _run(['-m', 'rarl_jax.main', *arguments], compiled | environment)
+    return _run(['-m', 'rarl_jax.main', *arguments], compiled | environment, cwd)
 
 
 def on_eight_devices(module: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -31,10 +33,10 @@ def on_eight_devices(module: str, *arguments: str) -> subprocess.CompletedProces
     return _run(['-c', ON_EIGHT, module, *arguments], QUICK)
 
 
-def _run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+def _run(arguments: list[str], environment: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | environment,
         capture_output=True,
         text=True,

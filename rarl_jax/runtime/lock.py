@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import socket
+import warnings
 from pathlib import Path
 from types import TracebackType
 
-from rarl_jax.runtime.files import load_json
+from rarl_jax.runtime.files import load_json, naming
 
 NAME = '.lock'
 
@@ -17,24 +19,26 @@ NAME = '.lock'
 class FolderLock:
     """Holds FOLDER/.lock, which names this process's host and number, until it is closed or the process ends, however it ends.
 
-    The folder is made if needed. ValueError, with host and process, if another process holds it.
+    The folder is made if needed; with `beside` it need not be there, and the file lies beside it. ValueError, with host and process, if another
+    process holds it.
     """
 
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._path = folder, folder / NAME
+    def __init__(self, folder: Path, beside: bool = False):
+        self._folder, self._path = folder, folder.with_name(f'.{folder.name}{NAME}') if beside else folder / NAME
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise OSError(error.errno, f'cannot be locked ({error.strerror})', str(self._path)) from error
-            os.close(self._file)
-            raise ValueError(
-                f'{folder} is in use by {_holder(self._path)}: wait for it or stop it, or give another folder.'
-            ) from error
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f'{{"host": "{socket.gethostname()}", "process": {os.getpid()}}}\n'.encode())
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(self._file)
+                raise ValueError(
+                    f'{folder} is in use by {_holder(self._path)}: wait for it or stop it, or give another folder.'
+                ) from error
+            warnings.warn(f'{folder} cannot be locked ({error.strerror}): start no second run there.', stacklevel=2)
+        with naming(self._path):
+            os.ftruncate(self._file, 0)
+            os.write(self._file, json.dumps(_here()).encode())
 
     def check(self) -> None:
         """FileNotFoundError if the folder was removed or moved away meanwhile: what is written there would be lost, or another run's."""
@@ -57,6 +61,18 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def holds(folder: Path) -> bool:
+    """Whether this process has taken the folder."""
+    try:
+        return load_json(folder / NAME) == _here()
+    except (OSError, ValueError):
+        return False
+
+
+def _here() -> dict[str, str | int]:
+    return {'host': socket.gethostname(), 'process': os.getpid()}
 
 
 def _holder(path: Path) -> str:

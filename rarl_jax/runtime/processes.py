@@ -14,6 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Int
 
+from rarl_jax.runtime.messages import describe
+
 T = TypeVar('T')
 AUTOMATIC = 'auto'  # a coordinator that Slurm, Open MPI or Kubernetes names
 
@@ -46,11 +48,20 @@ def is_first() -> bool:
 
 
 def first_before_others(make: Callable[[], T]) -> T:
-    """`make()`, by the first process before the others: what it leaves on the shared disk, they find there."""
+    """`make()`, by the first process before the others: what it leaves on the shared disk, they find there.
+
+    What it raises there ends the others too, with the same words.
+    """
     if jax.process_count() == 1:
         return make()
-    made = make() if is_first() else None
-    multihost_utils.sync_global_devices('first_before_others')
+    made, problem = None, None
+    if is_first():
+        try:
+            made = make()
+        except Exception as error:  # whatever it is, the others must not wait for it
+            problem = error
+    if (told := gather(problem and describe(problem))[0]) is not None:
+        raise problem or ValueError(told)
     return made if is_first() else make()
 
 

@@ -23,12 +23,11 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[list[str]]:
-    """Collects the name of the first SIGINT or SIGTERM, so that a stage can save at its next step and leave; the second ends the process.
+def stop_on_signal(received: list[str]) -> Iterator[None]:
+    """Puts the name of the first SIGINT or SIGTERM into `received`, so that a stage can save at its next step and leave; the second ends the process.
 
     A thread listens: the main one may be inside of XLA for minutes, where Python's own handlers do not run.
     """
-    received: list[str] = []
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 
@@ -49,7 +48,7 @@ def stop_on_signal() -> Iterator[list[str]]:
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        yield received
+        yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

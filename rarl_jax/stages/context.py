@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Key
 from rich.console import Console
 
 from rarl_jax.conversation.dialogue import Host
@@ -23,6 +24,7 @@ from rarl_jax.models.params import Params
 from rarl_jax.policy import load_policy, start_adapter
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.checkpoints import Checkpoints
+from rarl_jax.runtime.lock import FolderLock
 from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
 from rarl_jax.runtime.progress import Progress
 from rarl_jax.runtime.sharding import everywhere
@@ -33,12 +35,20 @@ if TYPE_CHECKING:
     from rarl_jax.settings import RunSettings
 
 
+@jax.jit
+def all_finite(arrays: Any) -> Bool[Array, '']:
+    """Whether no array of a pytree holds NaN or infinity."""
+    numbers = [x for x in jax.tree.leaves(arrays) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
+
+
 @dataclass
 class Run:
     """What the stages share. Only `params`, `done` and `saved` change while it runs."""
 
     settings: RunSettings
     workdir: Path
+    lock: FolderLock | None  # of the workdir, in the first process
     data_dir: Path  # a built data set
     model_dir: Path  # the Hugging Face folder that the run started from
     mesh: Mesh  # the devices, as config.mesh arranges them
@@ -50,7 +60,7 @@ class Run:
     checkpoints: Checkpoints
     compiles: CompileCounter
     console: Console
-    signals: list[str]  # names of the signals that asked the run to stop
+    signals: list[str] = field(default_factory=list)  # names of the signals that asked the run to stop
     done: int = 0  # training stages finished
     saved: dict[str, Any] | None = None  # description of a checkpoint in mid-stage, until that stage has begun again
 
@@ -137,6 +147,7 @@ class Run:
         """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it."""
         self.params = {name: learner.params[name] for name in self.params}
         finished, signal = learner.step == stage.steps, self.signal()
+        self.check_workdir()
         self.metrics.write(self.global_step(name, learner.step), name, metrics | {'compiles': self.compiles.take()})
         if finished:
             self.done += 1
@@ -146,7 +157,13 @@ class Run:
             self.leave(signal)
 
     def save(self, name: str, learner: Learner, finished: bool) -> None:
-        """A checkpoint from which every further step comes out the same."""
+        """A checkpoint from which every further step comes out the same; ValueError instead of one that holds NaN or infinity."""
+        arrays = {'params': learner.params, 'opt_state': learner.opt_state}
+        if not all_finite(arrays):
+            raise ValueError(
+                f'The policy holds NaN or infinity after step {learner.step} of stage {name}: it is not saved, and the run stops; '
+                'its last checkpoint is good. Lower the learning rate or the gradient norm that it is clipped to.'
+            )
         description = {
             'stage': name,
             'step': learner.step,
@@ -155,20 +172,25 @@ class Run:
             'data': learner.batches.get_state(),
             'seed': self.settings.seed,
         }
-        arrays = {'params': learner.params, 'opt_state': learner.opt_state}
         self.checkpoints.save(self.global_step(name, learner.step), arrays, description)
 
     def signal(self) -> str | None:
         """The signal that has asked this process, or any other, to stop; all processes ask at the same place."""
         return next(iter(processes.joined(self.signals)), None)
 
+    def check_workdir(self) -> None:
+        """Stops the run if its workdir was removed: OSError."""
+        if self.lock is not None:
+            self.lock.check()
+
     def leave_if_asked(self) -> None:
+        self.check_workdir()
         if signal := self.signal():
             self.leave(signal)
 
     def leave(self, signal: str) -> None:
         self.checkpoints.wait()
-        raise Stopped(f'Stopped by {signal}; everything is saved. Run the same command again to go on.')
+        raise Stopped(f'Stopped by {signal}; everything is saved. Run the same command again to go on.', signal)
 
     def progress(self, name: str, total: int, done: int = 0) -> Progress:
         return Progress(self.console, name, total, done)

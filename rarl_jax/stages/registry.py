@@ -44,6 +44,10 @@ class TrainingSettings:
     from_start: bool = False
     save_every: int = 50  # steps
 
+    def __post_init__(self):
+        if self.steps < 1 or self.save_every < 1:
+            raise ValueError(f'steps is {self.steps} and save_every {self.save_every}, expected at least 1 each.')
+
 
 def load_kind(kind: str) -> StageKind:
     """The kind of a name or an import path; ValueError where there is none."""

@@ -56,6 +56,9 @@ class RlSettings(TrainingSettings):
     show_every: int = 10  # steps between the episodes that are kept for the report
 
     def __post_init__(self):
+        super().__post_init__()
+        if self.show_every < 1:
+            raise ValueError(f'show_every is {self.show_every}, expected at least 1.')
         if self.group_size % self.pack:
             raise ValueError(
                 f'pack is {self.pack}, expected a number that divides group_size, {self.group_size}: episodes of one group share a row.'

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
-from tests.commands import launch
+from rarl_jax.run import folder_problem, take_workdir
+from tests.commands import ROOT, launch
 
 
 @pytest.fixture(scope='module')
@@ -100,6 +102,22 @@ def test_a_baseline_begins_with_the_policy_that_the_run_began_with(tmp_path):
         (['--config=configs/quickstart.py:smoke', '--config.model.path=nowhere', '--config.data.dir=.'], 'nowhere'),
         (['--config=configs/quickstart.py:smoke', '--config.data.dir=nowhere'], "config.data.dir is 'nowhere'"),
         (['--config=configs/build_ai4va_fg.py'], 'config.data.raw is empty'),
+        (['--config=configs/build_ai4va_fg.py'], 'config.data.out is empty'),
+        (['--config=configs/evaluate.py'], 'config.model.path is empty'),
+        (['--config=configs/rarl.py'], 'config.data.dir is empty'),  # in the same report
+        (
+            ['--config=configs/rarl.py', '--config.data.dir=README.md', '--config.model.path=.'],
+            'is a file and no folder',
+        ),
+        (['--config=configs/quickstart.py:smoke', '--config.stage.main.save_every=0'], 'config.stage.main: steps is 2'),
+        (['--config=configs/quickstart.py:smoke', '--config.stage.main.steps=0'], 'steps is 0 and save_every'),
+        (['--config=configs/quickstart.py:smoke', '--config.stage.main.show_every=-1'], 'show_every is -1'),
+        (
+            ['--config=configs/quickstart.py:smoke', "--config.compare=('main:zoom',)"],
+            "config.compare names ['main:zoom']",
+        ),
+        (['--config=configs/quickstart.py:smoke', '--config.model.path=\x1b[31mx\u202e'], r'\x1b[31mx\u202e'),
+        ([], 'Flag --config must have a value'),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(arguments, expected, tmp_path):
@@ -107,6 +125,71 @@ def test_mistakes_are_told_in_a_sentence(arguments, expected, tmp_path):
     assert done.returncode != 0
     assert expected in done.stderr + done.stdout
     assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'run').exists(), 'something was made before the mistake was told'
+
+
+def take(folder, **changes):
+    """As a launch of a small config would take its workdir; gives it back at once."""
+    stage = ConfigDict({'steps': 3, 'save_every': 1, 'show_every': 1})
+    config = ConfigDict({'seed': 0, 'compare': ('a',), 'keep_checkpoints': 2, 'stage': {'main': stage}})
+    config.update_from_flattened_dict(changes)
+    take_workdir(folder, config).close()
+
+
+def test_what_is_only_shown_may_change_in_an_old_workdir(tmp_path):
+    take(tmp_path / 'run')
+    changes = {'compare': ('a', 'b'), 'keep_checkpoints': 5, 'stage.main.save_every': 7, 'stage.main.show_every': 9}
+    take(tmp_path / 'run', **changes)
+    kept = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert (kept['compare'], kept['stage']['main']['save_every']) == (['a', 'b'], 7)
+    for name, value in {'seed': 1, 'stage.main.steps': 4}.items():
+        with pytest.raises(ValueError, match=rf'other settings \(config.{name}\)'):
+            take(tmp_path / 'run', **changes, **{name: value})
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"seed": 0', '[' * 100_000])
+def test_a_damaged_config_is_told(tmp_path, content):
+    take(tmp_path)
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(ValueError, match=r'config\.json (is not JSON|holds a list).*put back the copy'):
+        take(tmp_path)
+
+
+def test_a_config_with_a_byte_order_mark_is_the_same(tmp_path):
+    take(tmp_path)
+    path = tmp_path / 'config.json'
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+    take(tmp_path)
+
+
+def test_a_folder_of_something_else_is_not_taken(tmp_path):
+    (tmp_path / 'thesis.tex').write_text('')
+    with pytest.raises(ValueError, match=r"is no workdir of a run: it holds 'thesis\.tex'"):
+        take(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
+
+
+def test_what_a_killed_launch_leaves_is_taken(tmp_path):
+    (tmp_path / '.lock').write_text('')
+    (tmp_path / '.config.json.partial').write_text('{')
+    take(tmp_path)
+
+
+def test_a_relative_path_from_another_folder_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = folder_problem('config.model.path', 'experiments/quickstart_base', 'a policy')
+    assert f'no folder in {tmp_path}, but one in {ROOT}' in told
+    assert folder_problem('config.model.path', str(ROOT / 'experiments'), 'a policy') is None
+
+
+def test_a_config_file_from_another_folder_is_told(tmp_path):
+    done = launch('--config=configs/quickstart.py', cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 1
+    assert (
+        f'No config file configs/quickstart.py in {tmp_path}: did you mean --config={ROOT}/configs/quickstart.py?'
+        in done.stderr
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_lists_the_configs():
