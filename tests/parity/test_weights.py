@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,12 @@ import torch
 from peft import PeftModel
 from safetensors.numpy import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from rarl_jax.models.interface import PRESETS, Config, Qwen2_5_VL, plan_vision
 from rarl_jax.models.lora import LoraConfig, init_adapter, join, merge, save_adapter
 from rarl_jax.models.params import weight_table
+from rarl_jax.models.qwen2_5_vl.config import FULL_BLOCKS, RMS_NORM_EPS, ROPE_THETA, TEXT_SIZES, VISION_SIZES
 from rarl_jax.models.weights import hub_name, hub_shape, load_params, save_params
 from tests.parity.reference import CONFIGS, conversation, random_reference, relative
 
@@ -61,6 +65,31 @@ def test_transformers_loads_our_folder(name, tmp_path):
     assert not report['missing_keys'] and not report['unexpected_keys'] and not report['mismatched_keys']
     assert loaded.dtype == torch.float32
     assert np.array_equal(reference_logits(config, loaded), reference_logits(config, random_reference(config)))
+
+
+@pytest.mark.parametrize('size', PRESETS)
+def test_config_as_they_save_it(size, tmp_path):
+    """Nested, and without what equals the defaults of their classes."""
+    theirs = Qwen2_5_VLConfig(**PRESETS[size].to_hf(), use_cache=True, sliding_window=32768, vision_token_id=151654)
+    theirs.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / 'config.json').read_text())
+    assert 'text_config' in written and 'vocab_size' not in written
+    assert Config.from_folder(tmp_path) == PRESETS[size]
+
+
+def test_their_defaults_are_ours():
+    text, vision = Qwen2_5_VLTextConfig(), Qwen2_5_VLVisionConfig()
+    assert {hub: getattr(text, hub) for hub, _, _ in TEXT_SIZES.values()} == {
+        hub: default for hub, default, _ in TEXT_SIZES.values()
+    }
+    assert {name: getattr(vision, name) for name in VISION_SIZES} == {
+        name: one for name, (one, _) in VISION_SIZES.items()
+    }
+    assert (tuple(vision.fullatt_block_indexes), text.rms_norm_eps, text.default_theta) == (
+        FULL_BLOCKS,
+        RMS_NORM_EPS,
+        ROPE_THETA,
+    )
 
 
 @pytest.mark.parametrize('vision', [False, True])

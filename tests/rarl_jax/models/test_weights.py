@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from rarl_jax.models.hub_files import inspect_file, write_file
+from rarl_jax.models.interface import Config
 from rarl_jax.models.params import abstract_params
 from rarl_jax.models.weights import load_params, save_params, tensors_of
 from tests.rarl_jax.models.small import CONFIG, TIED, small_params
@@ -333,6 +334,33 @@ def test_a_redundant_head_must_be_the_table(tmp_path):
     rewrite(tmp_path / 'tied', tmp_path / 'other', lambda stored: stored.update({'lm_head.weight': table + 1}))
     with pytest.raises(ValueError, match=r'lm_head\.weight: differs'):
         load_params(tmp_path / 'other', TIED, jnp.float32)
+
+
+def test_a_head_of_its_own_is_never_dropped(folder, tmp_path):
+    """The inner level alone says that the head is the table: the files say that it is not."""
+    copy = tmp_path / 'copy'
+    shutil.copytree(folder, copy)
+    values = json.loads((copy / 'config.json').read_text())
+    for tied, message in ((False, None), (True, r'lm_head\.weight: differs.*tie_word_embeddings')):
+        text = {**{name: values[name] for name in values if name != 'vision_config'}, 'tie_word_embeddings': tied}
+        (copy / 'config.json').write_text(json.dumps({**values, 'tie_word_embeddings': False, 'text_config': text}))
+        if message is None:
+            assert bits_equal(load_params(copy, Config.from_folder(copy), jnp.float32), small_params())
+        else:
+            with pytest.raises(ValueError, match=message):
+                load_params(copy, Config.from_folder(copy), jnp.float32)
+    save_params(tmp_path / 'tied', small_params(TIED), TIED)
+    with pytest.raises(ValueError, match=r'lm_head\.weight: missing'):
+        load_params(tmp_path / 'tied', CONFIG, jnp.float32)
+
+
+def test_a_quantized_folder_is_refused_in_one_sentence(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / 'copy')
+    path = tmp_path / 'copy' / 'config.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'quantization_config': {'quant_method': 'awq'}}))
+    with pytest.raises(ValueError, match=r'config\.json: the weights are quantized \(awq\)') as told:
+        Config.from_folder(path.parent)
+    assert '\n' not in str(told.value)
 
 
 def test_params_of_another_shape_are_not_saved(tmp_path):
