@@ -16,9 +16,10 @@ from jaxtyping import Array, Key
 
 from input_pipeline.loader import read_questions
 from input_pipeline.schema import Question
+from rarl_jax.models.adapter_files import save_adapter
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import Config, Qwen2_5_VL
-from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, merge, save_adapter
+from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, merge
 from rarl_jax.models.params import Params, abstract_params, logical_axes
 from rarl_jax.models.weights import load_params, save_params
 from rarl_jax.runtime import processes

@@ -4,29 +4,23 @@ An adapter is a plain dict that holds only the trained factors, at the places of
 
     adapter = init_adapter(key, config, lora)
     loss(adapter) = f(join(params, adapter, lora))          # gradient for the adapter alone; the base is a constant
-    save_params(folder, merge(params, adapter, lora), ...)  # or save_adapter(...), which `peft` loads
+    save_params(folder, merge(params, adapter, lora), ...)  # or save_adapter(...) of adapter_files, which `peft` loads
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rarl_jax.models.hub_files import Outgoing, inspect_file, read_tensor, to_host, write_file
 from rarl_jax.models.params import LAYERS, Params, Weight, weight_table
 from rarl_jax.models.qwen2_5_vl.config import Config
 
 RANK_AXIS = 'lora_rank'  # logical axis of the factors' short side
-FILE, SETTINGS = 'adapter_model.safetensors', 'adapter_config.json'  # PEFT's names
 # What PEFT prefixes, and transformers 5's names of the towers (params.py keeps the hub's).
 PREFIXES = {
     'text': ('model.', 'base_model.model.model.language_model.'),
@@ -38,10 +32,14 @@ PREFIXES = {
 class LoraConfig:
     """What is adapted, and how much."""
 
-    rank: int  # width of the factors
-    alpha: float  # the product is scaled by alpha / rank
-    targets: tuple[str, ...]  # linear maps of every layer, by their names on the hub: 'q_proj', 'down_proj', 'qkv', ...
-    vision: bool = False  # whether the vision tower is adapted too, where it has a map of these names
+    # Width of the factors.
+    rank: int
+    # The product is scaled by alpha / rank.
+    alpha: float
+    # Linear maps of every layer, by their names on the hub: 'q_proj', 'down_proj', 'qkv', ...
+    targets: tuple[str, ...]
+    # Whether the vision tower is adapted too, where it has a map of these names.
+    vision: bool = False
 
     def __post_init__(self):
         if self.rank < 1 or not self.targets:
@@ -116,65 +114,6 @@ def merge(params: Params, adapter: Params, lora: LoraConfig) -> Params:
     )
 
 
-def save_adapter(folder: str | Path, adapter: Params, config: Config, lora: LoraConfig, base: str) -> None:
-    """Writes the adapter in PEFT's layout; `base` is the folder or hub name of the model it belongs to.
-
-    Every process of a multi-host run calls it; the first one writes.
-    """
-    folder, first = Path(folder), jax.process_index() == 0
-    folder.mkdir(parents=True, exist_ok=True)
-    outgoing = [one for weight, array in _pairs(adapter, config, lora) for one in _outgoing(weight, array)]
-    write_file(folder / FILE, outgoing, write=first)
-    if not first:
-        return
-    settings = {
-        'peft_type': 'LORA',
-        'task_type': 'CAUSAL_LM',
-        'base_model_name_or_path': base,
-        'r': lora.rank,
-        'lora_alpha': lora.alpha,
-        'lora_dropout': 0.0,
-        'bias': 'none',
-        'target_modules': _pattern(config, lora),
-        'inference_mode': True,
-    }
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + '\n')
-
-
-def load_adapter(folder: str | Path, config: Config, lora: LoraConfig, dtype: DTypeLike = jnp.float32) -> Params:
-    """Reads what save_adapter wrote. ValueError lists all that is missing, unexpected, misshapen or of another scale."""
-    folder = Path(folder)
-    if not (folder / FILE).is_file() or not (folder / SETTINGS).is_file():
-        raise FileNotFoundError(
-            f'{folder}: {FILE} or {SETTINGS} is missing; give a folder with an adapter in PEFT layout.'
-        )
-    tensors, problems = inspect_file(folder / FILE)
-    settings = json.loads((folder / SETTINGS).read_text())
-    if (settings['r'], settings['lora_alpha']) != (lora.rank, lora.alpha):
-        problems.append(
-            f'{SETTINGS}: rank {settings["r"]} and alpha {settings["lora_alpha"]}, expected {lora.rank} and {lora.alpha}'
-        )
-    weights, structure = jax.tree.flatten(adapter_table(config, lora))
-    expected = {weight.hub.format(layer): weight.shape[:0:-1] for weight in weights for layer in range(weight.shape[0])}
-    problems += [f'{name}: missing' for name in expected if name not in tensors]
-    problems += [f'{name}: unexpected' for name in tensors if name not in expected]
-    problems += [
-        f'{name}: shape {tensors[name].shape}, expected {shape}'
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    if problems:
-        raise ValueError(
-            f'{folder}: the adapter does not fit; give the settings it was made with:'
-            + ''.join(f'\n  - {one}' for one in problems)
-        )
-    stacks = [
-        np.stack([read_tensor(tensors[weight.hub.format(layer)]).T for layer in range(weight.shape[0])])
-        for weight in weights
-    ]
-    return jax.tree.unflatten(structure, [jnp.asarray(stack, dtype) for stack in stacks])
-
-
 def _module(weight: Weight) -> str:
     """Name of the linear map that a matrix belongs to."""
     return weight.hub.removesuffix('.weight')
@@ -215,25 +154,3 @@ def _combine(params: Params, adapter: Params, change) -> Params:
 def _added(w: Float[Array, 'L D F'], factors: Params, scale: float) -> Float[Array, 'L D F']:
     a, b = (factors[name].astype(jnp.float32) for name in ('lora_a', 'lora_b'))
     return (w.astype(jnp.float32) + scale * (a @ b)).astype(w.dtype)
-
-
-def _pairs(adapter: Params, config: Config, lora: LoraConfig) -> list[tuple[Weight, Array]]:
-    weights, structure = jax.tree.flatten(adapter_table(config, lora))
-    if jax.tree.structure(adapter) != structure:
-        raise ValueError('adapter: its weights are not those of the lora settings; give the settings it was made with.')
-    return list(zip(weights, jax.tree.leaves(adapter), strict=True))
-
-
-def _outgoing(weight: Weight, array: Array) -> list[Outgoing]:
-    dtype, shape = np.dtype(array.dtype), weight.shape[:0:-1]
-    return [
-        Outgoing(weight.hub.format(n), dtype, shape, partial(lambda n: to_host(array[n]).T, n))
-        for n in range(weight.shape[0])
-    ]
-
-
-def _pattern(config: Config, lora: LoraConfig) -> str:
-    """A regular expression that fits exactly the adapted modules' full names: the towers share some of their maps' names."""
-    factors = jax.tree.leaves(adapter_table(config, lora), is_leaf=lambda node: 'lora_a' in node)
-    names = [one['lora_a'].hub.removesuffix('.lora_A.weight').removeprefix('base_model.model.') for one in factors]
-    return '|'.join(name.replace('.', r'\.').replace('{}', r'\d+') for name in names)

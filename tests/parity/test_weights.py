@@ -14,8 +14,9 @@ from safetensors.numpy import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
+from rarl_jax.models.adapter_files import save_adapter
 from rarl_jax.models.interface import PRESETS, Config, Qwen2_5_VL, plan_vision
-from rarl_jax.models.lora import LoraConfig, init_adapter, join, merge, save_adapter
+from rarl_jax.models.lora import LoraConfig, init_adapter, join, merge
 from rarl_jax.models.params import weight_table
 from rarl_jax.models.qwen2_5_vl.config import FULL_BLOCKS, RMS_NORM_EPS, ROPE_THETA, TEXT_SIZES, VISION_SIZES
 from rarl_jax.models.weights import hub_name, hub_shape, load_params, save_params

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from configs.rarl import LORA
+from rarl_jax.models.adapter_files import load_adapter
 from rarl_jax.models.interface import Config
-from rarl_jax.models.lora import load_adapter, merge
+from rarl_jax.models.lora import merge
 from rarl_jax.models.weights import load_params, tensors_of
 from rarl_jax.settings import settings_from
 from tests.commands import FULL, launch

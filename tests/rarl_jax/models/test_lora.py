@@ -1,12 +1,18 @@
 """Adapters by themselves; that PEFT loads them is shown in tests/parity."""
 
+import functools
+import json
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from rarl_jax.models.adapter_files import load_adapter, save_adapter
 from rarl_jax.models.interface import Qwen2_5_VL, plan_vision
-from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, join, load_adapter, merge, save_adapter
+from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, join, merge
 from rarl_jax.models.params import unstack
 from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
 
@@ -76,7 +82,8 @@ def test_saved_and_loaded(dtype, tmp_path):
     assert jax.tree.all(jax.tree.map(lambda one, other: bool((one == other).all()), loaded, adapter))
 
 
-def test_an_adapter_of_other_settings_is_refused(tmp_path):
+def test_an_adapter_of_other_settings_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr('rarl_jax.models.hub_files.MAX_LINES', 1000)
     save_adapter(tmp_path, moved_adapter(), CONFIG, LORA, 'some/base')
     with pytest.raises(ValueError) as report:
         load_adapter(tmp_path, CONFIG, LoraConfig(2, 2.0, ('q_proj', 'k_proj')))
@@ -86,3 +93,96 @@ def test_an_adapter_of_other_settings_is_refused(tmp_path):
     ) and 'visual.blocks.0.attn.qkv.lora_B.weight: unexpected' in str(report.value)
     with pytest.raises(FileNotFoundError, match=r'adapter_model\.safetensors'):
         load_adapter(tmp_path / 'nowhere', CONFIG, LORA)
+
+
+# ---- PEFT's settings and names
+
+
+def rewritten(folder, target, settings=lambda old: old, name=lambda old: old):
+    """A copy of a saved adapter with other settings and names."""
+    target.mkdir()
+    tensors = load_file(folder / 'adapter_model.safetensors')
+    save_file({name(key): array for key, array in tensors.items()}, target / 'adapter_model.safetensors')
+    old = json.loads((folder / 'adapter_config.json').read_text())
+    (target / 'adapter_config.json').write_text(json.dumps(settings(old)))
+    return target
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save_adapter(tmp_path / 'saved', moved_adapter(), CONFIG, LORA, 'some/base')
+    return tmp_path / 'saved'
+
+
+OLD = {'model.model.language_model.': 'model.model.', 'model.model.visual.': 'model.visual.'}
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        lambda key: functools.reduce(lambda name, new: name.replace(new, OLD[new]), OLD, key),
+        lambda key: key.replace('.weight', '.default.weight'),
+        lambda key: key.removeprefix('base_model.model.'),
+    ],
+    ids=['before transformers 4.52', 'with the name of the adapter', 'without the prefix'],
+)
+def test_names_of_other_versions(saved, tmp_path, name):
+    loaded = load_adapter(rewritten(saved, tmp_path / 'other', name=name), CONFIG, LORA)
+    assert jax.tree.all(jax.tree.map(lambda one, other: bool((one == other).all()), loaded, moved_adapter()))
+
+
+@pytest.mark.parametrize(
+    'extra',
+    [
+        {'use_rslora': True},
+        {'use_dora': True},
+        {'use_qalora': True},
+        {'lora_bias': True},
+        {'bias': 'all'},
+        {'bias': 'lora_only'},
+        {'rank_pattern': {'q_proj': 4}},
+        {'alpha_pattern': {'q_proj': 32}},
+        {'modules_to_save': ['lm_head']},
+        {'layers_to_transform': [0, 1]},
+        {'layer_replication': [[0, 2]]},
+        {'fan_in_fan_out': True},
+        {'init_lora_weights': 'pissa'},
+        {'target_parameters': ['x']},
+        {'trainable_token_indices': [1]},
+        {'peft_type': 'LOHA'},
+        {'a_setting_of_next_year': {'x': 1}},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+def test_settings_that_are_not_honoured(saved, tmp_path, extra):
+    folder = rewritten(saved, tmp_path / 'other', settings=lambda old: old | extra)
+    with pytest.raises(ValueError, match=f'{next(iter(extra))} is .*only plain LoRA is read'):
+        load_adapter(folder, CONFIG, LORA)
+
+
+def test_settings_that_mean_nothing(saved, tmp_path):
+    """What PEFT writes of itself."""
+    idle = {'use_rslora': False, 'rank_pattern': {}, 'modules_to_save': None, 'bias': 'none', 'init_lora_weights': True}
+    idle |= {'megatron_core': 'megatron.core', 'peft_version': '0.21', 'qalora_group_size': 16, 'revision': 'main'}
+    load_adapter(rewritten(saved, tmp_path / 'other', settings=lambda old: old | idle), CONFIG, LORA)
+    for broken in ('[]', '{'):
+        (saved / 'adapter_config.json').write_text(broken)
+        with pytest.raises(ValueError, match=r'adapter_config\.json'):
+            load_adapter(saved, CONFIG, LORA)
+
+
+def test_the_base_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / 'base').mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given, written in (('base', str(tmp_path / 'base')), ('Qwen/Qwen2.5-VL-7B-Instruct',) * 2):
+        save_adapter('adapter', moved_adapter(), CONFIG, LORA, given)
+        settings = json.loads((tmp_path / 'adapter' / 'adapter_config.json').read_text())
+        assert settings['base_model_name_or_path'] == written
+
+
+def test_targets_are_the_adapted_modules(saved):
+    pattern = json.loads((saved / 'adapter_config.json').read_text())['target_modules']
+    text, vision = 'model.language_model.layers.{}.{}', 'model.visual.blocks.{}.{}'
+    adapted = [text.format(0, 'self_attn.q_proj'), text.format(11, 'mlp.down_proj'), vision.format(1, 'attn.qkv')]
+    others = ['lm_head', text.format(0, 'self_attn.k_proj'), vision.format(1, 'attn.proj'), 'x.' + adapted[0]]
+    assert [bool(re.fullmatch(pattern, name)) for name in [*adapted, *others]] == [True] * 3 + [False] * 4
