@@ -95,6 +95,8 @@ def cli() -> None:
     sys.modules['__main__'].__doc__ = f'{__doc__}\nConfigs:\n{describe_configs()}\n'
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors='backslashreplace')  # an ASCII terminal must not end a run
+    strays: list[str] = []  # what threads of C++ libraries would print, by the hundred, when a disk is full
+    sys.unraisablehook = lambda stray: strays.append(''.join(traceback.format_exception(stray.exc_value)))
     try:
         check_config_path(sys.argv[1:])
         flags.mark_flag_as_required('config')
@@ -106,7 +108,10 @@ def cli() -> None:
         print('Stopped by SIGINT. Run the same command again to go on.')
         sys.exit(128 + signal.SIGINT)
     except Exception as error:  # the outermost place: nothing may end in a traceback on the terminal
-        print(f'error: {describe(error)}\n{write_log(traceback.format_exc())}', file=sys.stderr)
+        print(
+            f'error: {describe(error)}\n{write_log(chr(10).join([traceback.format_exc(), *strays[:3]]))}',
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

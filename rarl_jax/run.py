@@ -29,7 +29,7 @@ from rarl_jax.policy import build_model, export, load_policy, prepare_model, sta
 from rarl_jax.report.build import build_report
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.checkpoints import Checkpoints
-from rarl_jax.runtime.files import load_json, write_json, write_whole
+from rarl_jax.runtime.files import load_json, naming, write_json, write_whole
 from rarl_jax.runtime.lock import FolderLock
 from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
 from rarl_jax.runtime.progress import Progress
@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     cut_cpu(settings.mesh)  # first: whoever asks for the number of processes has looked for the devices
     lock = processes.first_before_others(lambda: take_workdir(workdir, config) if processes.is_first() else None)
     keep_compilations()
-    with lock or nullcontext():
+    with lock or nullcontext(), naming(workdir):
         run = open_run(settings, workdir, lock)
         with stop_on_signal(run.signals):
             for name in settings.stages:
@@ -232,7 +232,7 @@ def build_data(settings: BuildSettings) -> None:
     if empty := [f'config.data.{name}' for name in ('raw', 'out') if not getattr(settings, name)]:
         raise ValueError('\n'.join(f'{key} is empty: give a folder, --{key}=DIR.' for key in empty))
     try:
-        with FolderLock(Path(settings.out).absolute(), beside=True):
+        with FolderLock(Path(settings.out).absolute(), beside=True), naming(Path(settings.out)):
             report = build(settings)
     except KeyboardInterrupt:
         raise Stopped(f'Stopped; {settings.out} was not made. Run the same command again to build it.') from None

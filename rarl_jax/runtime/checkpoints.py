@@ -11,6 +11,8 @@ a new one is whole.
 from __future__ import annotations
 
 import json
+import os
+import re
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.files import load_json, write_json, write_whole
+from rarl_jax.runtime.messages import describe
 
 Arrays = Any  # a pytree of jax.Array, or of jax.ShapeDtypeStruct with shardings
 ITEM, DESCRIPTION, MANIFEST = 'arrays', 'description.json', 'manifest.json'
@@ -70,9 +73,10 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # whatever Orbax and its threads raise
-            place = self._folder / f'{self._writing:08d}'
+            place, code = self._folder / f'{self._writing:08d}', re.search(r"os_error_code='(\d+)'", str(error))
+            reason = os.strerror(int(code[1])) if code else describe(error)  # TensorStore's own words fill a screen
             raise ValueError(
-                f'The checkpoint {place} could not be written ({error}); those before it are whole: make room on the disk and run again.'
+                f'The checkpoint {place} could not be written ({reason}); those before it are whole: make room on the disk and run again.'
             ) from error
 
     def latest(self) -> dict[str, Any] | None:

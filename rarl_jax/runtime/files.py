@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -13,17 +14,18 @@ from typing import Any, TypeVar
 T = TypeVar('T')
 # Half of a surrogate pair, which a model can write as JSON, has no UTF-8: it is written as \\udXXX, which JSON reads back as the same half.
 LONE = 'backslashreplace'
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 # ---------------------------------------------------------------- writing
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError of the block names `path`: a write to a full disk says only that there is no space."""
+    """What a full or failing disk raises in the block names `path`: a write says only that there is no space."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.filename is None and error.errno in DISK:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import textwrap
 import unicodedata
 
+LONGEST = 400  # characters of what a library says
 ADVICE = {
     errno.ENOSPC: 'make room on the disk and run the same command again',
     errno.EDQUOT: 'your quota on that disk is used up; make room and run the same command again',
@@ -23,14 +25,15 @@ ADVICE = {
 
 
 def describe(error: BaseException) -> str:
-    """An error in one sentence: our own errors as they are, the system's with path, reason and advice, any other with its kind."""
+    """An error in one sentence: our own errors as they are, the system's with path, reason and advice, any other with its kind and its first line."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         paths = ' and '.join(str(path) for path in (error.filename, error.filename2) if path is not None)
         advice = ADVICE.get(error.errno)
         return shown(': '.join(part for part in (paths, error.strerror, advice) if part) + '.')
     if isinstance(error, (ValueError, OSError)) and str(error):
         return shown(str(error))
-    return shown(f'{type(error).__name__}: {str(error) or "no reason given"}')
+    reason = next(filter(None, str(error).splitlines()), 'no reason given')
+    return shown(f'{type(error).__name__}: {textwrap.shorten(reason, LONGEST, placeholder=" ...")}')
 
 
 def shown(text: str) -> str:
