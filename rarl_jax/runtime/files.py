@@ -24,9 +24,12 @@ def naming(path: Path) -> Iterator[None]:
     """What a full or failing disk raises in the block names `path`: a write says only that there is no space."""
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno in DISK:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    except ValueError:
+        raise  # it is told already
+    except Exception as error:  # libraries in C++ and Rust raise kinds of their own, with the system's words
+        code = getattr(error, 'errno', None) or next((code for code in DISK if os.strerror(code) in str(error)), None)
+        if code in DISK and getattr(error, 'filename', None) is None:
+            raise OSError(code, os.strerror(code), str(path)) from error
         raise
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
 from rarl_jax.run import folder_problem, take_workdir
-from tests.commands import ROOT, launch
+from tests.commands import QUICK, ROOT, launch
 
 
 @pytest.fixture(scope='module')
@@ -173,6 +178,62 @@ def test_what_a_killed_launch_leaves_is_taken(tmp_path):
     (tmp_path / '.lock').write_text('')
     (tmp_path / '.config.json.partial').write_text('{')
     take(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_is_told_in_a_sentence(tmp_path):
+    """A limit on the size of files stands for the full disk; it is a library in C++ that meets it, at the data set."""
+    command = f'ulimit -f 1000; exec {sys.executable} -m rarl_jax.main --config=configs/quickstart.py:smoke --workdir={tmp_path}'
+    done = subprocess.run(
+        ['bash', '-c', command], cwd=ROOT, env=os.environ | QUICK, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f'error: {tmp_path}: File too large: ' in done.stderr
+    assert 'Traceback' not in done.stderr and 'Traceback' in (tmp_path / 'error.log').read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_says_so_by_its_status_and_refuses_a_second_beside_it(tmp_path):
+    command = [sys.executable, '-m', 'rarl_jax.main', '--config=configs/quickstart.py:smoke', f'--workdir={tmp_path}']
+    command += ['--config.stage.main.steps=9999', "--config.stages=('main',)", '--config.compare=()']
+    told = tmp_path / 'metrics.jsonl'
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | QUICK, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        while not (told.is_file() and told.read_text()):
+            time.sleep(0.1)
+        second = launch(*command[3:])
+        run.send_signal(signal.SIGTERM)
+        said, _ = run.communicate(timeout=60)
+    assert second.returncode == 1 and f'in use by process {run.pid} on ' in second.stderr
+    assert run.returncode == 143
+    assert 'Stopped by SIGTERM; everything is saved' in said and 'Traceback' not in said
+    steps = [json.loads(line)['step'] for line in told.read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+    assert [int(path.name) for path in (tmp_path / 'checkpoints').iterdir()] == [len(steps)]
+
+
+@pytest.mark.slow
+def test_an_update_that_is_not_finite_is_never_saved(tmp_path):
+    """The loss and its gradient are finite, the rate is not: what it makes of the policy is not kept."""
+    run = [
+        '--config=configs/quickstart.py:smoke',
+        f'--workdir={tmp_path}',
+        "--config.stages=('main',)",
+        '--config.compare=()',
+    ]
+    done = launch(*run, '--config.stage.main.optimizer.learning_rate=1e38')
+    assert done.returncode == 1
+    assert 'of stage main' in done.stderr and 'Traceback' not in done.stderr
+    assert not list((tmp_path / 'checkpoints').iterdir()) and not (tmp_path / 'export').exists()
+
+
+@pytest.mark.slow
+def test_an_ascii_terminal_ends_no_run(tmp_path):
+    plain = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+    done = launch('--config=configs/quickstart.py:smoke', f'--workdir={tmp_path}', **plain)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'report' / 'index.html').is_file()
 
 
 def test_a_relative_path_from_another_folder_is_told(tmp_path, monkeypatch):

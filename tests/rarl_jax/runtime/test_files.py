@@ -5,8 +5,9 @@ import resource
 import signal
 
 import pytest
+from safetensors import SafetensorError
 
-from rarl_jax.runtime.files import Appender, load_json, read, replacing, write_json, write_whole
+from rarl_jax.runtime.files import Appender, load_json, naming, read, replacing, write_json, write_whole
 from rarl_jax.runtime.messages import describe, shown
 
 
@@ -83,6 +84,29 @@ def test_a_write_that_finds_no_room_names_its_file(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert [each.name for each in tmp_path.iterdir()] == ['rows.jsonl']
     assert read(tmp_path / 'rows.jsonl') == [{'a': 1}]
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(28, 'No space left on device'),
+        RuntimeError('write() failed: No space left on device; writing /x'),
+        SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)'),
+        OSError(30, 'Read-only file system'),
+    ],
+)
+def test_a_librarys_word_for_a_full_disk_is_the_systems(tmp_path, error):
+    with pytest.raises(OSError) as told, naming(tmp_path):
+        raise error
+    assert told.value.filename == str(tmp_path)
+    assert describe(told.value).startswith(f'{tmp_path}: ')
+
+
+@pytest.mark.parametrize('error', [ValueError('No space left on device'), FileNotFoundError(2, 'No', 'x'), KeyError(1)])
+def test_what_names_itself_stays(tmp_path, error):
+    with pytest.raises(type(error)) as told, naming(tmp_path):
+        raise error
+    assert told.value is error
 
 
 def test_deep_lines_are_told(tmp_path):
