@@ -160,8 +160,11 @@ def test_a_failed_write_is_told_and_loses_nothing(tmp_path, monkeypatch):
         checkpoints.wait()
     monkeypatch.undo()
     assert not (tmp_path / '00000002').exists()
-    assert Checkpoints(tmp_path, 1).latest()['step'] == 1
-    assert steps_on_disk(tmp_path) == [1]  # what was written in vain is gone
+    again = Checkpoints(tmp_path, 1)
+    assert again.latest()['step'] == 1
+    again.save(2, arrays(2), {'step': 2})
+    assert again.latest()['step'] == 2
+    assert steps_on_disk(tmp_path) == [2]  # what was written in vain is gone
 
 
 WRITER = textwrap.dedent("""
