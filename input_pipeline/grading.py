@@ -1,13 +1,15 @@
-"""How right an answer is, from 0 (wrong) to 1 (exactly right), by the kind of answer that a question asks for.
+"""What an answer looks like, where it stands in a policy's words, and how right it is, from 0 (wrong) to 1 (exactly right).
 
-| answer                  | 1               | between                                    | 0                         |
-|-------------------------|-----------------|--------------------------------------------|---------------------------|
-| a choice                | that choice     | -                                          | another, none or several  |
-| a number (counting)     | equal           | 0.5 when off by one                        | else                      |
-| an order                | equal           | Kendall's tau where positive, missing labels allowed | tau <= 0, a label twice |
-| words                   | the same words  | F1 of the words, articles left out         | no word shared            |
+| metric                  | 1                 | between                                              | 0                         |
+|-------------------------|-------------------|------------------------------------------------------|---------------------------|
+| accuracy                | the right choice  | -                                                    | another, none or several  |
+| accuracy_or_off_by_one  | equal             | 0.5 when off by one                                  | else                      |
+| kendall_tau             | equal             | Kendall's tau where positive, missing labels allowed | tau <= 0, a label twice   |
+| token_f1                | the same words    | F1 of the words, articles left out                   | no word shared            |
 
-A random order has a mean tau of 0, so chance is not paid much; a list of everything names no choice. Any string is graded, none raises.
+A question with choices is graded by accuracy, an open one by the metric that its task declares. A random order has a mean tau of 0, so
+chance is not paid much; a list of everything names no choice. Any string is graded, in linear time, and none raises.
+This file needs Python alone: exports carry it as it is, so that whoever trains or measures elsewhere grades alike.
 """
 
 from __future__ import annotations
@@ -15,75 +17,126 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
-from input_pipeline.schema import Task
+INSTRUCTION = (
+    'You answer questions about a comic page. Think inside <think></think>. When you are sure, give the answer alone '
+    'inside <answer></answer>.'
+)
+THOUGHT = re.compile(r'<think>(.*?)(</think>|\Z)', re.DOTALL)
 
 OFF_BY_ONE = 0.5  # credit of a count that is one too many or one too few
-NUMBER_WORDS = (
-    'zero',
-    'one',
-    'two',
-    'three',
-    'four',
-    'five',
-    'six',
-    'seven',
-    'eight',
-    'nine',
-    'ten',
-    'eleven',
-    'twelve',
+SMALL = str.split(
+    'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen'
 )
-ORDERS: frozenset[Task] = frozenset({'dialogue_reordering', 'panel_reordering'})
+TENS = str.split('twenty thirty forty fifty sixty seventy eighty ninety')
 ARTICLES = frozenset({'a', 'an', 'the'})
+# Words that people put around the letter or the text of their choice, and those that markup leaves behind.
+AROUND = frozenset(
+    str.split(
+        'the my our this that it its i we would will should must am is are be was so therefore thus hence '
+        'correct right best final likely most answer answers option choice letter '
+        'choose chose pick picked select selected take say think believe guess go going with for to question '
+        'boxed text textbf textit mathrm mathbf'
+    )
+)
 
-_LETTER = re.compile(r'\W*(?:(?:option|answer|choice)\W+)?([a-z])(?:\W+(.*))?', re.DOTALL)
-_NUMBER = re.compile(r'(?<![\w.])-?\d+(?:\.0+)?(?![\w.]*\d)')
+_MARKS = 8  # combining marks in a row that count; more are no writing, and putting them in order takes quadratic time
+_MARKUP = re.compile(
+    r"\b(?:i|it|that|we)['’](?:d|ll|m|s|ve)\b|</?[a-z]{1,6}>"
+)  # contractions that frame an answer, and HTML's tags
+_DASH = re.compile('[\u2010\u2012-\u2015\u2212]')  # as people write a minus
+_NUMBER = re.compile(r'(?<![\w.])-?\d+[\w.]*')
+_WHOLE = re.compile(r'(-?\d+)(?:\.0+)?\D*')
+_IN_WORDS = re.compile(rf'(?<!\w)(?:({"|".join(TENS)})(?:[- ]?({"|".join(SMALL[1:10])}))?|({"|".join(SMALL)}))(?!\w)')
+_NO_COUNT = re.compile(r'(?<!\w)(?:minus|negative|half|dozens?|hundreds?|thousands?|millions?)(?!\w)')
 
 
-def grade(task: Task, answer: str, prediction: str | None, choices: Sequence[str] = ()) -> float:
-    """Grades `prediction` (None = no answer was given) against the one right `answer`; in [0, 1]."""
+# ---------------------------------------------------------------- reading
+
+
+def acts_of(text: str) -> str:
+    """A turn without its thoughts. A thought runs from <think> to the next </think>, or to the end of the turn."""
+    return THOUGHT.sub(' ', text)
+
+
+def last_answer(acts: str) -> str | None:
+    """Between the last <answer> that is closed and the </answer> that closes it, stripped; None if there is none."""
+    start = acts.rfind('<answer>', 0, max(acts.rfind('</answer>'), 0))
+    return None if start < 0 else acts[start + len('<answer>') : acts.index('</answer>', start)].strip()
+
+
+def read_answer(text: str) -> str | None:
+    """The answer that one turn gives: none inside a thought counts, and none in a turn that also calls a tool."""
+    acts = acts_of(text)
+    return None if '</tool_call>' in acts else last_answer(acts)
+
+
+# ---------------------------------------------------------------- grading
+
+
+def grade(metric: str, answer: str, prediction: str | None, choices: Sequence[str] = ()) -> float:
+    """Grades `prediction` (None = no answer was given) against the one right `answer`; `metric` is that of the open form. In [0, 1]."""
     if prediction is None:
         return 0.0
-    if choices:
+    if len(choices):
         picked = pick_choice(prediction, choices)
         return float(picked is not None and normalize(choices[picked]) == normalize(answer))
-    if task in ORDERS:
-        return grade_order(answer, prediction)
-    if task == 'character_counting':
-        return grade_number(answer, prediction)
-    return token_f1(answer, prediction)
+    return OPEN_METRICS[metric](answer, prediction)
 
 
-def metric_name(task: Task, choices: Sequence[str] = ()) -> str:
-    """What `grade` computes for such a question; a result table's column."""
-    if choices:
-        return 'accuracy'
-    if task in ORDERS:
-        return 'kendall_tau'
-    return 'accuracy_or_off_by_one' if task == 'character_counting' else 'token_f1'
+def fold(text: str) -> str:
+    """Compatibility characters (full-width, circled) as plain ones, in lower case, without heaps of combining marks."""
+    if text.isascii():
+        return text.casefold()
+    return _cut_marks(unicodedata.normalize('NFKC', _cut_marks(text)).casefold())
+
+
+def _cut_marks(text: str) -> str:
+    kept, run = [], 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run <= _MARKS:
+            kept.append(character)
+    return ''.join(kept)
 
 
 def normalize(text: str) -> str:
     """Words in lower case with single spaces and no punctuation, compatibility characters folded; text without a word stays what it is."""
-    folded = unicodedata.normalize('NFKC', text).casefold()
+    folded = fold(text)
     return re.sub(r'[\W_]+', ' ', folded).strip() or folded.strip()
 
 
 def pick_choice(prediction: str, choices: Sequence[str]) -> int | None:
     """Index of the choice that `prediction` names, by its text or its letter (the text decides where they disagree); None if none or several."""
-    said = normalize(prediction)
     texts = [normalize(choice) for choice in choices]
-    if said and said in texts:
+    said = normalize(prediction)
+    if not said:
+        return None
+    if said in texts:
         return texts.index(said)
-    letter = _LETTER.fullmatch(unicodedata.normalize('NFKC', prediction).casefold())
-    if letter and ord(letter[1]) - ord('a') < len(choices):
-        index, rest = ord(letter[1]) - ord('a'), normalize(letter[2] or '')
-        if rest in ('', texts[index]):
+    bare = [_without_article(text) for text in texts]
+    for words in (said, _without_frame(prediction)):
+        if bare.count(_without_article(words)) == 1:
+            return bare.index(_without_article(words))
+        letter, _, rest = words.partition(' ')
+        if len(letter) == 1 and 0 <= (index := ord(letter) - ord('a')) < len(texts) and rest in ('', texts[index]):
             return index
     return _only_mention(said, texts)
+
+
+def _without_frame(prediction: str) -> str:
+    """What is left of 'I think the answer is (B).' or '\\boxed{B}' without the words around it; one word is left at least."""
+    words = normalize(_MARKUP.sub(' ', fold(prediction))).split()
+    framed = [i for i, word in enumerate(words) if word not in AROUND]
+    first, last = (framed[0], framed[-1]) if framed else (len(words) - 1, len(words) - 1)
+    return ' '.join(words[first : last + 1])
+
+
+def _without_article(text: str) -> str:
+    article, _, rest = text.partition(' ')
+    return rest if rest and article in ARTICLES else text
 
 
 def _only_mention(said: str, texts: Sequence[str]) -> int | None:
@@ -94,13 +147,14 @@ def _only_mention(said: str, texts: Sequence[str]) -> int | None:
 
 
 def parse_number(text: str) -> int | None:
-    """The only whole number that `text` holds, in digits or as a word up to twelve; None if there is none or several differ."""
-    folded = unicodedata.normalize('NFKC', text).casefold()
-    digits = _NUMBER.findall(folded)
-    if any(len(number) > 9 for number in digits):
+    """The only whole number that `text` holds, in digits or in words below a hundred; None if there is none or several differ."""
+    folded = _DASH.sub('-', fold(text))
+    digits = [whole[1] for token in _NUMBER.findall(folded) if (whole := _WHOLE.fullmatch(token))]
+    if _NO_COUNT.search(folded) or any(len(number) > 9 for number in digits):
         return None
-    numbers = {int(float(number)) for number in digits}
-    numbers |= {NUMBER_WORDS.index(word) for word in re.findall(r'[a-z]+', folded) if word in NUMBER_WORDS}
+    numbers = set(map(int, digits))
+    for ten, one, small in _IN_WORDS.findall(folded):
+        numbers.add(SMALL.index(small) if small else 20 + 10 * TENS.index(ten) + (SMALL.index(one) if one else 0))
     return numbers.pop() if len(numbers) == 1 else None
 
 
@@ -131,9 +185,9 @@ def grade_order(answer: str, prediction: str) -> float:
         return 0.0
     if len(truth) == 1:
         return 1.0
-    place = {label: i for i, label in enumerate(said)}
+    rank = {label: i for i, label in enumerate(said)}
     pairs = list(combinations(truth, 2))
-    known = [place[first] < place[second] for first, second in pairs if first in place and second in place]
+    known = [rank[first] < rank[second] for first, second in pairs if first in rank and second in rank]
     return max(0.0, (2 * sum(known) - len(known)) / len(pairs))
 
 
@@ -148,3 +202,10 @@ def token_f1(answer: str, prediction: str) -> float:
 
 def _bag(text: str) -> Counter[str]:
     return Counter(word for word in normalize(text).split() if word not in ARTICLES)
+
+
+OPEN_METRICS: dict[str, Callable[[str, str], float]] = {
+    'accuracy_or_off_by_one': grade_number,
+    'kendall_tau': grade_order,
+    'token_f1': token_f1,
+}

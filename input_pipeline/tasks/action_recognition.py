@@ -10,52 +10,31 @@ Needs           `Character.action`.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
-from input_pipeline.scene import Scene
-from input_pipeline.schema import Character, Question
-from input_pipeline.tasks.common import STRAY, Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
+from input_pipeline.schema import Character
+from input_pipeline.tasks.common import STRAY, UNNAMEABLE, Asking, Wording, about_figure
 from input_pipeline.tasks.distractors import draw_balanced
 from input_pipeline.tasks.naming import character_name
 
+METRIC = 'token_f1'
 
-def questions(
-    scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> list[Question | Skip]:
+
+def questions(asking: Asking) -> Iterator[Wording | str]:
     """Questions about every figure whose action is known and that can be named."""
-    wordings: list[Wording] = []
-    skipped: list[Question | Skip] = scene.stray_characters * [Skip('action_recognition', scene.page.id, STRAY)]
-    for i, group in enumerate(scene.characters):
+    yield from asking.scene.stray_characters * [STRAY]
+    for i, group in enumerate(asking.scene.characters):
         for character in group:
-            made = 'the source gives no action'
-            if character.action:
-                made = _ask(scene, i, character, rng, settings, vocabulary)
-            if isinstance(made, str):
-                skipped.append(Skip('action_recognition', scene.page.id, made))
-            else:
-                wordings.append(made)
-    return finish(scene, 'action_recognition', wordings, rng, settings) + skipped
+            yield _ask(asking, i, character) if character.action else 'the source gives no action'
 
 
-def _ask(
-    scene: Scene, i: int, character: Character, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> Wording | str:
-    """The question, or why there is none."""
-    name = character_name(scene, i, character, rng, settings)
+def _ask(asking: Asking, i: int, character: Character) -> Wording | str:
+    name = character_name(asking, i, character)
     if name is None:
-        return 'the figure cannot be named without doubt'
-    choices: tuple[str, ...] = ()
-    if rng.random() >= settings.open_share:
-        drawn = draw_balanced(rng, character.action, vocabulary.actions, settings.choices)
-        if drawn is None:
-            return 'the source knows no second action'
-        choices = drawn
-    box = character.box if settings.action_region == 'character' else scene.panels[i].box
-    return Wording(
-        with_choices(f'What is {name} doing?', choices),
-        character.action,
-        (box,),
-        (character.box,),
-        settings.legible_side,
-        choices,
-    )
+        return UNNAMEABLE
+    choices: tuple[str, ...] | None = ()
+    if asking.rng.random() >= asking.settings.open_share:
+        choices = draw_balanced(asking.rng, character.action, asking.vocabulary.actions, asking.settings.choices)
+    if choices is None:
+        return 'the source knows no second action'
+    return about_figure(asking, i, character, f'What is {name} doing?', character.action, choices)

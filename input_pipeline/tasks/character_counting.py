@@ -11,58 +11,51 @@ Needs           characters; for the first form the identity of every character o
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
 from input_pipeline.scene import Scene, panel_of
-from input_pipeline.schema import Box, Character, Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish
+from input_pipeline.schema import Box, Character
+from input_pipeline.tasks.common import Asking, Wording
 
-TASK = 'character_counting'
+METRIC = 'accuracy_or_off_by_one'
 
 
-def questions(
-    scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> list[Question | Skip]:
+def questions(asking: Asking) -> Iterator[Wording | str]:
     """Questions about each identity of the page, about one that is absent, and about all characters."""
-    everybody = scene.page.characters
-    skipped: list[Question | Skip] = []
-    wordings: list[Wording] = []
+    everybody, forms = asking.scene.page.characters, asking.settings.count_forms
     if not everybody:
-        return [Skip(TASK, scene.page.id, 'the page has no characters')]
-    if 'identity' in settings.count_forms:
+        yield 'the page has no characters'
+        return
+    if 'identity' in forms:
         if all(character.identity for character in everybody):
-            wordings += _by_identity(scene, rng, settings, vocabulary)
+            for identity in _identities(asking):
+                counted = [character for character in everybody if character.identity == identity]
+                yield _ask(asking, f'How many times is {identity} drawn on this page?', counted)
         else:
-            skipped.append(Skip(TASK, scene.page.id, 'not every character has an identity'))
-    if 'all' in settings.count_forms:
-        wordings.append(_ask('How many characters are drawn on this page?', scene, everybody, settings))
-    return finish(scene, TASK, wordings, rng, settings) + skipped
+            yield 'not every character has an identity'
+    if 'all' in forms:
+        yield _ask(asking, 'How many characters are drawn on this page?', everybody)
 
 
-def _by_identity(
-    scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> list[Wording]:
-    here = sorted({character.identity for character in scene.page.characters})
-    absent = sorted(set(vocabulary.identities[scene.page.series]) - set(here))
-    asked = list(here)
-    if absent and settings.count_region == 'panels' and rng.random() < settings.count_absent:
-        asked.append(absent[rng.integers(len(absent))])
-    wordings = []
-    for identity in asked:
-        counted = tuple(character for character in scene.page.characters if character.identity == identity)
-        wordings.append(_ask(f'How many times is {identity} drawn on this page?', scene, counted, settings))
-    return wordings
+def _identities(asking: Asking) -> list[str]:
+    """Those of the page, and now and then one of its series that is not on it."""
+    page, settings = asking.scene.page, asking.settings
+    here = sorted({character.identity for character in page.characters})
+    absent = sorted(set(asking.vocabulary.identities[page.series]) - set(here))
+    if absent and settings.count_region == 'panels' and asking.rng.random() < settings.count_absent:
+        here.append(absent[asking.rng.integers(len(absent))])
+    return here
 
 
-def _ask(prompt: str, scene: Scene, counted: tuple[Character, ...], settings: TaskSettings) -> Wording:
-    boxes = tuple(character.box for character in counted)
-    everyone = tuple(character.box for character in scene.page.characters)
-    regions = _panels_and_strays(scene) if settings.count_region == 'panels' else boxes
-    return Wording(prompt, str(len(counted)), regions, everyone, settings.legible_side)
+def _ask(asking: Asking, prompt: str, counted: list[Character] | tuple[Character, ...]) -> Wording:
+    everyone = tuple(character.box for character in asking.scene.page.characters)
+    regions = tuple(character.box for character in counted)
+    if asking.settings.count_region == 'panels':
+        regions = _panels_and_strays(asking.scene)
+    return Wording(prompt, str(len(counted)), regions, everyone, asking.settings.legible_side)
 
 
 def _panels_and_strays(scene: Scene) -> tuple[Box, ...]:
     panels = tuple(panel.box for panel in scene.panels)
-    return panels + tuple(
-        character.box for character in scene.page.characters if panel_of(character.box, panels) is None
-    )
+    boxes = [character.box for character in scene.page.characters]
+    return (*panels, *(box for box in boxes if panel_of(box, panels) is None))

@@ -12,67 +12,41 @@ Needs           `Character.identity`.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
-from input_pipeline.scene import Scene
-from input_pipeline.schema import Character, Question
-from input_pipeline.tasks.common import STRAY, Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
+from input_pipeline.schema import Character
+from input_pipeline.tasks.common import STRAY, UNNAMEABLE, Asking, Wording, about_figure
 from input_pipeline.tasks.distractors import draw_among, draw_balanced
 from input_pipeline.tasks.naming import character_name
 
-TASK = 'character_identification'
+METRIC = 'token_f1'
 
 
-def questions(
-    scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> list[Question | Skip]:
+def questions(asking: Asking) -> Iterator[Wording | str]:
     """One question about each identity of the page, for one of its figures that can be pointed at."""
-    skipped: list[Question | Skip] = scene.stray_characters * [Skip(TASK, scene.page.id, STRAY)]
+    yield from asking.scene.stray_characters * [STRAY]
     nameable: dict[str, list[tuple[int, Character, str]]] = {}
-    for i, group in enumerate(scene.characters):
+    for i, group in enumerate(asking.scene.characters):
         for character in group:
-            name = character_name(scene, i, character, rng, settings, reveal_identity=False)
+            name = character_name(asking, i, character, reveal_identity=False)
             if not character.identity:
-                skipped.append(Skip(TASK, scene.page.id, 'the source gives no identity'))
+                yield 'the source gives no identity'
             elif name is None:
-                skipped.append(Skip(TASK, scene.page.id, 'the figure cannot be named without doubt'))
+                yield UNNAMEABLE
             else:
                 nameable.setdefault(character.identity, []).append((i, character, name))
-    wordings: list[Wording] = []
     for candidates in nameable.values():
-        made = _ask(scene, *candidates[rng.integers(len(candidates))], list(nameable), rng, settings, vocabulary)
-        if isinstance(made, str):
-            skipped.append(Skip(TASK, scene.page.id, made))
-        else:
-            wordings.append(made)
-    return finish(scene, TASK, wordings, rng, settings) + skipped
+        yield _ask(asking, *candidates[asking.rng.integers(len(candidates))], list(nameable))
 
 
-def _ask(
-    scene: Scene,
-    i: int,
-    character: Character,
-    name: str,
-    here: list[str],  # identities of the page that are asked about
-    rng: np.random.Generator,
-    settings: TaskSettings,
-    vocabulary: Vocabulary,
-) -> Wording | str:
-    """The question, or why there is none."""
-    choices: tuple[str, ...] = ()
+def _ask(asking: Asking, i: int, character: Character, name: str, here: list[str]) -> Wording | str:
+    """`here` are the identities of the page that are asked about."""
+    rng, settings = asking.rng, asking.settings
+    choices: tuple[str, ...] | None = ()
     if rng.random() >= settings.open_share:
-        drawn = draw_among(rng, character.identity, here, settings.choices)
-        if drawn is None:
-            drawn = draw_balanced(rng, character.identity, vocabulary.identities[scene.page.series], settings.choices)
-        if drawn is None:
-            return 'the series knows no second identity'
-        choices = drawn
-    box = character.box if settings.action_region == 'character' else scene.panels[i].box
-    return Wording(
-        with_choices(f'Who is {name}?', choices),
-        character.identity,
-        (box,),
-        (character.box,),
-        settings.legible_side,
-        choices,
-    )
+        of_series = asking.vocabulary.identities[asking.scene.page.series]
+        choices = draw_among(rng, character.identity, here, settings.choices)
+        choices = choices or draw_balanced(rng, character.identity, of_series, settings.choices)
+    if choices is None:
+        return 'the series knows no second identity'
+    return about_figure(asking, i, character, f'Who is {name}?', character.identity, choices)

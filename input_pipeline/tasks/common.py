@@ -1,4 +1,4 @@
-"""What the seven tasks share: settings, answer spaces, wording, and the making of a Question."""
+"""What the seven tasks share: settings, answer spaces and wording."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import numpy as np
 
 from input_pipeline.reading_order import area
 from input_pipeline.scene import Scene
-from input_pipeline.schema import CATEGORY_OF, TASKS, Box, Page, Question, Task
+from input_pipeline.schema import TASKS, Box, Character, Page, Task
 
 Naming = Literal['identity', 'panel', 'both']
-STRAY = 'the figure stands in no panel'  # a reason of a Skip
+PanelNaming = Literal['number', 'place']
+# Reasons why a question cannot be asked, of more than one task.
+STRAY = 'the figure stands in no panel'
+UNNAMEABLE = 'the figure cannot be named without doubt'
 LABELS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'  # of the items of an ordering
 
 
@@ -23,12 +26,13 @@ class TaskSettings:
     """How questions are made from pages."""
 
     tasks: tuple[Task, ...] = TASKS  # which tasks are made
-    per_page: int = 4  # most questions of one task on one page; more candidates are thinned at random
+    # most questions of one task on one page; more candidates are thinned at random
+    per_page: int = 4
     # How a figure is named: 'identity' = 'Placid' (unique on the page), 'panel' = 'the character in panel 3' (alone there, or leftmost or rightmost),
     # 'both' = 'Placid in panel 3' (unique in the panel). Of those that name it without doubt one is drawn.
     naming: tuple[Naming, ...] = ('identity', 'panel', 'both')
     # 'number' = 'panel 3' in reading order; 'place' = 'the left panel of row 2', and the number where the page has no such rows
-    panel_naming: Literal['number', 'place'] = 'number'
+    panel_naming: PanelNaming = 'number'
     # choices of action_recognition, character_identification and panel_understanding, the right one included
     choices: int = 4
     open_share: float = 0.0  # share of action_recognition and character_identification asked without choices
@@ -80,6 +84,16 @@ class Wording:
     choices: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Asking:
+    """A page that is asked about, and what a task needs for it."""
+
+    scene: Scene
+    rng: np.random.Generator  # of this page and task
+    settings: TaskSettings
+    vocabulary: Vocabulary
+
+
 def collect_vocabulary(pages: Iterable[Page]) -> Vocabulary:
     """Counts the actions and identities of a source; the class lists of action_recognition and character_identification."""
     actions: Counter[str] = Counter()
@@ -92,33 +106,6 @@ def collect_vocabulary(pages: Iterable[Page]) -> Vocabulary:
     return Vocabulary(actions, identities)
 
 
-def finish(
-    scene: Scene, task: Task, wordings: Sequence[Wording], rng: np.random.Generator, settings: TaskSettings
-) -> list[Question]:
-    """At most `per_page` questions out of the candidates, in the order in which they were found."""
-    chosen = range(len(wordings))
-    if len(wordings) > settings.per_page:
-        chosen = sorted(rng.choice(len(wordings), settings.per_page, replace=False))
-    return [_question(scene.page, task, number, wordings[i], settings) for number, i in enumerate(chosen)]
-
-
-def _question(page: Page, task: Task, number: int, wording: Wording, settings: TaskSettings) -> Question:
-    if page.split is None:
-        raise ValueError(f'page {page.id} has no split: assign splits (dataset.split_pages) before making questions.')
-    return Question(
-        id=f'{page.id}/{task}/{number}',
-        page_id=page.id,
-        task=task,
-        category=CATEGORY_OF[task],
-        prompt=wording.prompt,
-        choices=wording.choices,
-        answer=wording.answer,
-        regions=wording.regions,
-        zoom_needed=zoom_needed(page, wording.details, wording.legible_side, settings.model_pixels),
-        split=page.split,
-    )
-
-
 def zoom_needed(page: Page, details: Sequence[Box], legible_side: float, model_pixels: int) -> bool:
     """Whether any detail is smaller than a square of `legible_side` px once the page is shrunk to `model_pixels`."""
     shrunk = min(1.0, model_pixels / (page.width * page.height))
@@ -128,6 +115,15 @@ def zoom_needed(page: Page, details: Sequence[Box], legible_side: float, model_p
 def with_choices(prompt: str, choices: Sequence[str]) -> str:
     """The prompt followed by its choices, if it has any."""
     return f'{prompt} Choices: {"; ".join(choices)}.' if choices else prompt
+
+
+def about_figure(
+    asking: Asking, i: int, figure: Character, prompt: str, answer: str, choices: tuple[str, ...]
+) -> Wording:
+    """A question for which one must look at a figure of panel `i`."""
+    box = figure.box if asking.settings.action_region == 'character' else asking.scene.panels[i].box
+    legible_side = asking.settings.legible_side
+    return Wording(with_choices(prompt, choices), answer, (box,), (figure.box,), legible_side, choices)
 
 
 def union(boxes: Sequence[Box]) -> Box:
@@ -145,6 +141,6 @@ def quote(text: str, words: int) -> str:
 def shuffled_order(rng: np.random.Generator, items: Sequence[str]) -> tuple[str, str]:
     """Items in their true order -> ('A: ... B: ...' in random order, the labels in true order as 'B, A')."""
     shown = rng.permutation(len(items))
-    lines = ' '.join(f'{LABELS[place]}: {items[i]}' for place, i in enumerate(shown))
-    label_of = {int(i): LABELS[place] for place, i in enumerate(shown)}
+    lines = ' '.join(f'{label}: {items[i]}' for label, i in zip(LABELS, shown, strict=False))
+    label_of = {int(i): label for label, i in zip(LABELS, shown, strict=False)}
     return lines, ', '.join(label_of[i] for i in range(len(items)))

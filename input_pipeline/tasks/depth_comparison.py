@@ -11,48 +11,30 @@ Needs           `depth` of two things in one panel that differ by at least `dept
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 
-import numpy as np
-
-from input_pipeline.scene import Scene
-from input_pipeline.schema import Character, Question, Region
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, union
+from input_pipeline.schema import Character, Region
+from input_pipeline.tasks.common import Asking, Wording, union
 from input_pipeline.tasks.naming import panel_name, thing_name
 
-TASK = 'depth_comparison'
+METRIC = 'token_f1'
 
 
-def questions(
-    scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> list[Question | Skip]:
+def questions(asking: Asking) -> Iterator[Wording | str]:
     """Questions about every pair in one panel that is far enough apart in depth and can be named."""
-    del vocabulary  # the two things are their own choices
-    wordings: list[Wording] = []
-    skipped: list[Question | Skip] = []
+    scene, kinds = asking.scene, asking.settings.depth_things
     for i in range(len(scene.panels)):
-        things = _things(scene, i, settings)
+        characters = scene.characters[i] if 'character' in kinds else ()
+        things = [*characters, *(scene.regions[i] if 'region' in kinds else ())]
         for a, b in combinations([thing for thing in things if thing.depth is not None], 2):
-            made = _ask(scene, i, a, b, rng, settings)
-            if isinstance(made, str):
-                skipped.append(Skip(TASK, scene.page.id, made))
-            else:
-                wordings.append(made)
+            yield _ask(asking, i, a, b)
         if len(things) > 1 and all(thing.depth is None for thing in things):
-            skipped.append(Skip(TASK, scene.page.id, 'the source gives no depth'))
-    return finish(scene, TASK, wordings, rng, settings) + skipped
+            yield 'the source gives no depth'
 
 
-def _things(scene: Scene, i: int, settings: TaskSettings) -> list[Character | Region]:
-    characters = scene.characters[i] if 'character' in settings.depth_things else ()
-    regions = scene.regions[i] if 'region' in settings.depth_things else ()
-    return [*characters, *regions]
-
-
-def _ask(
-    scene: Scene, i: int, a: Character | Region, b: Character | Region, rng: np.random.Generator, settings: TaskSettings
-) -> Wording | str:
-    """The question, or why there is none."""
+def _ask(asking: Asking, i: int, a: Character | Region, b: Character | Region) -> Wording | str:
+    scene, rng, settings = asking.scene, asking.rng, asking.settings
     if abs(a.depth - b.depth) < settings.depth_gap:
         return 'the depths differ too little'
     names = thing_name(scene, i, a), thing_name(scene, i, b)
@@ -62,7 +44,7 @@ def _ask(
     a_is_it = (a.depth < b.depth) == (polarity == 'nearer')
     first, second = names if rng.random() < 0.5 else names[::-1]
     source = 'nearer to' if polarity == 'nearer' else 'farther from'
-    panel = panel_name(scene, i, settings)
+    panel = panel_name(scene, i, settings.panel_naming)
     return Wording(
         prompt=f'In {panel}, which is {source} the reader: {first} or {second}?',
         answer=names[0] if a_is_it else names[1],

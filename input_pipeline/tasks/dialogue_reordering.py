@@ -10,38 +10,34 @@ Needs           `Balloon.text`; the order is the source's, or else panels and ba
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
 from input_pipeline.scene import Scene
-from input_pipeline.schema import Balloon, Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, quote, shuffled_order
+from input_pipeline.schema import Balloon
+from input_pipeline.tasks.common import Asking, Wording, quote, shuffled_order
 
-TASK = 'dialogue_reordering'
+METRIC = 'kendall_tau'
 
 
-def questions(
-    scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> list[Question | Skip]:
+def questions(asking: Asking) -> Iterator[Wording | str]:
     """Questions about runs of balloons that do not share a balloon."""
-    del vocabulary
-    dialogue = _dialogue(scene)
+    everything, dialogue = asking.scene.page.balloons, _dialogue(asking.scene)
     balloons = [balloon for balloon in dialogue if balloon.text and balloon.text.strip()]
-    stray = len(scene.page.balloons) - len(dialogue)
-    if not scene.page.balloons:
-        return [Skip(TASK, scene.page.id, 'the page has no balloons')]
     if not balloons:
-        return [Skip(TASK, scene.page.id, 'the source gives no text of balloons')]
-    least, most = settings.order_items
-    wordings, start = [], 0
+        yield 'the source gives no text of balloons' if everything else 'the page has no balloons'
+        return
+    least, most = asking.settings.order_items
+    asked, start = 0, 0
     while len(balloons) - start >= least:
-        n = int(rng.integers(least, min(most, len(balloons) - start) + 1))
-        made = _ask(balloons[start : start + n], rng, settings)
-        wordings += [made] if made else []
+        n = int(asking.rng.integers(least, min(most, len(balloons) - start) + 1))
+        if wording := _ask(asking, balloons[start : start + n]):
+            asked += 1
+            yield wording
         start += n
-    if not wordings:
-        return [Skip(TASK, scene.page.id, 'too few lines of dialogue that differ')]
-    skipped = stray * [Skip(TASK, scene.page.id, 'the balloon stands in no panel')]
-    return finish(scene, TASK, wordings, rng, settings) + skipped
+    if asked:
+        yield from (len(everything) - len(dialogue)) * ['the balloon stands in no panel']
+    else:
+        yield 'too few lines of dialogue that differ'
 
 
 def _dialogue(scene: Scene) -> list[Balloon]:
@@ -52,11 +48,12 @@ def _dialogue(scene: Scene) -> list[Balloon]:
     return [balloon for group in scene.balloons for balloon in group]
 
 
-def _ask(balloons: list[Balloon], rng: np.random.Generator, settings: TaskSettings) -> Wording | None:
-    lines = [quote(balloon.text, settings.quote_words) for balloon in balloons]
+def _ask(asking: Asking, balloons: list[Balloon]) -> Wording | None:
+    """None where two lines read alike."""
+    lines = [quote(balloon.text, asking.settings.quote_words) for balloon in balloons]
     if len({line.lower() for line in lines}) < len(lines):
         return None
-    shown, answer = shuffled_order(rng, lines)
+    shown, answer = shuffled_order(asking.rng, lines)
     prompt = f'Put these lines of dialogue into reading order. {shown} Answer with the letters.'
     boxes = tuple(balloon.box for balloon in balloons)
-    return Wording(prompt, answer, boxes, boxes, settings.legible_text_side)
+    return Wording(prompt, answer, boxes, boxes, asking.settings.legible_text_side)

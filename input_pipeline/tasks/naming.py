@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from input_pipeline.scene import Scene
 from input_pipeline.schema import Character, Region
-from input_pipeline.tasks.common import TaskSettings
+from input_pipeline.tasks.common import Asking, PanelNaming
 
 APART = 0.15  # share of the panel's width by which a figure must stand beyond its neighbour to be called leftmost or rightmost
 
 
-def panel_name(scene: Scene, i: int, settings: TaskSettings) -> str:
+def panel_name(scene: Scene, i: int, naming: PanelNaming) -> str:
     """Panel `i` (reading order, from 0) in words: 'panel 3' or 'the left panel of row 2'."""
     place = scene.places[i]
-    if settings.panel_naming == 'number' or place is None:
+    if naming == 'number' or place is None:
         return f'panel {i + 1}'
     if place.columns == 1:
         return f'the panel of row {place.row + 1}'
@@ -24,17 +22,11 @@ def panel_name(scene: Scene, i: int, settings: TaskSettings) -> str:
     return f'panel {place.column + 1} from the left in row {place.row + 1}'
 
 
-def character_name(
-    scene: Scene,
-    i: int,
-    character: Character,
-    rng: np.random.Generator,
-    settings: TaskSettings,
-    reveal_identity: bool = True,
-) -> str | None:
+def character_name(asking: Asking, i: int, character: Character, reveal_identity: bool = True) -> str | None:
     """A name that only this character of the page has, drawn from those the settings allow; None if there is none."""
+    scene, settings = asking.scene, asking.settings
     names = []
-    panel = panel_name(scene, i, settings)
+    panel = panel_name(scene, i, settings.panel_naming)
     identity = character.identity if reveal_identity else None
     if identity and 'identity' in settings.naming and _times(scene.page.characters, identity) == 1:
         names.append(identity)
@@ -44,7 +36,7 @@ def character_name(
     # Without identities there is no other way than the panel, whatever the settings prefer.
     if side is not None and ('panel' in settings.naming or not reveal_identity):
         names.append(f'the {side}character in {panel}')
-    return names[rng.integers(len(names))] if names else None
+    return names[asking.rng.integers(len(names))] if names else None
 
 
 def thing_name(scene: Scene, i: int, thing: Character | Region) -> str | None:

@@ -11,60 +11,48 @@ Needs           panels that differ in their description, their first balloon's t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
-import numpy as np
+from input_pipeline.tasks.common import Asking, Wording, quote, shuffled_order
 
-from input_pipeline.scene import Scene
-from input_pipeline.schema import Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, quote, shuffled_order
-
-TASK = 'panel_reordering'
+METRIC = 'kendall_tau'
 
 
-def questions(
-    scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> list[Question | Skip]:
+def questions(asking: Asking) -> Iterator[Wording | str]:
     """Questions about groups of panels that do not share a panel."""
-    del vocabulary
-    contents = [_contents(scene, i, settings) for i in range(len(scene.panels))]
-    times = Counter(name for names in contents for name in names)
-    names = {i: own[0] for i, all_names in enumerate(contents) if (own := [n for n in all_names if times[n] == 1])}
-    least, most = settings.order_items
+    contents = [_contents(asking, i) for i in range(len(asking.scene.panels))]
     if not any(contents):
-        return [Skip(TASK, scene.page.id, 'the source does not say what panels show')]
-    left = [int(i) for i in rng.permutation(sorted(names))]
-    wordings = []
+        yield 'the source does not say what panels show'
+        return
+    times = Counter(name for names in contents for name in names)
+    unique = {i: [name for name in names if times[name] == 1] for i, names in enumerate(contents)}
+    names = {i: found[0] for i, found in unique.items() if found}
+    least, most = asking.settings.order_items
+    left = [int(i) for i in asking.rng.permutation(sorted(names))]
+    if len(left) < least:
+        yield 'too few panels that can be told apart'
     while len(left) >= least:
-        n = int(rng.integers(least, min(most, len(left)) + 1))
-        wordings.append(_ask(scene, sorted(left[:n]), names, rng, settings))
+        n = int(asking.rng.integers(least, min(most, len(left)) + 1))
+        yield _ask(asking, sorted(left[:n]), names)
         left = left[n:]
-    if not wordings:
-        return [Skip(TASK, scene.page.id, 'too few panels that can be told apart')]
-    return finish(scene, TASK, wordings, rng, settings)
 
 
-def _contents(scene: Scene, i: int, settings: TaskSettings) -> list[str]:
+def _contents(asking: Asking, i: int) -> list[str]:
     """What could stand for panel `i`, the most telling first."""
-    names = []
-    description = scene.panels[i].description
-    if description:
+    scene, names = asking.scene, []
+    if description := scene.panels[i].description:
         names.append(f'the panel showing this: {description.strip().rstrip(".")}')
-    names += [
-        f'the panel that says {quote(balloon.text, settings.quote_words)}'
-        for balloon in scene.balloons[i][:1]
-        if balloon.text
-    ]
+    if scene.balloons[i] and (text := scene.balloons[i][0].text):
+        names.append(f'the panel that says {quote(text, asking.settings.quote_words)}')
     cast = [character.identity for character in scene.characters[i]]
     if cast and all(cast):
         names.append(f'the panel with {" and ".join(sorted(cast))}')
     return names
 
 
-def _ask(
-    scene: Scene, panels: list[int], names: dict[int, str], rng: np.random.Generator, settings: TaskSettings
-) -> Wording:
-    shown, answer = shuffled_order(rng, [f'{names[i]}.' for i in panels])
+def _ask(asking: Asking, panels: list[int], names: dict[int, str]) -> Wording:
+    shown, answer = shuffled_order(asking.rng, [f'{names[i]}.' for i in panels])
     prompt = f'Put these panels into reading order. {shown} Answer with the letters.'
-    boxes = tuple(scene.panels[i].box for i in panels)
-    details = tuple(character.box for i in panels for character in scene.characters[i]) or boxes
-    return Wording(prompt, answer, boxes, details, settings.legible_side)
+    boxes = tuple(asking.scene.panels[i].box for i in panels)
+    details = tuple(character.box for i in panels for character in asking.scene.characters[i]) or boxes
+    return Wording(prompt, answer, boxes, details, asking.settings.legible_side)

@@ -10,54 +10,36 @@ Needs           `Panel.description`, or the identity and action of every charact
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
+from collections.abc import Iterator
 
 from input_pipeline.scene import Scene
-from input_pipeline.schema import Question
-from input_pipeline.tasks.common import Skip, TaskSettings, Vocabulary, Wording, finish, with_choices
+from input_pipeline.tasks.common import Asking, Wording, with_choices
 from input_pipeline.tasks.distractors import draw_among
 from input_pipeline.tasks.naming import panel_name
 
-TASK = 'panel_understanding'
+METRIC = 'token_f1'
 
 
-def questions(
-    scene: Scene, rng: np.random.Generator, settings: TaskSettings, vocabulary: Vocabulary
-) -> list[Question | Skip]:
+def questions(asking: Asking) -> Iterator[Wording | str]:
     """A question about every panel whose content is known."""
-    del vocabulary
-    stories = {i: story for i in range(len(scene.panels)) if (story := describe(scene, i))}
-    skipped: list[Question | Skip] = [
-        Skip(TASK, scene.page.id, 'the source does not say what the panel shows')
-        for i in range(len(scene.panels))
-        if i not in stories
-    ]
-    wordings: list[Wording] = []
+    stories = {i: describe(asking.scene, i) for i in range(len(asking.scene.panels))}
+    known = [story for story in stories.values() if story]
     for i, story in stories.items():
-        choices: tuple[str, ...] = ()
-        if rng.random() >= settings.panel_open_share:
-            others = [other for other in stories.values() if other != story]
-            drawn = draw_among(rng, story, others, settings.choices)
-            if drawn is None:
-                skipped.append(Skip(TASK, scene.page.id, 'the page has no second panel that is described'))
-                continue
-            choices = drawn
-        # The benchmark's point here is an implicit position, so a panel is named by its place wherever the page has rows.
-        name = panel_name(scene, i, replace(settings, panel_naming='place'))
-        details = tuple(character.box for character in scene.characters[i]) or (scene.panels[i].box,)
-        wordings.append(
-            Wording(
-                with_choices(f'What happens in {name}?', choices),
-                story,
-                (scene.panels[i].box,),
-                details,
-                settings.legible_side,
-                choices,
-            )
-        )
-    return finish(scene, TASK, wordings, rng, settings) + skipped
+        yield _ask(asking, i, story, known) if story else 'the source does not say what the panel shows'
+
+
+def _ask(asking: Asking, i: int, story: str, known: list[str]) -> Wording | str:
+    scene, rng, settings = asking.scene, asking.rng, asking.settings
+    choices: tuple[str, ...] | None = ()
+    if rng.random() >= settings.panel_open_share:
+        choices = draw_among(rng, story, [other for other in known if other != story], settings.choices)
+    if choices is None:
+        return 'the page has no second panel that is described'
+    # The benchmark's point here is an implicit position, so a panel is named by its place wherever the page has rows.
+    prompt = with_choices(f'What happens in {panel_name(scene, i, "place")}?', choices)
+    box = scene.panels[i].box
+    details = tuple(character.box for character in scene.characters[i]) or (box,)
+    return Wording(prompt, story, (box,), details, settings.legible_side, choices)
 
 
 def describe(scene: Scene, i: int) -> str | None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from input_pipeline.grading import INSTRUCTION, THOUGHT, acts_of, last_answer
 from rarl_jax.conversation.boxes import Box, BoxFrame
 
 TOOL_NAME = 'image_zoom_in_tool'
 CALL_OPEN, CALL_CLOSE = '<tool_call>', '</tool_call>'
 THINK_OPEN, THINK_CLOSE = '<think>', '</think>'
 
-INSTRUCTION = (
-    'You answer questions about a comic page. Think inside <think></think>. When you are sure, give the answer alone '
-    'inside <answer></answer>.'
-)
 TOOLS_HEAD = '\n\n# Tools\n\nYou have these functions, described inside <tools></tools>:\n<tools>'
 TOOLS_TAIL = (
     '\n</tools>\n\nTo use one, end your turn with its name and arguments as JSON inside <tool_call></tool_call>:\n'
@@ -92,8 +88,6 @@ def fixed_strings() -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- reading a turn
 
-_THOUGHT = re.compile(f'{THINK_OPEN}(.*?)({THINK_CLOSE}|\\Z)', re.DOTALL)
-
 
 @dataclass(frozen=True)
 class Call:
@@ -126,21 +120,15 @@ def read_turn(text: str, tool_name: str = TOOL_NAME, read: Callable[[Any], Call]
     Outside, the last complete answer counts, whatever incomplete one stands beside it. A call that is never closed counts as
     broken JSON, unless the turn also holds a complete answer.
     """
-    thoughts = [words for words, closing in _THOUGHT.findall(text) if closing]
-    acts = _THOUGHT.sub(' ', text)
-    answer = _last_answer(acts)
+    thoughts = [words for words, closing in THOUGHT.findall(text) if closing]
+    acts = acts_of(text)
+    answer = last_answer(acts)
     return Turn(
         text,
         _find_call(acts, answer, tool_name, read or read_arguments),
         answer,
         thoughts[0].strip() if thoughts else None,
     )
-
-
-def _last_answer(acts: str) -> str | None:
-    """Between the last <answer> that is closed and the </answer> that closes it."""
-    start = acts.rfind('<answer>', 0, max(acts.rfind('</answer>'), 0))
-    return None if start < 0 else acts[start + len('<answer>') : acts.index('</answer>', start)].strip()
 
 
 def _find_call(acts: str, answer: str | None, tool_name: str, read: Callable[[Any], Call]) -> Call | None:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from input_pipeline.grading import metric_name
 from input_pipeline.schema import Box, Question, Task
+from input_pipeline.tasks import metric_name
 from rarl_jax.conversation.rewards import zoom_ious
 
 if TYPE_CHECKING:

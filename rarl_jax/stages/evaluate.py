@@ -8,9 +8,9 @@ from typing import Literal
 
 import jax
 
-from input_pipeline.grading import grade
 from input_pipeline.loader import LoaderSettings, Sample, SampleSource
 from input_pipeline.schema import Question, Task
+from input_pipeline.tasks import grade
 from rarl_jax.conversation.controls import CropControl
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.opening import open_dialogues

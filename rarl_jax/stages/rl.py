@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from input_pipeline.grading import grade
 from input_pipeline.loader import LoaderSettings, Sample, load
 from input_pipeline.schema import Task
+from input_pipeline.tasks import grade
 from rarl_jax.conversation import rewards
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.episodes import write_rollouts

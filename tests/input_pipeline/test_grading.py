@@ -1,11 +1,19 @@
 """Grades of right, nearly right and wrong answers, and of anything else that a policy may write."""
 
+import ast
+import sys
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from input_pipeline.grading import grade, normalize, parse_number, pick_choice, token_f1
+from input_pipeline import grading
+from input_pipeline.grading import normalize, parse_number, pick_choice, read_answer, token_f1
 from input_pipeline.schema import TASKS
+from input_pipeline.tasks import METRICS, grade
+from rarl_jax.conversation.protocol import read_turn
 
 ACTIONS = ('running', 'sitting down', 'a man waving', 'sitting')
 
@@ -29,6 +37,43 @@ ACTIONS = ('running', 'sitting down', 'a man waving', 'sitting')
         ('E', None),
         ('', None),
         ('!!', None),
+        # As people frame an answer.
+        ('The answer is B.', 1),
+        ('The correct answer is (B)', 1),
+        ('the answer is: b', 1),
+        ('So my final answer is option B: sitting down.', 1),
+        ('I choose B', 1),
+        ("I'd go with option C", 2),
+        ('I’m going with (d).', 3),
+        ("It's D.", 3),
+        ('Option B', 1),
+        ('B is correct', 1),
+        ('B is the right choice.', 1),
+        ('The answer is a', 0),
+        ('The answer is a man waving', 2),
+        ('man waving', 2),
+        # As they are written elsewhere.
+        ('Ｂ', 1),
+        ('（Ｂ）', 1),
+        ('Ⓑ', 1),
+        ('ｓｉｔｔｉｎｇ ｄｏｗｎ', 1),
+        ('**B**', 1),
+        ('__(B) sitting down__', 1),
+        ('`B`', 1),
+        ('<b>B</b>', 1),
+        (r'\boxed{B}', 1),
+        (r'$\boxed{\text{(B) sitting down}}$', 1),
+        # Several, or none.
+        ('The answer is B or C', None),
+        ('A and B', None),
+        ('A/B', None),
+        ('A B C D', None),
+        ('B. C.', None),
+        ('option A, option B', None),
+        ('The answer is not B', None),
+        ('I would not choose B', None),
+        ('running, sitting down, a man waving, sitting', None),
+        ('The answer is', None),
     ],
 )
 def test_pick_choice(prediction, index):
@@ -57,6 +102,26 @@ def test_grade_of_choices():
         ('3.5', None),
         ('3-4', None),
         ('-2', -2),
+        ('-3', -3),
+        ('−3', -3),
+        ('–3', -3),
+        ('minus three', None),
+        ('3–4', None),
+        ('three', 3),
+        ('Three.', 3),
+        ('03', 3),
+        ('3rd', 3),
+        ('٣', 3),
+        ('seventeen', 17),
+        ('twenty-five', 25),
+        ('Forty two', 42),
+        ('two dozen', None),
+        ('one hundred', None),
+        ('two and a half', None),
+        (r'\boxed{3}', 3),
+        ('**3**', 3),
+        ('3 of 5', None),
+        ('x3', None),
         ('', None),
         ('9' * 5000, None),
     ],
@@ -103,3 +168,59 @@ def test_token_f1_by_hand():
 def test_any_string_is_graded(task, answer, prediction, choices):
     assert 0.0 <= grade(task, answer, prediction, choices) <= 1.0
     assert normalize(normalize(prediction)) == normalize(prediction)
+
+
+def test_choices_may_be_words_that_frame_an_answer():
+    sides = ('right', 'left', 'the tree', 'a tree house')
+    assert pick_choice('The right answer is left.', sides) == 1
+    assert pick_choice('right', sides) == pick_choice('The answer is right.', sides) == 0
+    assert pick_choice("It's a tree.", sides) == 2
+    assert pick_choice('left or right', sides) is None
+    assert pick_choice('I', tuple('zyxwvutsr')) == 8  # the ninth letter, where there are nine
+
+
+HOSTILE = {
+    'digits': '1' * 10**6 + '.1',
+    'numbers': '1.' * 500_000,
+    'marks': 'a' + '\u0301\u0323' * 500_000,
+    'signs': '!' * 10**6,
+    'frames': 'the answer is ' * 80_000,
+    'contractions': "i'" * 500_000,
+    'markup': '<b' * 500_000,
+    'number words': 'twenty ' * 150_000,
+    'thoughts': '<think>' * 150_000,
+    'answers': '<answer>' * 100_000 + '</answer>' * 100_000,
+}
+
+
+@pytest.mark.parametrize('kind', HOSTILE)
+def test_a_million_characters_are_graded_in_no_time(kind):
+    text, start = HOSTILE[kind], time.process_time()
+    for metric in grading.OPEN_METRICS:
+        grading.grade(metric, 'B, A, C', text)
+    grading.grade('', 'running', text, ACTIONS)
+    read_answer(text)
+    assert time.process_time() - start < 10  # about 1 s
+
+
+PIECES = ('<think>', '</think>', '<answer>', '</answer>', '<tool_call>', '</tool_call>', 'B', ' ', '\n', '{"name": 1}')
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(''.join))
+def test_an_answer_is_read_as_a_turn_is(text):
+    turn = read_turn(text)
+    assert read_answer(text) == (None if turn.call is not None else turn.answer)
+
+
+def test_grading_needs_python_alone():
+    """Exports carry the file as it is."""
+    tree = ast.parse(Path(grading.__file__).read_text(encoding='utf-8'))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [name.name for node in imports if isinstance(node, ast.Import) for name in node.names]
+    names += [node.module for node in imports if isinstance(node, ast.ImportFrom)]
+    assert {name.partition('.')[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_every_task_declares_a_metric():
+    assert set(METRICS) == set(TASKS)
+    assert set(METRICS.values()) <= set(grading.OPEN_METRICS)

@@ -1,7 +1,7 @@
 """Records made by hand for the tests of this folder."""
 
-from input_pipeline.grading import metric_name
 from input_pipeline.schema import Question, Task
+from input_pipeline.tasks import metric_name
 from rarl_jax.evaluation.records import Attempt, Decoding, Mode, Record, ZoomRecord, hash_question
 
 
