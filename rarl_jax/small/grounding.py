@@ -47,6 +47,7 @@ from rarl_jax.runtime.clock import Clock
 from rarl_jax.runtime.sharding import shardings_of
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import StageKind, TrainingSettings
+from rarl_jax.stages.training import Training
 
 # Of the parts of the loss, that of the words being 1; late: crops, and boxes that are recited.
 BOX_WEIGHT, LATE_WEIGHT = 0.3, 0.5
@@ -111,7 +112,7 @@ class GroundingBatch:
 
 def train(run: Run, name: str, stage: GroundingSettings) -> None:
     """Trains the run's tower and embeddings for `stage.steps` updates, from wherever the stage stands."""
-    run.start_over_if(stage.from_start)
+    training = Training(run, name, stage)
     words = find_words(run, stage)
     heads = init_heads(
         run.key(name, 0), run.model.config.text.hidden_size, len(stage.crop_tasks), run.model.config.init_scale
@@ -122,9 +123,9 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
     loader = LoaderSettings(batch_size=count, tasks=tasks, seed=run.settings.seed, drop_remainder=True)
     pages = load_pages(run.data_dir, loader, *run.processes)
     batches = prepare_ahead(pages, partial(label, run, words, stage), run.data_seed(name))
-    learner = run.begin(name, optimizer, iter(batches), {'heads': heads})
+    learner = training.begin(optimizer, iter(batches), {'heads': heads})
     update = make_update(run.model, words, optimizer, learner)
-    with run.progress(name, stage.steps, learner.step) as bar:
+    with training.progress(learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
             # Images are prepared in a thread; sizes are agreed on here, where all processes ask for them in the same order.
@@ -135,7 +136,7 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
             clock.lap('update')
             tokens = processes.total(batch.word.size + batch.answer.size)
-            run.after_step(name, learner, metrics | clock.metrics(tokens), stage)
+            training.after_step(learner, metrics | clock.metrics(tokens))
             bar.advance(loss=metrics['loss'], who=metrics['grounding/word'], iou=metrics['grounding/iou'])
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Key
 from rich.console import Console
 
 from rarl_jax.conversation.dialogue import Host
-from rarl_jax.learner.update import Learner
 from rarl_jax.models.interface import Qwen2_5_VL
 from rarl_jax.models.lora import Adapted, join
 from rarl_jax.models.params import Params
@@ -27,19 +22,11 @@ from rarl_jax.runtime.checkpoints import Checkpoints
 from rarl_jax.runtime.lock import FolderLock
 from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
 from rarl_jax.runtime.progress import Progress
-from rarl_jax.runtime.sharding import everywhere
 from rarl_jax.runtime.signals import Stopped
 from rarl_jax.stages.registry import TrainingSettings
 
 if TYPE_CHECKING:
     from rarl_jax.settings import RunSettings
-
-
-@jax.jit
-def all_finite(arrays: Any) -> Bool[Array, '']:
-    """Whether no array of a pytree holds NaN or infinity."""
-    numbers = [x for x in jax.tree.leaves(arrays) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
 
 
 @dataclass
@@ -48,21 +35,33 @@ class Run:
 
     settings: RunSettings
     workdir: Path
-    lock: FolderLock | None  # of the workdir, in the first process
-    data_dir: Path  # a built data set
-    model_dir: Path  # the Hugging Face folder that the run started from
-    mesh: Mesh  # the devices, as config.mesh arranges them
+    # Of the workdir, in the first process.
+    lock: FolderLock | None
+    # A built data set.
+    data_dir: Path
+
+    # The Hugging Face folder that the run started from.
+    model_dir: Path
     model: Qwen2_5_VL
-    host: Host  # the words and sizes of a conversation
-    params: Params  # what is trained, as it stands: the policy's weights, or an adapter of them
-    adapted: Adapted | None  # the weights under the adapter; None = there is no adapter
+    # The words and sizes of a conversation.
+    host: Host
+    # The devices, as config.mesh arranges them.
+    mesh: Mesh
+    # What is trained, as it stands: the policy's weights, or an adapter of them.
+    params: Params
+    # The weights under the adapter; None = there is no adapter.
+    adapted: Adapted | None
+
     metrics: MetricsWriter
     checkpoints: Checkpoints
     compiles: CompileCounter
     console: Console
-    signals: list[str] = field(default_factory=list)  # names of the signals that asked the run to stop
-    done: int = 0  # training stages finished
-    saved: dict[str, Any] | None = None  # description of a checkpoint in mid-stage, until that stage has begun again
+    # Names of the signals that asked the run to stop.
+    signals: list[str] = field(default_factory=list)
+    # Training stages finished.
+    done: int = 0
+    # The description of a checkpoint in mid-stage, until that stage has begun again.
+    saved: dict[str, Any] | None = None
 
     @property
     def training(self) -> list[str]:
@@ -82,9 +81,8 @@ class Run:
 
     def key(self, name: str, step: int) -> Key[Array, '']:
         """The random key of one step of one stage."""
-        return jax.random.fold_in(
-            jax.random.fold_in(jax.random.key(self.settings.seed), zlib.crc32(name.encode())), step
-        )
+        stage = jax.random.fold_in(jax.random.key(self.settings.seed), zlib.crc32(name.encode()))
+        return jax.random.fold_in(stage, step)
 
     def data_seed(self, name: str) -> int:
         """Seeds what a stage draws while its batches are prepared."""
@@ -106,73 +104,22 @@ class Run:
         updates = self.global_step(name) - (self.global_step(fresh[-1]) if fresh else 0)
         return f'{self.settings.model.path or self.model_dir.name}+{updates}'
 
-    def initial_params(self) -> Params:
+    def base_weights(self) -> Params:
         """The weights that the run began with."""
         if self.adapted is not None:
             return self.adapted.base
         return load_policy(self.model_dir, self.model, self.mesh, self.settings.mesh.rules)
 
-    def first_params(self) -> Params:
+    def initial_trainable(self) -> Params:
         """What is trained, as it was when the run began: the weights, or an adapter that changes nothing yet."""
         if self.adapted is None:
-            return self.initial_params()
+            return self.base_weights()
         key, rules = jax.random.key(self.settings.seed), self.settings.mesh.rules
         return start_adapter(key, self.model.config, self.adapted.lora, self.mesh, rules)
 
     def weights(self, params: Params) -> Params:
         """The policy's weights where `params` are what is trained."""
         return params if self.adapted is None else join(self.adapted.base, params, self.adapted.lora)
-
-    # ---- what training stages call
-
-    def start_over_if(self, from_start: bool) -> None:
-        """The stage begins with the policy that the run began with; a checkpoint in mid-stage takes its place in `begin`."""
-        if from_start:
-            self.params = self.first_params()
-
-    def begin(
-        self, name: str, optimizer: optax.GradientTransformation, batches: Iterator[Any], extra: Params | None = None
-    ) -> Learner:
-        """The learner at the start of a stage, or where the newest checkpoint left it; `extra` are params that the stage needs for itself."""
-        learner = Learner.start(self.params | everywhere(extra or {}, self.mesh), optimizer, batches)
-        if self.saved is not None and self.saved['stage'] == name:
-            arrays = self.checkpoints.restore({'params': learner.params, 'opt_state': learner.opt_state})
-            learner = dataclasses.replace(learner, **arrays, step=self.saved['step'])
-            batches.set_state(self.saved['data'])
-        self.saved = None
-        self.metrics.forget_after(self.global_step(name, learner.step))
-        return learner
-
-    def after_step(self, name: str, learner: Learner, metrics: dict[str, float], stage: TrainingSettings) -> None:
-        """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it."""
-        self.params = {name: learner.params[name] for name in self.params}
-        finished, signal = learner.step == stage.steps, self.signal()
-        self.check_workdir()
-        self.metrics.write(self.global_step(name, learner.step), name, metrics | {'compiles': self.compiles.take()})
-        if finished:
-            self.done += 1
-        if finished or signal or learner.step % stage.save_every == 0:
-            self.save(name, learner, finished)
-        if signal and not finished:
-            self.leave(signal)
-
-    def save(self, name: str, learner: Learner, finished: bool) -> None:
-        """A checkpoint from which every further step comes out the same; ValueError instead of one that holds NaN or infinity."""
-        arrays = {'params': learner.params, 'opt_state': learner.opt_state}
-        if not all_finite(arrays):
-            raise ValueError(
-                f'The policy holds NaN or infinity after step {learner.step} of stage {name}: it is not saved, and the run stops; '
-                'its last checkpoint is good. Lower the learning rate or the gradient norm that it is clipped to.'
-            )
-        description = {
-            'stage': name,
-            'step': learner.step,
-            'finished': finished,
-            'done': self.done,
-            'data': learner.batches.get_state(),
-            'seed': self.settings.seed,
-        }
-        self.checkpoints.save(self.global_step(name, learner.step), arrays, description)
 
     def signal(self) -> str | None:
         """The signal that has asked this process, or any other, to stop; all processes ask at the same place."""
@@ -184,6 +131,7 @@ class Run:
             self.lock.check()
 
     def leave_if_asked(self) -> None:
+        """Ends the run if a signal has asked for it; to be called where everything is saved."""
         self.check_workdir()
         if signal := self.signal():
             self.leave(signal)

@@ -31,6 +31,7 @@ from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import StageKind, TrainingSettings
+from rarl_jax.stages.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +68,11 @@ class RlSettings(TrainingSettings):
 
 def train(run: Run, name: str, stage: RlSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
-    run.start_over_if(stage.from_start)
+    training = Training(run, name, stage)
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     questions = processes.share(stage.questions, f'config.stage.{name}.questions')
     loader = LoaderSettings(batch_size=questions, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
-    learner = run.begin(name, optimizer, iter(load(run.data_dir, loader, *run.processes)))
+    learner = training.begin(optimizer, iter(load(run.data_dir, loader, *run.processes)))
     updater = Updater(
         run.model,
         reinforcement(stage.loss),
@@ -82,9 +83,9 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
         frozen=stage.optimizer.frozen,
         length=run.settings.conversation.budget.turn_tokens,
     )
-    reference = ReferencePolicy(run.model, run.initial_params(), stage.temperature) if stage.loss.kl_weight else None
+    reference = ReferencePolicy(run.model, run.base_weights(), stage.temperature) if stage.loss.kl_weight else None
     sampling = Sampling(samples=stage.group_size, temperature=stage.temperature)
-    with run.progress(name, stage.steps, learner.step) as bar:
+    with training.progress(learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
 
@@ -125,7 +126,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
                 show(run, name, learner.step, samples, episodes, paid, advantage)
             metrics |= rollout_metrics(episodes, paid, samples, without_variance(total, group))
             metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in episodes)))
-            run.after_step(name, learner, metrics, stage)
+            training.after_step(learner, metrics)
             bar.advance(reward=metrics['reward/total'], iou=metrics['zoom/iou_first'])
 
 

@@ -22,6 +22,7 @@ from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import StageKind, TrainingSettings
+from rarl_jax.stages.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +41,16 @@ class SftSettings(TrainingSettings):
 
 def train(run: Run, name: str, stage: SftSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
-    run.start_over_if(stage.from_start)
+    training = Training(run, name, stage)
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
     loader = LoaderSettings(batch_size=count, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
     talk = partial(converse, run, answer_spaces(run, stage), stage)
     pages = load_pages(run.data_dir, loader, *run.processes)
     batches = prepare_ahead(pages, talk, run.data_seed(name))
-    learner = run.begin(name, optimizer, iter(batches))
+    learner = training.begin(optimizer, iter(batches))
     updater = Updater(run.model, imitation, optimizer, learner, run.adapted, frozen=stage.optimizer.frozen)
-    with run.progress(name, stage.steps, learner.step) as bar:
+    with training.progress(learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
             kind, episodes = next(learner.batches)
@@ -62,7 +63,7 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
             clock.lap('update')
             metrics |= {f'loss/{kind}': metrics['loss']}
             metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in episodes)))
-            run.after_step(name, learner, metrics, stage)
+            training.after_step(learner, metrics)
             bar.advance(loss=metrics['loss'])
 
 

@@ -1,0 +1,91 @@
+"""What every stage that trains does beside its own update: begin where the run stands, write, save, and leave when asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool
+
+from rarl_jax.learner.update import Learner
+from rarl_jax.models.params import Params
+from rarl_jax.runtime.progress import Progress
+from rarl_jax.runtime.sharding import everywhere
+from rarl_jax.stages.context import Run
+from rarl_jax.stages.registry import TrainingSettings
+
+
+class Training:
+    """One training stage of a run, from wherever it stands.
+
+    training = Training(run, name, stage)
+    learner = training.begin(optimizer, batches)
+    while learner.step < stage.steps:
+        learner, metrics = update(learner, next(learner.batches))
+        training.after_step(learner, metrics)
+    """
+
+    def __init__(self, run: Run, name: str, stage: TrainingSettings):
+        self._run, self._name, self._stage = run, name, stage
+        if stage.from_start:  # a checkpoint in mid-stage takes its place in `begin`
+            run.params = run.initial_trainable()
+
+    def begin(
+        self, optimizer: optax.GradientTransformation, batches: Iterator[Any], extra: Params | None = None
+    ) -> Learner:
+        """The learner at the start of the stage, or where the newest checkpoint left it; `extra` are params that the stage needs for itself."""
+        run = self._run
+        learner = Learner.start(run.params | everywhere(extra or {}, run.mesh), optimizer, batches)
+        if run.saved is not None and run.saved['stage'] == self._name:
+            arrays = run.checkpoints.restore({'params': learner.params, 'opt_state': learner.opt_state})
+            learner = dataclasses.replace(learner, **arrays, step=run.saved['step'])
+            batches.set_state(run.saved['data'])
+        run.saved = None
+        run.metrics.forget_after(run.global_step(self._name, learner.step))
+        return learner
+
+    def progress(self, done: int) -> Progress:
+        """A bar over the stage's steps."""
+        return self._run.progress(self._name, self._stage.steps, done)
+
+    def after_step(self, learner: Learner, metrics: dict[str, float]) -> None:
+        """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it."""
+        run, step = self._run, self._run.global_step(self._name, learner.step)
+        run.params = {name: learner.params[name] for name in run.params}
+        finished, signal = learner.step == self._stage.steps, run.signal()
+        run.check_workdir()
+        run.metrics.write(step, self._name, metrics | {'compiles': run.compiles.take()})
+        run.done += finished
+        if finished or signal or learner.step % self._stage.save_every == 0:
+            self._save(learner, step, finished)
+        if signal and not finished:
+            run.leave(signal)
+
+    def _save(self, learner: Learner, step: int, finished: bool) -> None:
+        """A checkpoint from which every further step comes out the same; ValueError instead of one that holds NaN or infinity."""
+        arrays = {'params': learner.params, 'opt_state': learner.opt_state}
+        if not all_finite(arrays):
+            raise ValueError(
+                f'The policy holds NaN or infinity after step {learner.step} of stage {self._name}: it is not saved, and the run stops; '
+                'the checkpoint before is good. Lower the learning rate, or the norm that gradients are clipped to.'
+            )
+        description = {
+            'stage': self._name,
+            'step': learner.step,
+            'finished': finished,
+            'done': self._run.done,
+            'data': learner.batches.get_state(),
+            'seed': self._run.settings.seed,
+        }
+        self._run.checkpoints.save(step, arrays, description)
+
+
+@jax.jit
+def all_finite(arrays: Any) -> Bool[Array, '']:
+    """Whether no array of a pytree holds NaN or infinity."""
+    numbers = [x for x in jax.tree.leaves(arrays) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
