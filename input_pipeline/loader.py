@@ -8,7 +8,6 @@ state = batches.get_state()        # a dict of numbers; batches.set_state(state)
 from __future__ import annotations
 
 import functools
-import io
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from input_pipeline.dataset import open_records, to_question
+from input_pipeline.pictures import decode
 from input_pipeline.schema import CATEGORY_OF, TASKS, Category, Question, Split, Task
 
 Item, Prepared = TypeVar('Item'), TypeVar('Prepared')
@@ -77,7 +77,9 @@ class PageStore:
             if index in self._cache:
                 self._cache.move_to_end(index)
                 return self._cache[index]
-        image = decode(self._records[index]['image'])
+        record = self._records[index]
+        size = (int(record['width']), int(record['height']))
+        image = decode(record['image'], size, size[0] * size[1], name=f'page {record["id"].decode()}')
         with self._lock:
             if index not in self._cache:
                 self._cache[index] = image
@@ -185,16 +187,6 @@ def count(folder: str | Path, settings: LoaderSettings) -> int:
 def read_questions(folder: str | Path, split: Split) -> list[Question]:
     """All questions of a split without their pages."""
     return [question for _, question in _table(str(Path(folder).resolve()), split)]
-
-
-def decode(data: bytes) -> Image.Image:
-    """An RGB image from the bytes of an image file; what is transparent becomes white paper."""
-    with Image.open(io.BytesIO(data)) as image:
-        if 'A' in image.getbands() or 'transparency' in image.info:
-            drawing = image.convert('RGBA')
-            paper = Image.new('RGBA', drawing.size, 'white')
-            return Image.alpha_composite(paper, drawing).convert('RGB')
-        return image.convert('RGB')
 
 
 def _choose(folder: str | Path, settings: LoaderSettings) -> Int[np.ndarray, 'n']:

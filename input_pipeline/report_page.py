@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from input_pipeline.pictures import decode
 from input_pipeline.report import notices
 from input_pipeline.schema import TASKS, Page, Question
 
@@ -57,9 +58,8 @@ def choose_examples(questions: Sequence[Question], examples: int) -> Iterator[tu
 
 def shrink(page: Page) -> Image.Image:
     """The page with its longer side at PICTURE_SIDE."""
-    with Image.open(page.image) as image:
-        image.draft('RGB', (PICTURE_SIDE, PICTURE_SIDE))  # lets JPEG decode small at once; nothing for PNG
-        picture = image.convert('RGB')
+    size = (page.width, page.height)
+    picture = decode(page.image, size, size[0] * size[1], side=PICTURE_SIDE)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return picture
 

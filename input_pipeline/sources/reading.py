@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from input_pipeline.pictures import MAX_ASPECT, PictureError, decode, is_turned
 from input_pipeline.schema import Box, Page
 
 EXAMPLES = 5  # names kept for each reason, so that a report stays short
@@ -130,27 +128,21 @@ def find_image(folder: Path, subfolders: Iterable[str], name: str) -> tuple[Path
     return None, 'image file missing'
 
 
-def check_image(path: str | Path, width: int, height: int, max_pixels: int) -> str | None:
-    """Decodes an image whole and says what is wrong with it, or None. The size in its header is judged before any decoding."""
+def check_image(page: Page, max_pixels: int) -> tuple[str | None, str | None]:
+    """Decodes a page's image whole; what is wrong with it, or None, and what is worth counting about it, or None."""
+    size = (page.width, page.height)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with Image.open(path) as image:
-                if image.width * image.height > max_pixels:
-                    return f'image larger than {max_pixels / 1e6:g} megapixels'
-                if image.size != (width, height):
-                    return 'image size differs from its annotation'
-                if image.mode[0] in 'IF':  # Pillow would cut their values off at 255: white pages
-                    return 'image has more than 8 bits a channel'
-                image.load()
-    except FileNotFoundError:
-        return 'image file missing'
-    except Image.DecompressionBombError:
-        return f'image larger than {max_pixels / 1e6:g} megapixels'
-    # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more for broken files.
-    except Exception:
-        return 'image cannot be decoded'
-    return None
+        decode(page.image, size, max_pixels)
+        turned = is_turned(page.image, size, max_pixels)
+    except PictureError as error:
+        return error.reason, None
+    if max(size) > MAX_ASPECT * min(size):
+        return f'image over {MAX_ASPECT} times as long as wide, which no policy can be shown', None
+    return None, {
+        None: None,
+        True: 'image turned as its EXIF says',
+        False: 'image not turned as its EXIF says, as it was annotated so',
+    }[turned]
 
 
 def keep_readable(
@@ -159,10 +151,12 @@ def keep_readable(
     """The pages whose image decodes to the annotated size; the others are counted. Pillow decodes without the GIL."""
     kept = []
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        problems = pool.map(lambda page: check_image(page.image, page.width, page.height, max_pixels), pages)
-        for done, (page, problem) in enumerate(zip(pages, problems, strict=True), start=1):
+        checks = pool.map(lambda page: check_image(page, max_pixels), pages)
+        for done, (page, (problem, note)) in enumerate(zip(pages, checks, strict=True), start=1):
             if problem is None:
                 kept.append(page)
+                if note is not None:
+                    tally.lack(note, Path(page.image).name)
             else:
                 tally.drop(problem, Path(page.image).name)
                 tally.lost_with_pages += count_annotations(page)

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from input_pipeline.pictures import MAX_ASPECT, as_rgb
 from rarl_jax.models.qwen2_5_vl.config import VisionConfig
 
 # Per-channel mean and standard deviation of CLIP's training images, in [0, 1] (Radford et al., arXiv 2103.00020).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def smart_resize(height: int, width: int, factor: int, limits: PixelLimits) -> t
     Raises:
         ValueError: a side is 0, or one is more than 200 times the other.
     """
-    if min(height, width) < 1 or max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+    if min(height, width) < 1 or max(height, width) / min(height, width) > MAX_ASPECT:
         raise ValueError(
-            f'image of {width} x {height} px: one side is 0 or over {MAX_ASPECT_RATIO} times the other; crop or drop it.'
+            f'image of {width} x {height} px: one side is 0 or over {MAX_ASPECT} times the other; crop or drop it.'
         )
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if new_height * new_width > limits.max_pixels:
@@ -88,14 +88,6 @@ def patchify(image: Image.Image, limits: PixelLimits, vision: VisionConfig) -> P
     normal = _normalised(blocks.reshape(-1, 3, side * side))
     frames = np.broadcast_to(normal[:, :, None], (len(normal), 3, vision.temporal_patch_size, side * side))
     return Patches(frames.reshape(rows * columns, vision.patch_dim), (1, rows, columns))
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any picture; what is transparent becomes white."""
-    if 'A' in image.getbands() or image.info.get('transparency') is not None:
-        image = image.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', image.size, (255, 255, 255, 255)), image).convert('RGB')
-    return image if image.mode == 'RGB' else image.convert('RGB')  # convert would copy a page that is RGB already
 
 
 def _normalised(pixels: UInt8[np.ndarray, 'P 3 X']) -> Float32[np.ndarray, 'P 3 X']:

@@ -14,6 +14,7 @@ def test_images_are_checked_side_by_side(monkeypatch):
 
     def check(*_):
         both.wait()
+        return None, None
 
     monkeypatch.setattr(reading, 'check_image', check)
     pages = [Page(str(i), f'{i}.png', 10, 10, 'test', 's') for i in range(4)]
