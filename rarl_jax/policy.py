@@ -1,8 +1,7 @@
-"""The policy of a run: its folder, model, weights and adapter, and its export as a Hugging Face folder."""
+"""The policy that a run starts from: its folder, tokenizer, model, weights and adapter."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,34 +15,17 @@ from jaxtyping import Array, Key
 
 from input_pipeline.loader import read_questions
 from input_pipeline.schema import Question
-from rarl_jax.models.adapter_files import save_adapter
+from rarl_jax.conversation.chat import IMAGE_PAD, Chat
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import Config, Qwen2_5_VL
-from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, merge
+from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter
 from rarl_jax.models.params import Params, abstract_params, logical_axes
-from rarl_jax.models.weights import load_params, save_params
-from rarl_jax.runtime import processes
+from rarl_jax.models.weights import load_params
 from rarl_jax.runtime.plugins import load_plugin
 from rarl_jax.runtime.sharding import Rules, constrain, param_shardings
 
 if TYPE_CHECKING:
     from rarl_jax.settings import ModelSettings
-    from rarl_jax.stages.context import Run
-
-TOKENIZER_FILES = (
-    'tokenizer.json',
-    'tokenizer_config.json',
-    'vocab.json',
-    'merges.txt',
-    'added_tokens.json',
-    'special_tokens_map.json',
-    'chat_template.jinja',
-    'chat_template.json',
-    'preprocessor_config.json',
-    'processor_config.json',
-    'video_preprocessor_config.json',
-    'generation_config.json',
-)
 
 
 @dataclass(frozen=True)
@@ -83,18 +65,20 @@ def build_model(settings: ModelSettings, config: Config, mesh: Mesh) -> Qwen2_5_
     )
 
 
-def export(folder: Path, this: Run) -> None:
-    """The policy as a Hugging Face folder that transformers loads, with tokenizer, processor and chat template; its adapter by itself in `adapter`."""
-    weights = this.params
-    if this.adapted is not None:
-        save_adapter(folder / 'adapter', this.params, this.model.config, this.adapted.lora, str(this.model_dir))
-        weights = merge(this.adapted.base, this.params, this.adapted.lora)
-    save_params(folder, weights, this.model.config)
-    if not processes.is_first():
-        return
-    for name in TOKENIZER_FILES:
-        if (source := this.model_dir / name).is_file():
-            shutil.copyfile(source, folder / name)
+def open_chat(folder: Path, config: Config) -> Chat:
+    """A folder's tokenizer and chat template. ValueError where they are of another model than its config.json."""
+    chat = Chat.from_folder(folder)
+    if chat.image_id != config.image_token_id:
+        raise ValueError(
+            f"{folder}: config.json's image_token_id is {config.image_token_id}, but {IMAGE_PAD} is {chat.image_id} in its "
+            'tokenizer.json: no picture would be seen; take both from the same model.'
+        )
+    if chat.vocab_size > config.text.vocab_size:
+        raise ValueError(
+            f"{folder}: its tokenizer.json has {chat.vocab_size} tokens, but config.json's vocab_size is "
+            f'{config.text.vocab_size}; take both from the same model.'
+        )
+    return chat
 
 
 def load_policy(folder: Path, model: Qwen2_5_VL, mesh: Mesh, rules: Rules) -> Params:

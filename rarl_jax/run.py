@@ -19,13 +19,13 @@ from input_pipeline.build import BuildSettings, build
 from input_pipeline.report import notices
 from input_pipeline.synthetic.files import write_pages
 from rarl_jax.compare_torch.compare import compare
-from rarl_jax.conversation.chat import Chat
 from rarl_jax.conversation.dialogue import Host
 from rarl_jax.evaluation.tables import load as load_results
 from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
+from rarl_jax.export.folder import differing, export
 from rarl_jax.models.interface import Config
 from rarl_jax.models.lora import Adapted
-from rarl_jax.policy import build_model, export, load_policy, prepare_model, start_adapter
+from rarl_jax.policy import build_model, load_policy, open_chat, prepare_model, start_adapter
 from rarl_jax.report.build import build_report
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.checkpoints import Checkpoints
@@ -158,11 +158,14 @@ def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None) -> R
     folder = processes.first_before_others(lambda: prepare_model(settings.model, data_dir, workdir, settings.seed))
     mesh = make_mesh(settings.mesh)
     model = build_model(settings.model, Config.from_folder(folder), mesh)
+    chat, page, crop = open_chat(folder, model.config), settings.model.page, settings.model.crop
+    host = Host(chat, model.config.vision, page, crop, settings.conversation.tool)
+    if other := differing(folder, host, settings.conversation.budget):
+        console.print(f'{folder} was trained with another {", ".join(other)} (its rarl.json) than this run has.')
     params, adapted = load_policy(folder, model, mesh, settings.mesh.rules), None
     if (lora := settings.model.lora) is not None:
         adapted = Adapted(params, lora)
         params = start_adapter(jax.random.key(settings.seed), model.config, lora, mesh, settings.mesh.rules)
-    chat = Chat.from_folder(folder)
     checkpoints = Checkpoints(workdir / 'checkpoints', settings.keep_checkpoints)
     saved = checkpoints.latest()
     run = Run(
@@ -172,7 +175,7 @@ def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None) -> R
         data_dir=data_dir,
         model_dir=folder,
         model=model,
-        host=Host(chat, model.config.vision, settings.model.page, settings.model.crop, settings.conversation.tool),
+        host=host,
         mesh=mesh,
         params=params,
         adapted=adapted,

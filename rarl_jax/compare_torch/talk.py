@@ -13,13 +13,13 @@ from PIL import Image
 
 from input_pipeline.synthetic.pages import DrawSettings, draw_page
 from rarl_jax.conversation.boxes import from_original
-from rarl_jax.conversation.chat import Chat
 from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, view_page
 from rarl_jax.conversation.protocol import call_text, system_text, user_text
 from rarl_jax.conversation.tool import ZoomTool, cut
 from rarl_jax.learner.batches import positions_of
 from rarl_jax.models.images import Patches
 from rarl_jax.models.interface import Config
+from rarl_jax.policy import open_chat
 from rarl_jax.settings import CompareSettings
 
 QUESTION = 'What is the figure in the first panel doing?'
@@ -59,7 +59,7 @@ class Side:
 def make_talk(folder: Path, config: Config, settings: CompareSettings) -> Talk:
     """The page and the box of the call are drawn from the seed."""
     drawn = draw_page(settings.seed, 0, DrawSettings())
-    host = Host(Chat.from_folder(folder), config.vision, settings.model.page, settings.model.crop, ZoomTool())
+    host = Host(open_chat(folder, config), config.vision, settings.model.page, settings.model.crop, ZoomTool())
     view = view_page(host, drawn.image)
     dialogue = Dialogue(host, view, Budget(total_tokens=config.text.max_position_embeddings), question_id='compare')
     dialogue.ask(QUESTION)

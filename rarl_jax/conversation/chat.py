@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from rarl_jax.conversation.protocol import CALL_CLOSE
+from rarl_jax.conversation.protocol import CALL_CLOSE, OBSERVATION
 from rarl_jax.runtime.files import load_json
 
 TURN_START, TURN_END = '<|im_start|>', '<|im_end|>'
@@ -102,7 +102,7 @@ class Chat:
         tool shows (an image of `image_tokens` merged tokens, a text, or both), and the opening of the next turn."""
         words = (text, image_tokens is not None)
         if words not in self._observations:  # a rollout needs a handful of them thousands of times
-            content = [*_parts('<tool_response>\n', False), *_parts(*words), *_parts('\n</tool_response>', False)]
+            content = [*_parts(OBSERVATION[0], False), *_parts(*words), *_parts(OBSERVATION[1], False)]
             self._observations[words] = self._continue({'role': 'user', 'content': content})
         return self._joined(last_id, self._expand(self._observations[words], image_tokens))
 

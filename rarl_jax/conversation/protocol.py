@@ -14,6 +14,7 @@ from rarl_jax.conversation.boxes import Box, BoxFrame
 TOOL_NAME = 'image_zoom_in_tool'
 CALL_OPEN, CALL_CLOSE = '<tool_call>', '</tool_call>'
 THINK_OPEN, THINK_CLOSE = '<think>', '</think>'
+OBSERVATION = ('<tool_response>\n', '\n</tool_response>')  # around what the tool shows, in a user turn
 
 TOOLS_HEAD = '\n\n# Tools\n\nYou have these functions, described inside <tools></tools>:\n<tools>'
 TOOLS_TAIL = (
@@ -80,7 +81,7 @@ def fixed_strings() -> tuple[str, ...]:
     """Every string this module writes over and over: a small tokenizer gives each its own id, so that they cost one token."""
     call_head, call_tail = call_text((0, 0, 0, 0)).removesuffix(CALL_CLOSE).split('0, 0, 0, 0')
     systems = [system_text(tool_schema(frame)) for frame in FRAME_WORDS]
-    tags = ('<think>', '</think>', '<answer>', '</answer>', '<tool_response>\n', '\n</tool_response>')
+    tags = ('<think>', '</think>', '<answer>', '</answer>', *OBSERVATION)
     calls = (call_head.removeprefix(CALL_OPEN), call_tail)
     words = (*FAILURE_WORDS.values(), ANSWER_TOO_EARLY)
     return (*tags, 'system\n', 'user\n', 'assistant\n', *calls, INSTRUCTION, *systems, *words)
