@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -57,10 +58,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return
     check_inputs(settings)
     cut_cpu(settings.mesh)  # first: whoever asks for the number of processes has looked for the devices
+    mesh = make_mesh(settings.mesh)
     lock = processes.first_before_others(lambda: take_workdir(workdir, config) if processes.is_first() else None)
     keep_compilations()
     with lock or nullcontext(), naming(workdir):
-        run = open_run(settings, workdir, lock)
+        run = open_run(settings, workdir, lock, mesh)
         with stop_on_signal(run.signals):
             for name in settings.stages:
                 stage = settings.stage[name]
@@ -151,12 +153,11 @@ def differences(before: Any, after: Any, path: str = 'config') -> Iterator[str]:
         yield path
 
 
-def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None) -> Run:
+def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None, mesh: Mesh) -> Run:
     """Everything that is made once; the policy and `done` as the newest checkpoint has them."""
     console = Console(quiet=not processes.is_first())
     data_dir = processes.first_before_others(lambda: prepare_data(settings.data, workdir, settings.seed, console))
     folder = processes.first_before_others(lambda: prepare_model(settings.model, data_dir, workdir, settings.seed))
-    mesh = make_mesh(settings.mesh)
     model = build_model(settings.model, Config.from_folder(folder), mesh)
     chat, page, crop = open_chat(folder, model.config), settings.model.page, settings.model.crop
     host = Host(chat, model.config.vision, page, crop, settings.conversation.tool)

@@ -60,6 +60,10 @@ class DataSettings:
     pages: Mapping[str, int] = field(default_factory=dict)  # pages to draw for each split
     tasks: TaskSettings = field(default_factory=TaskSettings)  # how questions are made
 
+    def __post_init__(self):
+        if negative := [split for split, count in self.pages.items() if count < 0]:
+            raise ValueError(f'pages.{negative[0]} is {self.pages[negative[0]]}, expected 0 or more.')
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -86,6 +90,8 @@ class RunSettings:
             raise ValueError(
                 f'Stage {whole[0]} trains all weights, which model.lora leaves alone: take one of them out.'
             )
+        if not 0 <= self.seed < 1 << 31:
+            raise ValueError(f'config.seed is {self.seed}, expected 0 to 2^31 - 1.')
         if self.keep_checkpoints < 1:
             raise ValueError(
                 f'config.keep_checkpoints is {self.keep_checkpoints}, expected at least 1: a run needs one to go on from.'
@@ -170,7 +176,7 @@ def _typed(kind: type, values: Mapping[str, Any], path: str) -> Any:
     except dacite.DaciteError as error:
         raise ValueError(f'{path}: {error}; correct it in the config file or on the command line.') from error
     except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
+        raise ValueError(f'{"" if str(error).startswith(path) else f"{path}: "}{error}') from error
 
 
 def check_keys(kind: Any, values: Any, path: str) -> None:

@@ -188,7 +188,7 @@ def abstract_cache(model: Qwen2_5_VL, rows: int, length: int, mesh: Mesh) -> tex
 
 
 def sampler_mesh(mesh: Mesh, processes: int) -> Mesh:
-    """The devices of one of the run's processes, as `sharding.own_mesh` will arrange them."""
+    """The devices of one of the run's processes, as `sharding.local_mesh` will arrange them."""
     devices, tensor = mesh.devices.ravel()[: mesh.size // processes], mesh.shape['tensor']
     if len(devices) % tensor or mesh.size % processes:
         raise ValueError(

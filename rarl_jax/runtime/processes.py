@@ -84,7 +84,7 @@ def gather(value: Any) -> list[Any]:
 
 def joined(items: Sequence[Any]) -> list[Any]:
     """All processes' items in one list."""
-    return [item for own in gather(list(items)) for item in own]
+    return [item for part in gather(list(items)) for item in part]
 
 
 def total(number: float) -> float:

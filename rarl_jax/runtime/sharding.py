@@ -49,11 +49,23 @@ ACTIVATION_RULES: Rules = {
 class MeshSettings:
     """How many devices each mesh axis has, their product being the number of devices, and what is split over which."""
 
-    data: int = 1  # 0 = all devices that the other axes leave
+    # 0 = all devices that the other axes leave.
+    data: int = 1
     fsdp: int = 1
     tensor: int = 1
-    cpu_devices: int = 1  # where there is no accelerator: devices that the CPU is cut into, a core each
-    rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))  # of the params' axes
+    # Where there is no accelerator: devices that the CPU is cut into, a core each.
+    cpu_devices: int = 1
+    # Of the params' axes.
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))
+
+    def __post_init__(self):
+        if self.data < 0 or min(self.fsdp, self.tensor, self.cpu_devices) < 1:
+            raise ValueError(
+                f'data is {self.data}, fsdp {self.fsdp}, tensor {self.tensor} and cpu_devices {self.cpu_devices}: expected 0 or more '
+                'of the first, and 1 or more of the others.'
+            )
+        if unknown := [f'{name}={axes}' for name, axes in self.rules.items() if not set(axes) <= set(AXES)]:
+            raise ValueError(f'rules has {unknown[0]}, expected mesh axes of {AXES}.')
 
 
 def make_mesh(settings: MeshSettings) -> Mesh:
@@ -153,13 +165,13 @@ def batch_parts(mesh: Mesh) -> int:
 
 
 @functools.cache
-def own_mesh(mesh: Mesh) -> Mesh:
+def local_mesh(mesh: Mesh) -> Mesh:
     """This process's devices of a mesh, with its tensor axis: where the process does what the others know nothing of."""
     if processes_of(mesh) == 1:
         return mesh
-    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    shape = (1, len(own) // mesh.shape['tensor'], mesh.shape['tensor'])
-    return Mesh(np.array(own).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    shape = (1, len(local) // mesh.shape['tensor'], mesh.shape['tensor'])
+    return Mesh(np.array(local).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def whole_on_each(sharding: NamedSharding) -> NamedSharding:
@@ -171,9 +183,9 @@ def whole_on_each(sharding: NamedSharding) -> NamedSharding:
     return NamedSharding(sharding.mesh, PartitionSpec(*map(kept, sharding.spec)))
 
 
-def as_own(array: Array) -> Array:
+def local_copy(array: Array) -> Array:
     """This process's copy of an array that `whole_on_each` has placed: no byte is moved."""
-    mesh = own_mesh(array.sharding.mesh)
+    mesh = local_mesh(array.sharding.mesh)
     if mesh == array.sharding.mesh:
         return array
     shards = [shard.data for shard in array.addressable_shards]

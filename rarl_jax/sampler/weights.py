@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from rarl_jax.conversation.dialogue import Host
 from rarl_jax.models.interface import Qwen2_5_VL
 from rarl_jax.models.params import Params, unstack
-from rarl_jax.runtime.sharding import as_own, constrain, own_mesh, shardings_of, whole_on_each
+from rarl_jax.runtime.sharding import constrain, local_copy, local_mesh, shardings_of, whole_on_each
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Policy:
         Layers are taken apart (slicing them at every token would read them twice), cast to what activations are, and gathered from the
         training's `mesh` to where every token needs them: only a tensor axis stays split.
         """
-        local = own_mesh(mesh)
+        local = local_mesh(mesh)
         shardings, structure = jax.tree.flatten(shardings_of(params))
         copied = copier(model, structure, tuple(shardings))(params)
         sampling = model.clone(scan=False, remat='none', constrain=constrain(local))
-        return cls(sampling, jax.tree.map(as_own, copied), host, local)
+        return cls(sampling, jax.tree.map(local_copy, copied), host, local)
 
     @property
     def banned(self) -> Bool[np.ndarray, 'V']:

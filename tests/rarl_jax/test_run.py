@@ -122,6 +122,10 @@ def test_a_baseline_begins_with_the_policy_that_the_run_began_with(tmp_path):
             "config.compare names ['main:zoom']",
         ),
         (['--config=configs/quickstart.py:smoke', '--config.model.path=\x1b[31mx\u202e'], r'\x1b[31mx\u202e'),
+        (['--config=configs/quickstart.py:smoke', '--config.mesh.tensor=0'], 'tensor 0 and cpu_devices'),
+        (['--config=configs/quickstart.py:smoke', '--config.mesh.fsdp=64'], 'needs 64 devices, found'),
+        (['--config=configs/quickstart.py:smoke', "--config.mesh.rules.embed=('x',)"], "rules has embed=('x',)"),
+        (['--config=configs/quickstart.py:smoke', '--config.seed=-1'], 'error: config.seed is -1, expected 0'),
         ([], 'Flag --config must have a value'),
     ],
 )
