@@ -3,7 +3,7 @@
     python -m rarl_jax.main --config=configs/build_ai4va_fg.py --config.data.raw=DIR --config.data.out=DIR
 
 `raw` holds the page images, the annotation files and, if there is one, sidecar.json (see input_pipeline/sources/ai4va.py). `out` gets the data set,
-report.json and report/index.html, and with --config.data.exports="('verl', 'llamafactory', 'vlmevalkit', 'lmms_eval')" other projects' formats.
+report.json and report/index.html, and with --config.data.exports="('verl', 'trl', 'llamafactory', 'vlmevalkit', 'lmms_eval')" other projects' formats.
 Manga109 instead: --config=configs/build_ai4va_fg.py:input_pipeline.sources.manga109. Another comic: a reader of your own, named in the same way
 (input_pipeline/__init__.py says how to write it).
 """

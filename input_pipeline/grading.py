@@ -73,6 +73,13 @@ def read_answer(text: str) -> str | None:
     return None if '</tool_call>' in acts else last_answer(acts)
 
 
+def read_reply(text: str) -> str | None:
+    """As `read_answer`; of a model that uses none of the tags, as it may never have heard of them, all that it says outside its thoughts."""
+    acts = acts_of(text)
+    tagged = any(tag in acts for tag in ('<answer>', '</answer>', '<tool_call>', '</tool_call>'))
+    return read_answer(text) if tagged else acts.strip()
+
+
 # ---------------------------------------------------------------- grading
 
 

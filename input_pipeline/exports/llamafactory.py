@@ -1,40 +1,38 @@
-"""LLaMA-Factory's SFT data: SPLIT.json in ShareGPT form (conversations, images) and the dataset_info.json that describes it (its data/README.md).
+"""LLaMA-Factory's SFT data: SPLIT.json in ShareGPT form (system, conversations, images) and the dataset_info.json that describes it (its data/README.md).
 
 Use it with `dataset_dir: exports/llamafactory` and `dataset: comics_train`; image paths are relative to that folder.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from input_pipeline.exports.common import image_name
-from input_pipeline.schema import Page, Question
+from input_pipeline.exports.common import Export, write_json
+from input_pipeline.grading import INSTRUCTION
+from input_pipeline.schema import Question
 
 
-def write(folder: Path, final: Path, pages: Sequence[Page], questions: Sequence[Question]) -> None:
-    """Writes the answers as one-turn conversations, a file a split."""
-    del final  # paths are relative
-    images = {page.id: f'../images/{image_name(page)}' for page in pages}
+def write(export: Export, folder: Path) -> None:
+    """Writes the answers as one-turn conversations in the words that an evaluation asks for, a file a split."""
     info = {}
-    for split in dict.fromkeys(question.split for question in questions):
-        rows = [
-            {
-                'id': question.id,
-                'conversations': [
-                    {'from': 'human', 'value': f'<image>{question.prompt}'},
-                    {'from': 'gpt', 'value': question.answer},
-                ],
-                'images': [images[question.page_id]],
-            }
-            for question in questions
-            if question.split == split
-        ]
-        (folder / f'{split}.json').write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding='utf-8')
+    for split in dict.fromkeys(question.split for question in export.questions):
+        rows = [_row(question, export) for question in export.questions if question.split == split]
+        write_json(folder / f'{split}.json', rows)
         info[f'comics_{split}'] = {
             'file_name': f'{split}.json',
             'formatting': 'sharegpt',
-            'columns': {'messages': 'conversations', 'images': 'images'},
+            'columns': {'messages': 'conversations', 'system': 'system', 'images': 'images'},
         }
-    (folder / 'dataset_info.json').write_text(json.dumps(info, indent=1), encoding='utf-8')
+    write_json(folder / 'dataset_info.json', info)
+
+
+def _row(question: Question, export: Export) -> dict[str, object]:
+    return {
+        'id': question.id,
+        'system': INSTRUCTION,
+        'conversations': [
+            {'from': 'human', 'value': f'<image>{question.prompt}'},
+            {'from': 'gpt', 'value': f'<answer>{question.answer}</answer>'},
+        ],
+        'images': [f'../images/{export.images[question.page_id]}'],
+    }

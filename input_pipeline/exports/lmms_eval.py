@@ -8,14 +8,11 @@ The YAML files name the data by absolute path, as lmms-eval hands it to `dataset
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from input_pipeline.baselines import held_out
-from input_pipeline.exports import lmms_eval_utils
-from input_pipeline.exports.common import image_name
-from input_pipeline.schema import Page, Question
+from input_pipeline.exports.common import Export, ship
+from input_pipeline.schema import Question
 
 GROUP = 'comics_fg'
 
@@ -48,36 +45,44 @@ lmms_eval_specific_kwargs:
 metadata:
   - version: 1.0
 """
+_AGGREGATES = """aggregate_metric_list:
+  - metric: score
+    aggregation: mean
+    weight_by_size: true
+  - metric: exact
+    aggregation: mean
+    weight_by_size: true
+metadata:
+  version: 1.0
+"""
 
 
-def write(folder: Path, final: Path, pages: Sequence[Page], questions: Sequence[Question]) -> None:
+def write(export: Export, folder: Path) -> None:
     """Writes the held-out questions of each task."""
-    (folder / 'data').mkdir(exist_ok=True)
-    images = {page.id: image_name(page) for page in pages}
-    asked = held_out(questions)
+    (folder / 'data').mkdir()
+    asked = held_out(export.questions)
     names = []
     for task in dict.fromkeys(question.task for question in asked):
-        lines = [
-            json.dumps(_document(question, images), ensure_ascii=False) for question in asked if question.task == task
-        ]
+        lines = [json.dumps(document(question), ensure_ascii=False) for question in asked if question.task == task]
         (folder / 'data' / f'{task}.jsonl').write_text('\n'.join(lines) + '\n', encoding='utf-8')
         names.append(f'{GROUP}_{task}')
-        data = json.dumps(str(final / 'lmms_eval' / 'data' / f'{task}.jsonl'))
+        data = json.dumps(str(export.final / 'lmms_eval' / 'data' / f'{task}.jsonl'))
         (folder / f'{names[-1]}.yaml').write_text(_TASK.format(name=names[-1], data=data), encoding='utf-8')
-    group = f'group: {GROUP}\ntask:\n' + ''.join(f'  - {name}\n' for name in names)
-    (folder / f'{GROUP}.yaml').write_text(group, encoding='utf-8')
-    shutil.copyfile(lmms_eval_utils.__file__, folder / 'utils.py')
+    members = ''.join(f'  - {name}\n' for name in names)
+    (folder / f'{GROUP}.yaml').write_text(f'group: {GROUP}\ntask:\n{members}{_AGGREGATES}', encoding='utf-8')
+    ship(export, folder, 'lmms_eval_utils.py', 'utils.py')
 
 
-def _document(question: Question, images: dict[str, str]) -> dict[str, object]:
+def document(question: Question) -> dict[str, object]:
+    """A `plain` question as lmms-eval has it, and as it hashes it."""
     return {
         'id': question.id,
-        'image': images[question.page_id],
+        'page_id': question.page_id,
         'question': question.prompt,
         'choices': list(question.choices),
         'answer': question.answer,
         'task': question.task,
         'category': question.category,
-        'regions': [list(box) for box in question.regions],
+        'regions': [list(map(float, box)) for box in question.regions],
         'zoom_needed': question.zoom_needed,
     }

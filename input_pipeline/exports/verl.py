@@ -1,4 +1,4 @@
-"""verl's RL data: SPLIT.parquet with data_source, prompt, images, ability, reward_model and extra_info (verl/utils/dataset/rl_dataset.py).
+"""verl's RL data: SPLIT.parquet with data_source, prompt, images, ability, reward_model and extra_info (verl/utils/dataset/rl_dataset.py), and reward.py.
 
 `<image>` in the prompt stands for the page; `images` names its file by absolute path, as qwen_vl_utils' fetch_image takes it: export again after
 moving the folder. `extra_info` keeps everything that a reward for zooming needs: regions (x1, y1, x2, y2 in original pixels), choices, zoom_needed.
@@ -6,39 +6,29 @@ moving the folder. `extra_info` keeps everything that a reward for zooming needs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.exports.common import image_name
-from input_pipeline.schema import Page, Question
-
-ROWS = 1000  # of a row group
-
-
-def write(folder: Path, final: Path, pages: Sequence[Page], questions: Sequence[Question]) -> None:
-    """Writes one parquet file a split."""
-    import pyarrow as pa  # needed for this export alone
-    import pyarrow.parquet as pq
-
-    schema = _schema(pa)
-    paths = {page.id: f'file://{final / "images" / image_name(page)}' for page in pages}
-    for split in dict.fromkeys(question.split for question in questions):
-        own = [question for question in questions if question.split == split]
-        with pq.ParquetWriter(folder / f'{split}.parquet', schema) as writer:
-            for start in range(0, len(own), ROWS):
-                rows = [
-                    _row(question, index, paths)
-                    for index, question in enumerate(own[start : start + ROWS], start=start)
-                ]
-                writer.write_table(pa.Table.from_pylist(rows, schema))
+from input_pipeline.exports.common import Export, ship
+from input_pipeline.exports.parquet import write_splits
+from input_pipeline.grading import INSTRUCTION
+from input_pipeline.schema import Question
 
 
-def _row(question: Question, index: int, paths: dict[str, str]) -> dict[str, Any]:
+def write(export: Export, folder: Path) -> None:
+    """Writes one parquet file a split, and the reward."""
+    write_splits(folder, export.questions, lambda question, i: _row(question, i, export), _schema)
+    ship(export, folder, 'reward.py', 'reward.py')
+
+
+def _row(question: Question, index: int, export: Export) -> dict[str, Any]:
     return {
         'data_source': f'ai4va_fg/{question.task}',
-        'prompt': [{'role': 'user', 'content': f'<image>\n{question.prompt}'}],
-        'images': [{'image': paths[question.page_id]}],
+        'prompt': [
+            {'role': 'system', 'content': INSTRUCTION},
+            {'role': 'user', 'content': f'<image>\n{question.prompt}'},
+        ],
+        'images': [{'image': f'file://{export.final / "images" / export.images[question.page_id]}'}],
         'ability': question.category,
         'reward_model': {'style': 'rule', 'ground_truth': question.answer},
         'extra_info': {
@@ -58,6 +48,13 @@ def _row(question: Question, index: int, paths: dict[str, str]) -> dict[str, Any
 
 def _schema(pa: Any) -> Any:
     text = pa.string()
+    info = {
+        **dict.fromkeys(('split', 'answer', 'question', 'id', 'page_id', 'task'), text),
+        'index': pa.int64(),
+        'choices': pa.list_(text),
+        'regions': pa.list_(pa.list_(pa.float64())),
+        'zoom_needed': pa.bool_(),
+    }
     return pa.schema(
         {
             'data_source': text,
@@ -65,14 +62,6 @@ def _schema(pa: Any) -> Any:
             'images': pa.list_(pa.struct({'image': text})),
             'ability': text,
             'reward_model': pa.struct({'style': text, 'ground_truth': text}),
-            'extra_info': pa.struct(
-                {
-                    **dict.fromkeys(('split', 'answer', 'question', 'id', 'page_id', 'task'), text),
-                    'index': pa.int64(),
-                    'choices': pa.list_(text),
-                    'regions': pa.list_(pa.list_(pa.float64())),
-                    'zoom_needed': pa.bool_(),
-                }
-            ),
+            'extra_info': pa.struct(info),
         }
     )

@@ -8,47 +8,76 @@ from __future__ import annotations
 
 import base64
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from input_pipeline.baselines import held_out
-from input_pipeline.exports.common import NAME, bare_prompt
-from input_pipeline.schema import Page, Question
+from input_pipeline.exports.common import NAME, Export, bare_prompt, indices
+from input_pipeline.schema import Question
 from input_pipeline.tasks.common import LABELS
 
-COMMON = ('index', 'image', 'question', 'answer', 'category', 'l2-category', 'split', 'id')
+# Cells that pandas, by which the kit reads its files, takes for missing ones.
+MISSING = frozenset(
+    str.split('#N/A #NA -1.#IND -1.#QNAN -NaN -nan 1.#IND 1.#QNAN <NA> N/A NA NULL NaN None n/a nan null')
+) | {'#N/A N/A'}
 
 
-def write(folder: Path, final: Path, pages: Sequence[Page], questions: Sequence[Question]) -> None:
+def write(export: Export, folder: Path) -> None:
     """Writes the held-out questions; a file that would be empty is left out."""
-    del final  # images are inside
-    files = {page.id: Path(page.image) for page in pages}
-    asked = held_out(questions)
-    _write_file(folder / f'{NAME}_MCQ.tsv', [question for question in asked if question.choices], files)
-    _write_file(folder / f'{NAME}_VQA.tsv', [question for question in asked if not question.choices], files)
-
-
-def _write_file(path: Path, questions: Sequence[Question], files: dict[str, Path]) -> None:
-    if not questions:
-        return
-    letters = LABELS[: max(len(question.choices) for question in questions)]
-    first_row: dict[str, int] = {}
-    with path.open('w', encoding='utf-8', newline='') as file:
-        rows = csv.writer(file, delimiter='\t', lineterminator='\n')
-        rows.writerow([*COMMON, *letters])
-        for index, question in enumerate(questions):
+    asked = held_out(export.questions)
+    index_of = indices(asked)
+    for kind, questions in by_kind(asked).items():
+        first_row: dict[str, int] = {}
+        rows = []
+        for question in questions:
+            index = index_of[question.id]
             image = str(first_row.setdefault(question.page_id, index))
             if image == str(index):
-                image = base64.b64encode(files[question.page_id].read_bytes()).decode()
-            answer = LABELS[question.choices.index(question.answer)] if question.choices else question.answer
-            common = (
-                index,
-                image,
-                bare_prompt(question),
-                answer,
-                question.task,
-                question.category,
-                question.split,
-                question.id,
-            )
-            rows.writerow([*common, *question.choices, *[''] * (len(letters) - len(question.choices))])
+                picture = export.folder / 'images' / export.images[question.page_id]
+                image = base64.b64encode(picture.read_bytes()).decode()
+            rows.append({'index': index, 'image': image, **columns(question)})
+        with (folder / f'{NAME}_{kind}.tsv').open('w', encoding='utf-8', newline='') as file:
+            write_table(file, rows)
+
+
+def by_kind(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """Questions with choices and open ones, which the kit measures as two benchmarks."""
+    kinds = {'MCQ': [q for q in questions if q.choices], 'VQA': [q for q in questions if not q.choices]}
+    return {kind: members for kind, members in kinds.items() if members}
+
+
+def columns(question: Question) -> dict[str, str]:
+    """A `plain` question's columns but for index and image."""
+    if len(question.choices) > len(LABELS):
+        raise ValueError(
+            f'a question has {len(question.choices)} choices, and VLMEvalKit names them by one letter each: at most {len(LABELS)} can be exported.'
+        )
+    offered = dict(zip(LABELS, map(cell, question.choices), strict=False))
+    answer = LABELS[question.choices.index(question.answer)] if question.choices else cell(question.answer)
+    return {
+        'question': bare_prompt(question),
+        **offered,
+        'answer': answer,
+        'category': question.task,
+        'l2-category': question.category,
+        'split': question.split,
+        'id': question.id,
+    }
+
+
+def cell(text: str) -> str:
+    """A text that the kit reads as this text: a word that means a missing value to pandas gets a space behind it."""
+    return f'{text} ' if text in MISSING else text
+
+
+def write_table(file: TextIO, rows: Sequence[Mapping[str, object]]) -> None:
+    """Tab-separated rows; options A, B, ... stand in front of the answer, and empty where a question has fewer than others."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    letters = [letter for letter in LABELS if letter in names]
+    others = [name for name in names if name not in letters]
+    place = others.index('answer')
+    header = [*others[:place], *letters, *others[place:]]
+    table = csv.DictWriter(file, header, delimiter='\t', lineterminator='\n', restval='')
+    table.writeheader()
+    table.writerows(rows)

@@ -1,77 +1,83 @@
-"""Answers in the files of other evaluation kits, holding no more of the model's words than its answers.
+"""Answers in the files of other evaluation kits, joined to the exported questions by the numbers and hashes that those carry.
 
 lmms-eval:   samples_TASK.jsonl, one per task, with the keys of its --log_samples.
-VLMEvalKit:  vlmevalkit.tsv, the columns of its prediction files (index, question, A, B, ..., answer, prediction, category, l2-category, hit).
+VLMEvalKit:  ComicsFG_MCQ.tsv and ComicsFG_VQA.tsv, as its prediction files: the exported benchmark's columns but for the image, prediction, hit.
 """
 
 from __future__ import annotations
 
-import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from string import ascii_uppercase
 
-from input_pipeline.schema import CATEGORY_OF
-from rarl_jax.evaluation.records import Record, to_json
+from input_pipeline.exports.common import NAME, indices, plain
+from input_pipeline.exports.lmms_eval import document
+from input_pipeline.exports.vlmevalkit import by_kind, cell, columns, write_table
+from input_pipeline.schema import Question
+from rarl_jax.evaluation.records import Record, hash_text
 from rarl_jax.evaluation.results import evaluation_name
-from rarl_jax.runtime import files as jsonl
-
-_LMMS_EVAL_KEYS = ('doc_id', 'input', 'target', 'resps', 'filtered_resps', 'doc_hash')
+from rarl_jax.runtime import files
 
 
-def write_exports(folder: Path, records: Sequence[Record]) -> None:
-    """Writes both kinds of file for every evaluation among the records, into FOLDER/NAME (see `evaluation_name`)."""
+def write_exports(folder: Path, records: Sequence[Record], questions: Sequence[Question]) -> None:
+    """Writes both kinds of file for every evaluation among the records, into FOLDER/NAME (see `evaluation_name`).
+
+    `questions` are all of the split, in the data set's order, whether they were asked or not.
+    """
+    questions = [plain(question) for question in questions]
     for name in sorted({evaluation_name(record) for record in records}):
-        own = [record for record in records if evaluation_name(record) == name]
-        write_lmms_eval(folder / name, own)
-        write_vlmevalkit(folder / name / 'vlmevalkit.tsv', own)
+        answered = {record.question_id: record for record in records if evaluation_name(record) == name}
+        write_lmms_eval(folder / name, answered, questions)
+        write_vlmevalkit(folder / name, answered, questions)
 
 
-def write_lmms_eval(folder: Path, records: Sequence[Record]) -> list[Path]:
-    """Writes FOLDER/samples_TASK.jsonl for every task, in the order of doc_id; returns the paths."""
+def write_lmms_eval(folder: Path, answered: dict[str, Record], questions: Sequence[Question]) -> list[Path]:
+    """Writes FOLDER/samples_TASK.jsonl for every task, doc_id being the question's place among all of its task; returns the paths."""
     paths = []
-    for task in sorted({record.task for record in records}):
-        own = sorted((record for record in records if record.task == task), key=lambda record: record.doc_id)
+    for task in sorted({record.task for record in answered.values()}):
+        of_task = [question for question in questions if question.task == task]
+        rows = [
+            _lmms_eval_row(doc_id, question, answered[question.id])
+            for doc_id, question in enumerate(of_task)
+            if question.id in answered
+        ]
         paths.append(folder / f'samples_{task}.jsonl')
-        jsonl.write_whole(paths[-1], ''.join(jsonl.dump(_lmms_eval_row(record)) for record in own))
+        files.write_whole(paths[-1], ''.join(map(files.dump, rows)))
     return paths
 
 
-def _lmms_eval_row(record: Record) -> dict[str, object]:
-    row = to_json(record)
-    return {name: row[name] for name in (*_LMMS_EVAL_KEYS, record.metric)}
-
-
-def write_vlmevalkit(path: Path, records: Sequence[Record]) -> None:
-    """Writes one table of tab-separated values; of several sampled answers it holds the first, as that kit knows one prediction a question.
-
-    A question with choices has them as A, B, ... and the right letter as its answer; an open one has empty option columns and its answer in words.
-    """
-    widest = max((len(record.choices) for record in records), default=0)
-    if widest > len(ascii_uppercase):
-        raise ValueError(
-            f'a question has {widest} choices, and VLMEvalKit names them by one letter each: at most {len(ascii_uppercase)} can be exported.'
-        )
-    letters = ascii_uppercase[:widest]
-    columns = ['index', 'question', *letters, 'answer', 'prediction', 'category', 'l2-category', 'hit']
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, delimiter='\t', lineterminator='\n', restval='')
-    writer.writeheader()
-    writer.writerows(_vlmevalkit_row(record) for record in sorted(records, key=lambda record: record.doc_id))
-    jsonl.write_whole(path, out.getvalue())
-
-
-def _vlmevalkit_row(record: Record) -> dict[str, object]:
-    first = record.attempts[0]
-    letter = dict(zip(record.choices, ascii_uppercase, strict=False)).get(record.answer, record.answer)
+def _lmms_eval_row(doc_id: int, question: Question, record: Record) -> dict[str, object]:
+    """Of one reply the kit keeps the words, of several a list; replies that no filter has changed it keeps once."""
+    said = [attempt.answer or '' for attempt in record.attempts]
     return {
-        'index': record.doc_id,
-        'question': record.prompt,
-        **dict(zip(ascii_uppercase, record.choices, strict=False)),
-        'answer': letter,
-        'prediction': first.answer or '',
-        'category': record.task,
-        'l2-category': CATEGORY_OF[record.task],
-        'hit': '' if first.grade is None else f'{first.grade:g}',
+        'doc_id': doc_id,
+        'input': question.prompt,
+        'target': question.answer,
+        'filtered_resps': said[0] if len(said) == 1 else said,
+        'doc_hash': hash_text(json.dumps(document(question), indent=2, ensure_ascii=False)),
+        'score': record.score,
+        'exact': None if record.score is None else float(record.score == 1.0),
+        record.metric: record.score,
     }
+
+
+def write_vlmevalkit(folder: Path, answered: dict[str, Record], questions: Sequence[Question]) -> None:
+    """Writes the answers to questions with choices and to open ones; of several sampled answers the first, as that kit knows one a question."""
+    asked = [question for question in questions if question.id in answered]
+    index_of = indices(asked)
+    for kind, members in by_kind(asked).items():
+        out = io.StringIO()
+        write_table(
+            out,
+            [
+                {'index': index_of[question.id], **columns(question), **_prediction(answered[question.id])}
+                for question in members
+            ],
+        )
+        files.write_whole(folder / f'{NAME}_{kind}.tsv', out.getvalue())
+
+
+def _prediction(record: Record) -> dict[str, str]:
+    first = record.attempts[0]
+    return {'prediction': cell(first.answer or ''), 'hit': '' if first.grade is None else f'{first.grade:g}'}

@@ -8,7 +8,7 @@ from typing import Literal
 
 import jax
 
-from input_pipeline.loader import LoaderSettings, Sample, SampleSource
+from input_pipeline.loader import LoaderSettings, Sample, SampleSource, read_questions
 from input_pipeline.schema import Question, Task
 from input_pipeline.tasks import grade
 from rarl_jax.conversation.controls import CropControl
@@ -98,7 +98,7 @@ def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
         records = judge_records(records, judge, {'panel_understanding'})
         rewrite_samples(folder, records)
     results = write_results(folder, provenance(run, name), records)
-    write_exports(folder / 'exports', records)
+    write_exports(folder / 'exports', records, read_questions(run.data_dir, stage.split))
     run.metrics.write(run.global_step(name), name, headline(results))
 
 

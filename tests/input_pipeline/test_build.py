@@ -15,7 +15,8 @@ from PIL import Image
 from configs import build_ai4va_fg
 from input_pipeline.balance import BalanceSettings
 from input_pipeline.build import BuildSettings, build, load_reader
-from input_pipeline.exports.common import bare_prompt
+from input_pipeline.exports.common import bare_prompt, indices
+from input_pipeline.grading import INSTRUCTION
 from input_pipeline.loader import LoaderSettings, load, read_questions
 from input_pipeline.report import notices
 from input_pipeline.schema import TASKS
@@ -23,7 +24,7 @@ from input_pipeline.tasks import TaskSettings
 from tests.input_pipeline.pages import write_folder
 
 EVIL = '<script>alert("x")</script>'
-FORMATS = ('verl', 'llamafactory', 'vlmevalkit', 'lmms_eval')
+FORMATS = ('verl', 'trl', 'llamafactory', 'vlmevalkit', 'lmms_eval')
 
 
 def settings(folder, **changes):
@@ -213,7 +214,10 @@ def test_verl_parquet(built, questions):
     for split, own in questions.items():
         rows = pq.read_table(folder / 'out/exports/verl' / f'{split}.parquet').to_pylist()
         for index, (row, question) in enumerate(zip(rows, own, strict=True)):
-            assert row['prompt'] == [{'role': 'user', 'content': f'<image>\n{question.prompt}'}]
+            assert row['prompt'] == [
+                {'role': 'system', 'content': INSTRUCTION},
+                {'role': 'user', 'content': f'<image>\n{question.prompt}'},
+            ]
             assert row['reward_model'] == {'style': 'rule', 'ground_truth': question.answer}
             assert (row['data_source'], row['ability']) == (f'ai4va_fg/{question.task}', question.category)
             extra = row['extra_info']
@@ -248,7 +252,8 @@ def test_llamafactory_sharegpt(built, questions):
         rows = json.loads((root / entry['file_name']).read_text())
         for row, question in zip(rows, own, strict=True):
             human, gpt = row[entry['columns']['messages']]
-            assert (human['from'], gpt['from'], gpt['value']) == ('human', 'gpt', question.answer)
+            assert (human['from'], gpt['from'], gpt['value']) == ('human', 'gpt', f'<answer>{question.answer}</answer>')
+            assert row[entry['columns']['system']] == INSTRUCTION
             assert human['value'] == f'<image>{question.prompt}'
             assert human['value'].count('<image>') == len(row[entry['columns']['images']]) == 1
             assert (root / row['images'][0]).is_file()
@@ -262,7 +267,8 @@ def test_vlmevalkit_tsv(built, questions):
         frame = pd.read_csv(
             folder / f'out/exports/vlmevalkit/ComicsFG_{kind}.tsv', sep='\t', dtype=str, keep_default_na=False
         )
-        assert list(frame['index']) == [str(i) for i in range(len(frame))]
+        index_of = indices(questions['test'])
+        assert list(frame['index']) == [str(index_of[i]) for i in frame['id']]
         images = dict(zip(frame['index'], frame['image'], strict=True))
         for row in frame.to_dict('records'):
             question = by_id[row['id']]
@@ -315,12 +321,10 @@ def test_lmms_eval_task_folder(built, questions):
             assert utils.process_results(doc, [f'Hm. <answer> {question.answer.upper()} </answer>'])['score'] == 1.0
             assert utils.process_results(doc, ['no idea'])['exact'] == 0.0
     assert sorted(seen) == sorted(by_id)
-    counting = {'task': 'character_counting', 'choices': [], 'answer': '3'}
-    assert utils.process_results(counting, ['There are 4.']) == {'score': 0.5, 'exact': 0.0}
-    order = {'task': 'panel_reordering', 'choices': [], 'answer': 'B, A, C'}
-    assert utils.process_results(order, ['B, C, A']) == {'score': pytest.approx(1 / 3), 'exact': 0.0}
-    letter = {'task': 'action_recognition', 'choices': ['run', 'sit'], 'answer': 'sit'}
-    assert utils.process_results(letter, ['(B)'])['exact'] == 1.0
+    assert (group['aggregate_metric_list'][0]['metric'], group['aggregate_metric_list'][0]['weight_by_size']) == (
+        'score',
+        True,
+    )
 
 
 def test_the_loader_reads_what_was_built(built):
