@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,10 +47,12 @@ def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: 
     """The folder of the policy that the run starts from; with an empty path one with random weights is made, as settings.fresh says."""
     if settings.path:
         return Path(settings.path)
-    folder = workdir / 'init'
-    if not (folder / 'model.safetensors').is_file():
+    folder, made = workdir / 'init', workdir / 'init.incomplete'
+    if not folder.is_dir():  # a folder of that name is whole
         make = load_policy_kind(settings.fresh.kind).make
-        make(folder, settings.fresh, read_questions(data_dir, 'train'), settings.page, seed)
+        shutil.rmtree(made, ignore_errors=True)
+        make(made, settings.fresh, read_questions(data_dir, 'train'), settings.page, seed)
+        made.rename(folder)
     return folder
 
 

@@ -155,7 +155,7 @@ def differences(before: Any, after: Any, path: str = 'config') -> Iterator[str]:
 
 def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None, mesh: Mesh) -> Run:
     """Everything that is made once; the policy and `done` as the newest checkpoint has them."""
-    console = Console(quiet=not processes.is_first())
+    console = Console(quiet=not processes.is_first(), markup=False)
     data_dir = processes.first_before_others(lambda: prepare_data(settings.data, workdir, settings.seed, console))
     folder = processes.first_before_others(lambda: prepare_model(settings.model, data_dir, workdir, settings.seed))
     model = build_model(settings.model, Config.from_folder(folder), mesh)
@@ -223,9 +223,9 @@ def write_reports(run: Run) -> None:
         write_whole(run.workdir / 'results.md', to_markdown(table))
     run.metrics.close()
     page = build_report([run.workdir])
-    run.console.print(f'Report: {page}', markup=False)
+    run.console.print(f'Report: {page}')
     if run.training:
-        run.console.print(f'Policy: {run.workdir / "export"} (a Hugging Face folder)', markup=False)
+        run.console.print(f'Policy: {run.workdir / "export"} (a Hugging Face folder)')
 
 
 def build_data(settings: BuildSettings) -> None:

@@ -26,7 +26,7 @@ def compare(settings: CompareSettings, workdir: Path) -> Report:
         FileNotFoundError: model.path or reference is no folder.
         ValueError: torch is not installed, or a folder cannot be read.
     """
-    console, folder = Console(), _folder('model.path', settings.model.path)
+    console, folder = Console(markup=False), _folder('model.path', settings.model.path)
     reference_folder = _folder('reference', settings.reference) if settings.reference else folder
     config = Config.from_folder(folder)
     talk = make_talk(folder, config, settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import rich.table
 from jaxtyping import Float
 
 from rarl_jax.compare_torch.talk import Greedy, Side
+from rarl_jax.runtime import files
 
 QUIET = 0.1  # share of the median length under which a vector's length is no measure: a blank patch is next to nothing
 
@@ -125,5 +125,4 @@ def summary(report: Report) -> str:
 def write_json(path: Path, report: Report) -> None:
     found = asdict(report) | {'verdict': report.verdict, 'first_difference': report.first_difference}
     found['largest_difference'] = report.largest.difference
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1, allow_nan=False) + '\n')
+    files.write_json(path, found)

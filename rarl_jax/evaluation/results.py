@@ -188,10 +188,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f'{path} was not found: the evaluation that writes it has not finished, so run its stage again.'
         )
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{path} is not JSON ({error}): run its stage again to write it anew.') from error
+    return jsonl.load_json(path, fix='run its stage again to write it anew')
 
 
 def source_commit() -> str:

@@ -77,7 +77,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     if not path.exists():
         jsonl.write_whole(path, json.dumps(identity, indent=2) + '\n')
         return
-    begun = json.loads(path.read_text(encoding='utf-8'))
+    begun = jsonl.load_json(path, fix='evaluate into another folder, or delete this one')
     changed = sorted(name for name in begun.keys() | identity.keys() if begun.get(name) != identity.get(name))
     if changed:
         name = changed[0]

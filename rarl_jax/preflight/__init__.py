@@ -33,7 +33,7 @@ def preflight(config: ConfigDict, device_gb: float, processes: int) -> bool:
     Raises:
         ValueError: the config has no stage whose update could be compiled.
     """
-    settings, start, console = settings_from(config.to_dict()), time.monotonic(), Console()
+    settings, start, console = settings_from(config.to_dict()), time.monotonic(), Console(markup=False)
     if not isinstance(settings, RunSettings):
         raise ValueError('--preflight: this config builds a data set and trains nothing; give the config of a run.')
     axes = replace(settings.mesh, data=settings.mesh.data or 1)  # of devices that are not there, as few as will do

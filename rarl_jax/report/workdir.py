@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -96,12 +95,7 @@ def _try(read: Callable[[], T], otherwise: T, notes: list[str]) -> T:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / 'config.json'
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{path} is not JSON ({error}): start the run again to write it anew.') from error
+    return jsonl.load_json(path, fix='put back the copy that the run wrote') if path.exists() else {}
 
 
 def _read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,9 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
+from configs import quickstart as quickstart_config
 from rarl_jax.run import folder_problem, take_workdir
+from rarl_jax.settings import settings_from
 from tests.commands import QUICK, ROOT, launch
 
 
@@ -114,18 +116,12 @@ def test_a_baseline_begins_with_the_policy_that_the_run_began_with(tmp_path):
             ['--config=configs/rarl.py', '--config.data.dir=README.md', '--config.model.path=.'],
             'is a file and no folder',
         ),
-        (['--config=configs/quickstart.py:smoke', '--config.stage.main.save_every=0'], 'config.stage.main: steps is 2'),
-        (['--config=configs/quickstart.py:smoke', '--config.stage.main.steps=0'], 'steps is 0 and save_every'),
-        (['--config=configs/quickstart.py:smoke', '--config.stage.main.show_every=-1'], 'show_every is -1'),
         (
             ['--config=configs/quickstart.py:smoke', "--config.compare=('main:zoom',)"],
             "config.compare names ['main:zoom']",
         ),
         (['--config=configs/quickstart.py:smoke', '--config.model.path=\x1b[31mx\u202e'], r'\x1b[31mx\u202e'),
-        (['--config=configs/quickstart.py:smoke', '--config.mesh.tensor=0'], 'tensor 0 and cpu_devices'),
         (['--config=configs/quickstart.py:smoke', '--config.mesh.fsdp=64'], 'needs 64 devices, found'),
-        (['--config=configs/quickstart.py:smoke', "--config.mesh.rules.embed=('x',)"], "rules has embed=('x',)"),
-        (['--config=configs/quickstart.py:smoke', '--config.seed=-1'], 'error: config.seed is -1, expected 0'),
         ([], 'Flag --config must have a value'),
     ],
 )
@@ -238,6 +234,28 @@ def test_an_ascii_terminal_ends_no_run(tmp_path):
     done = launch('--config=configs/quickstart.py:smoke', f'--workdir={tmp_path}', **plain)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'report' / 'index.html').is_file()
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'told'),
+    [
+        ('stage.main.save_every', 0, 'config.stage.main: steps is 2 and save_every 0'),
+        ('stage.main.steps', 0, 'config.stage.main: steps is 0'),
+        ('stage.main.show_every', -1, 'config.stage.main: show_every is -1'),
+        ('mesh.tensor', 0, 'tensor 0 and cpu_devices 2'),
+        ('mesh.data', -1, 'data is -1'),
+        ('mesh.rules.embed', ('x',), "rules has embed=('x',)"),
+        ('seed', -1, '^config.seed is -1, expected 0'),
+        ('keep_checkpoints', 0, '^config.keep_checkpoints is 0'),
+        ('compare', ('main:zoom',), "config.compare names ['main:zoom']"),
+        ('data.pages.test', -3, 'pages.test is -3'),
+    ],
+)
+def test_settings_that_cannot_be_are_told_by_name(key, value, told):
+    config = quickstart_config.get_config('smoke')
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=told.replace('[', r'\[').replace('(', r'\(').replace(')', r'\)')):
+        settings_from(config.to_dict())
 
 
 def test_a_relative_path_from_another_folder_is_told(tmp_path, monkeypatch):
