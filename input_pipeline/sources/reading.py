@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import TypeVar
 
 from input_pipeline.pictures import MAX_ASPECT, PictureError, decode, is_turned
 from input_pipeline.schema import Box, Page
 
+T = TypeVar('T')
+
 EXAMPLES = 5  # names kept for each reason, so that a report stays short
+OUTSIDE = 'image name points outside the folder'
+_WHOLE = re.compile(r'\s*([+-]?\d{1,30})(?:\.0*)?\s*')
 
 Progress = Callable[[int, int], None]  # told how many of how many pages are read
 
@@ -71,24 +76,70 @@ class Tally:
         )
 
 
+def check_count(page: str, annotations: int, most: int, tally: Tally) -> bool:
+    """Whether a page holds no more than `most` annotations; one that holds more is counted as left out."""
+    if annotations > most:
+        tally.drop(f'page with more than {most} annotations', page)
+        tally.lost_with_pages += annotations
+    return annotations <= most
+
+
 def count_annotations(page: Page) -> int:
     """How many things a page holds."""
     return len(page.panels) + len(page.characters) + len(page.balloons) + len(page.regions)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; a broken one is refused with its name and place."""
+# ---------------------------------------------------------------- what sources write, as it is meant
+
+
+def read_json(path: Path, kind: type[T] = dict) -> T:
+    """The content of a JSON file in any of Unicode's encodings, with or without a byte order mark; ValueError if it is none or holds no `kind`."""
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        reason = 'nested too deep' if isinstance(error, RecursionError) else error
         raise ValueError(
-            f'{path} is not valid JSON ({error}): it is cut off or not an annotation file; copy it again.'
+            f'{path} is not valid JSON ({reason}): it is cut off or not an annotation file; copy it again.'
         ) from None
+    if not isinstance(content, kind):
+        raise ValueError(
+            f'{path} holds a {type(content).__name__}, expected a {kind.__name__}: it is no annotation file.'
+        )
+    return content
 
 
 def tidy(text: str | None) -> str | None:
-    """A text from a source on one line with single spaces; None where there is no word in it."""
-    return ' '.join((text or '').split()) or None
+    """A text from a source on one line with single spaces; None where there is no word in it. Half a surrogate pair becomes '?'."""
+    return ' '.join((text or '').encode('utf-8', 'replace').decode().split()) or None
+
+
+def whole(value: object) -> int | None:
+    """The whole number meant by 400, 400.0, '400' or ' 400.0 '; None for anything else."""
+    if isinstance(value, str):
+        number = _WHOLE.fullmatch(value)
+        return int(number[1]) if number else None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def as_key(value: object) -> str | None:
+    """An id as text, the same for every spelling of a whole number; None for what is no id."""
+    number = whole(value)
+    return str(number) if number is not None else value.strip() or None if isinstance(value, str) else None
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def place_box(corners: Sequence[float], size: tuple[int, int], min_side: float, tally: Tally, where: str) -> Box | None:
+    """A box (x1, y1, x2, y2 px) clipped to its page of `size` (width, height); None with the reason counted."""
+    box, changed = clip_box(corners, *size, min_side)
+    if box is None:
+        tally.drop('box outside its page, empty or not a number', where)
+    elif changed:
+        tally.lack('box clipped to its page', where)
+    return box
 
 
 def clip_box(box: Sequence[float], width: int, height: int, min_side: float) -> tuple[Box | None, bool]:
@@ -107,24 +158,31 @@ def clip_box(box: Sequence[float], width: int, height: int, min_side: float) -> 
     return clipped, moved
 
 
+# ---------------------------------------------------------------- images
+
+
+def path_parts(name: str) -> tuple[str, ...]:
+    """The folders and the file of a path as Windows or Unix writes it; () for one that is absolute or leads out, by a drive or '..'."""
+    path = PureWindowsPath(name)
+    return () if path.drive or path.root or '..' in path.parts or '\x00' in name else path.parts
+
+
 def find_image(folder: Path, subfolders: Iterable[str], name: str) -> tuple[Path | None, str | None]:
     """The image file called `name` in one of the subfolders, or None and the reason.
 
     A name that is absolute or leads out of `folder`, by '..' or by a link, is never opened.
     """
-    if not name or '\x00' in name or Path(name).is_absolute() or '..' in Path(name).parts or '\\' in name:
-        return None, 'image name points outside the folder'
-    root = folder.resolve()
+    parts = path_parts(name)
+    if not parts:
+        return None, OUTSIDE
+    root, folder = folder.resolve(), folder.absolute()
     for subfolder in subfolders:
+        path = folder.joinpath(subfolder, *parts)
         try:
-            path = (folder / subfolder / name).resolve()
-            found = path.is_file()
-        except (OSError, RuntimeError):  # a name too long, a link to itself
+            if path.is_file():
+                return (path, None) if path.resolve().is_relative_to(root) else (None, OUTSIDE)
+        except (OSError, RuntimeError, ValueError):  # a name too long, a link to itself, half a surrogate pair
             continue
-        if found and not path.is_relative_to(root):
-            return None, 'image name points outside the folder'
-        if found:
-            return path, None
     return None, 'image file missing'
 
 

@@ -13,57 +13,71 @@ Keyed by image file name and annotation id; every field is optional and null mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.sources.reading import read_json
+from input_pipeline.sources.reading import as_key, path_parts, read_json, whole
 
 VERSION = 1
-PAGE_FIELDS: dict[str, type] = {'series': str, 'reading_direction': str, 'description': str, 'annotations': dict}
-ANNOTATION_FIELDS: dict[str, type | tuple[type, ...]] = {
-    'action': str,
-    'identity': str,
-    'text': str,
-    'description': str,
-    'reading_order': int,
-    'speaker': (int, str),
-    'round': bool,
+DIRECTIONS = ('left_to_right', 'right_to_left')
+
+
+def _of(kind: type) -> Callable[[Any], Any]:
+    return lambda value: value if isinstance(value, kind) else None
+
+
+# key -> (what turns a value into the one that is meant, None for a value that cannot be meant; what is expected)
+PAGE_FIELDS = {
+    'series': (_of(str), 'a text'),
+    'reading_direction': (lambda value: value if value in DIRECTIONS else None, ' or '.join(DIRECTIONS)),
+    'description': (_of(str), 'a text'),
+    'annotations': (_of(dict), 'an object'),
 }
-READING_DIRECTIONS = ('left_to_right', 'right_to_left')
+ANNOTATION_FIELDS = {
+    **dict.fromkeys(('action', 'identity', 'text', 'description'), (_of(str), 'a text')),
+    'reading_order': (whole, 'a whole number'),
+    'speaker': (as_key, 'an annotation id'),
+    'round': (_of(bool), 'true or false'),
+}
 
 
 def read_sidecar(path: Path) -> dict[str, dict[str, Any]]:
-    """The sidecar's pages by image file name, checked key by key; {} where there is no sidecar."""
-    if not path.is_file():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get('version') != VERSION or not isinstance(content.get('pages'), dict):
+    """The sidecar's pages by path of their image file (with '/'), checked key by key, annotation ids spelled alike."""
+    content = read_json(path, object)
+    if (
+        not isinstance(content, dict)
+        or whole(content.get('version')) != VERSION
+        or not isinstance(content.get('pages'), dict)
+    ):
         raise ValueError(
             f'{path} is not a sidecar of version {VERSION}: expected {{"version": {VERSION}, "pages": {{...}}}}.'
         )
-    for name, page in content['pages'].items():
-        _check_fields(path, name, page, PAGE_FIELDS)
-        direction = page.get('reading_direction')
-        if direction is not None and direction not in READING_DIRECTIONS:
-            raise ValueError(
-                f'{path}: page {name}: reading_direction is {direction!r}, expected one of {READING_DIRECTIONS}.'
-            )
-        for key, fields in (page.get('annotations') or {}).items():
-            _check_fields(path, f'{name}, annotation {key}', fields, ANNOTATION_FIELDS)
-    return content['pages']
+    pages: dict[str, dict[str, Any]] = {}
+    for name, entry in content['pages'].items():
+        page = _clean(f'{path}: page {name}', entry, PAGE_FIELDS)
+        page['annotations'] = {
+            as_key(key) or key: _clean(f'{path}: {name}, annotation {key}', facts, ANNOTATION_FIELDS)
+            for key, facts in (page.get('annotations') or {}).items()
+        }
+        if pages.setdefault('/'.join(path_parts(name)) or name, page) is not page:
+            raise ValueError(f'{path}: page {name} is there twice: join the two entries.')
+    return pages
 
 
-def _check_fields(path: Path, where: str, fields: Any, expected: Mapping[str, Any]) -> None:
+def _clean(where: str, fields: Any, expected: Mapping[str, tuple[Callable[[Any], Any], str]]) -> dict[str, Any]:
+    """The fields with their values as they are meant; null counts as absent."""
     if not isinstance(fields, dict):
         raise ValueError(
-            f'{path}: {where}: found {type(fields).__name__}, expected an object with keys among {sorted(expected)}.'
+            f'{where}: found {type(fields).__name__}, expected an object with keys among {sorted(expected)}.'
         )
+    clean = {}
     for key, value in fields.items():
         if key not in expected:
-            raise ValueError(f'{path}: {where}: unknown key {key!r}, expected one of {sorted(expected)}.')
-        right = value is None or isinstance(value, expected[key])
-        if isinstance(value, bool) and expected[key] is not bool:
-            right = False  # bool is an int to Python, and true is no reading order
-        if not right:
-            raise ValueError(f'{path}: {where}: {key} is {value!r}, expected {expected[key]}.')
+            raise ValueError(f'{where}: unknown key {key!r}, expected one of {sorted(expected)}.')
+        mean, wanted = expected[key]
+        if value is not None:
+            clean[key] = mean(value)
+            if clean[key] is None:
+                raise ValueError(f'{where}: {key} is {value!r}, expected {wanted}.')
+    return clean

@@ -204,7 +204,7 @@ def test_a_page_of_30_megapixels_is_read(tmp_path):
     assert report.dropped == {}
 
 
-@pytest.mark.parametrize('size', [(0, 10), (-5, 10), ('400', 560), (True, 560)])
+@pytest.mark.parametrize('size', [(0, 10), (-5, 10), ('4x0', 560), (400.5, 560), (None, 560), (True, 560)])
 def test_an_impossible_size_is_counted(folder, size):
     edit(folder, lambda coco: coco['images'][0].update(width=size[0], height=size[1]))
     _, report = ai4va.read(folder, SETTINGS)
