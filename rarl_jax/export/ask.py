@@ -3,7 +3,7 @@
     vllm serve EXPORT --limit-mm-per-prompt '{"image": 5}'
     python EXPORT/ask.py PAGE.png 'What is the figure in red doing?' --url http://localhost:8000/v1
 
-Lies in every exported folder beside rarl.json, which holds all words and numbers; needs Pillow, and `openai` for a server.
+Lies in every exported folder beside rarl.json, which holds all words and numbers, and needs Pillow alone.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+import urllib.request
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -135,34 +136,32 @@ def as_rgb(image):
 
 def server(url, key, model, told):
     """`complete` of an OpenAI-compatible server, greedy. A turn that stops at a call drafted in a thought goes on, which vLLM can do."""
-    from openai import OpenAI
-
-    client, limits = OpenAI(base_url=url, api_key=key), (told['page'], told['crop'])
-    extra = {}
-    if limits[0] != limits[1]:  # pictures are sent at their size: the server's limits must hold for both kinds
-        ends = {
-            'min_pixels': min(one['min_pixels'] for one in limits),
-            'max_pixels': max(one['max_pixels'] for one in limits),
-        }
-        extra['mm_processor_kwargs'] = ends
-    fixed = {'model': model, 'temperature': 0, 'stop': [told['stop']]}
+    limits, stop = (told['page'], told['crop']), told['stop']
+    fixed = {'model': model, 'temperature': 0, 'stop': [stop]}
     fixed['logit_bias'] = {str(token): -100 for token in told['banned_ids']}
+    if limits[0] != limits[1]:  # pictures are sent at their size: the server's limits must hold for both kinds
+        low, high = min(one['min_pixels'] for one in limits), max(one['max_pixels'] for one in limits)
+        fixed['mm_processor_kwargs'] = {'min_pixels': low, 'max_pixels': high}
 
     def complete(messages):
-        turn, left = '', told['budget']['turn_tokens']
+        turn, left, going_on = '', told['budget']['turn_tokens'], {}
         while True:
             begun = [{'role': 'assistant', 'content': turn}] if turn else []
-            going_on = {'continue_final_message': True, 'add_generation_prompt': False} if turn else {}
-            reply = client.chat.completions.create(
-                messages=encoded(messages) + begun, max_tokens=left, extra_body=extra | going_on, **fixed
-            )
-            choice, left = reply.choices[0], left - reply.usage.completion_tokens
-            turn += choice.message.content or ''
-            if turn.count('<tool_call>') > turn.count(told['stop']) and choice.finish_reason == 'stop':
-                turn += told['stop']  # servers leave out what they stop at
+            body = {**fixed, **going_on, 'messages': encoded(messages) + begun, 'max_tokens': left}
+            head = {'Content-Type': 'application/json', 'Authorization': f'Bearer {key}'}
+            request = urllib.request.Request(f'{url}/chat/completions', json.dumps(body).encode(), head)
+            with urllib.request.urlopen(request, timeout=600) as reply:
+                reply = json.load(reply)
+            choice, ended = reply['choices'][0], reply['choices'][0]['finish_reason'] == 'stop'
+            turn += choice['message']['content'] or ''
+            at_call = choice.get('stop_reason') in (stop, told['stop_ids'][1])  # as vLLM tells it
+            if ended and not turn.endswith(stop) and (at_call or turn.count('<tool_call>') > turn.count(stop)):
+                turn += stop  # servers leave out what they stop at
+            left -= reply['usage']['completion_tokens']
             thinking = '<think>' in turn.rpartition('</think>')[2]
-            if choice.finish_reason != 'stop' or not (thinking and turn.endswith(told['stop'])) or left < 1:
-                return turn, choice.finish_reason == 'stop'
+            if not (ended and thinking and turn.endswith(stop)) or left < 1:
+                return turn, ended
+            going_on = {'continue_final_message': True, 'add_generation_prompt': False}
 
     return complete
 

@@ -1,7 +1,12 @@
 """The loop that lies in every export is the one of the sampler: same reading of a turn, same boxes, same pictures, same messages."""
 
+import base64
 import dataclasses
+import io
 import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -144,3 +149,60 @@ def test_the_answer_of_a_turn_that_was_cut_off():
     told = describe(here, BUDGET)
     for text, expected in (('<answer>a</answer> and', 'a'), ('<tool_call>', None), ('', None)):
         assert ask.ask(page(), 'q', lambda messages, text=text: (text, False), told) == (expected, [])
+
+
+class Endpoint(ThreadingHTTPServer):
+    """Gives prepared choices, and keeps what it was sent."""
+
+    daemon_threads = True
+
+    def __init__(self, *choices):
+        super().__init__(('127.0.0.1', 0), Answering)
+        self.choices, self.sent = list(choices), []
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+
+class Answering(BaseHTTPRequestHandler):
+    def do_POST(self):  # the name that http.server calls
+        self.server.sent.append(json.loads(self.rfile.read(int(self.headers['Content-Length']))))
+        text, reason, stop = self.server.choices.pop(0)
+        choice = {'message': {'content': text}, 'finish_reason': reason, 'stop_reason': stop}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({'choices': [choice], 'usage': {'completion_tokens': 5}}).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_stops_at_calls(monkeypatch):
+    """It leaves out what it stopped at; a call in a thought is no end; pictures arrive pixel for pixel."""
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    here = host()
+    told = json.loads(json.dumps(describe(here, BUDGET)))
+    call = json.dumps({'name': TOOL_NAME, 'arguments': {'bbox_2d': [10, 10, 90, 90]}})
+    endpoint = Endpoint(
+        ('<think>I could <tool_call>{}', 'stop', '</tool_call>'),
+        (f'.</think><tool_call>{call}', 'stop', told['stop_ids'][1]),
+        ('nothing opened it ', 'stop', told['stop_ids'][1]),
+        ('<answer>a</answer>', 'stop', None),
+    )
+    complete = ask.server(f'http://127.0.0.1:{endpoint.server_address[1]}', 'k', 'm', told)
+    answer, boxes = ask.ask(page(), 'q', complete, told)
+    assert answer == 'a' and len(boxes) == 1
+    first, second, third, fourth = endpoint.sent
+    assert second['messages'][-1]['content'] == '<think>I could <tool_call>{}</tool_call>'
+    assert second['continue_final_message'] and not second['add_generation_prompt'] and second['max_tokens'] == 35
+    assert 'continue_final_message' not in third and third['max_tokens'] == first['max_tokens'] == 40
+    assert first['temperature'] == 0 and set(map(int, first['logit_bias'])) == set(here.chat.banned_ids)
+    assert first['mm_processor_kwargs'] == {'min_pixels': 784, 'max_pixels': 168 * 224}
+    assert fourth['messages'][-2]['content'] == 'nothing opened it </tool_call>'
+    assert fourth['messages'][-1]['content'][1]['text'] == told['failures']['bad_json']
+    urls = [part['image_url']['url'] for part in third['messages'][-1]['content'] if part['type'] == 'image_url']
+    crop = Image.open(io.BytesIO(base64.b64decode(urls[0].partition(',')[2])))
+    x1, y1, x2, y2 = boxes[0]
+    assert np.array_equal(
+        crop, ask.fit(page().crop((int(x1), int(y1), math.ceil(x2), math.ceil(y2))), told['crop'], 28)
+    )
+    endpoint.shutdown()
+    endpoint.server_close()
