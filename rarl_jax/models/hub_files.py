@@ -34,10 +34,8 @@ class Stored:
     """One tensor in a file."""
 
     file: Path
-    # In the file; a reader may know it by another.
-    name: str
-    # The format's word: 'F32', 'BF16', ...
-    dtype: str
+    name: str  # in the file; a reader may know it by another
+    dtype: str  # the format's word: 'F32', 'BF16', ...
     shape: tuple[int, ...]
 
 
@@ -142,8 +140,7 @@ class Outgoing:
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    # Brings its value to the host, when its turn comes.
-    fetch: Callable[[], np.ndarray]
+    fetch: Callable[[], np.ndarray]  # brings its value to the host, when its turn comes
 
     @property
     def size(self) -> int:

@@ -32,14 +32,10 @@ PREFIXES = {
 class LoraConfig:
     """What is adapted, and how much."""
 
-    # Width of the factors.
-    rank: int
-    # The product is scaled by alpha / rank.
-    alpha: float
-    # Linear maps of every layer, by their names on the hub: 'q_proj', 'down_proj', 'qkv', ...
-    targets: tuple[str, ...]
-    # Whether the vision tower is adapted too, where it has a map of these names.
-    vision: bool = False
+    rank: int  # width of the factors
+    alpha: float  # the product is scaled by alpha / rank
+    targets: tuple[str, ...]  # linear maps of every layer, by their names on the hub: 'q_proj', 'down_proj', 'qkv', ...
+    vision: bool = False  # whether the vision tower is adapted too, where it has a map of these names
 
     def __post_init__(self):
         if self.rank < 1 or not self.targets:

@@ -49,7 +49,11 @@ def test_the_quickstart_leaves_what_a_user_relies_on(quickstart):
         assert (quickstart / path).is_file(), path
     for name in ('tokenizer', 'tokenizer_config', 'preprocessor_config', 'generation_config', 'config'):
         assert (quickstart / 'export' / f'{name}.json').is_file(), name
-    assert (quickstart / 'export' / 'chat_template.jinja').is_file()
+    for name in ('chat_template.jinja', 'ask.py', 'README.md'):
+        assert (quickstart / 'export' / name).is_file(), name
+    told, given = (json.loads((quickstart / name).read_text()) for name in ('export/rarl.json', 'config.json'))
+    assert [told[kind] for kind in ('page', 'crop')] == [given['model'][kind] for kind in ('page', 'crop')]
+    assert told['budget'] == given['conversation']['budget']
     assert list((quickstart / 'tensorboard').iterdir()) and list((quickstart / 'rollouts').glob('main-*.jsonl'))
 
 

@@ -17,26 +17,16 @@ from rarl_jax.runtime.files import load_json
 class TextConfig:
     """The decoder."""
 
-    # Rows of the embedding table (V).
-    vocab_size: int
-    # Width of the residual stream (D).
-    hidden_size: int
-    # Width of the gated MLP (F).
-    intermediate_size: int
-    # Decoder layers (L).
-    num_layers: int
-    # Query heads (N).
-    num_heads: int
-    # Key and value heads (K), divides num_heads.
-    num_kv_heads: int
-    # Base of the rotary frequencies.
-    rope_theta: float
-    # Frequencies that turn with time, height and width; they sum to half a head.
-    mrope_section: tuple[int, int, int]
-    # Added to the mean square in every norm of the decoder.
-    rms_norm_eps: float
-    # The head is the embedding table.
-    tie_word_embeddings: bool
+    vocab_size: int  # rows of the embedding table (V)
+    hidden_size: int  # width of the residual stream (D)
+    intermediate_size: int  # width of the gated MLP (F)
+    num_layers: int  # decoder layers (L)
+    num_heads: int  # query heads (N)
+    num_kv_heads: int  # key and value heads (K), divides num_heads
+    rope_theta: float  # base of the rotary frequencies
+    mrope_section: tuple[int, int, int]  # frequencies that turn with time, height and width; they sum to half a head
+    rms_norm_eps: float  # added to the mean square in every norm of the decoder
+    tie_word_embeddings: bool  # the head is the embedding table
     # Longest context the weights were trained for, tokens; told to other programs only.
     max_position_embeddings: int = 128_000
 
@@ -61,43 +51,33 @@ class TextConfig:
 class VisionConfig:
     """The vision tower."""
 
-    # Blocks (L).
-    depth: int
-    # Width of a patch (C).
-    hidden_size: int
-    # Width of the gated MLP.
-    intermediate_size: int
-    # Attention heads.
-    num_heads: int
-    # Width of a merged token = the decoder's hidden_size.
-    out_hidden_size: int
+    depth: int  # blocks (L)
+    hidden_size: int  # width of a patch (C)
+    intermediate_size: int  # width of the gated MLP
+    num_heads: int  # attention heads
+    out_hidden_size: int  # width of a merged token = the decoder's hidden_size
     # Blocks in which a patch sees its whole image; in the others it sees a window.
     fullatt_block_indexes: tuple[int, ...]
-    # Side of an attention window, px.
-    window_size: int = 112
-    # Side of a patch, px.
-    patch_size: int = 14
-    # Frames a patch spans; a still image is repeated.
-    temporal_patch_size: int = 2
-    # Patches along a side of a merged token.
-    spatial_merge_size: int = 2
-    # Colours.
-    in_channels: int = 3
+    window_size: int = 112  # side of an attention window, px
+    patch_size: int = 14  # side of a patch, px
+    temporal_patch_size: int = 2  # frames a patch spans; a still image is repeated
+    spatial_merge_size: int = 2  # patches along a side of a merged token
+    in_channels: int = 3  # colours
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads or self.head_dim % 4:
             raise ValueError(
-                f'vision config: hidden_size {self.hidden_size} over num_heads {self.num_heads} must be a multiple of 4 '
+                f'hidden_size {self.hidden_size} over num_heads {self.num_heads} must be a multiple of 4 '
                 f'(two axes of rotary pairs); correct config.json.'
             )
         if self.window_size % (self.patch_size * self.spatial_merge_size):
             raise ValueError(
-                f'vision config: window_size {self.window_size} must be a multiple of a merged token, '
+                f'window_size {self.window_size} must be a multiple of a merged token, '
                 f'{self.patch_size * self.spatial_merge_size} px; correct config.json.'
             )
         if any(not 0 <= index < self.depth for index in self.fullatt_block_indexes):
             raise ValueError(
-                f'vision config: fullatt_block_indexes {self.fullatt_block_indexes} must lie below depth {self.depth}; '
+                f'fullatt_block_indexes {self.fullatt_block_indexes} must lie below depth {self.depth}; '
                 'correct config.json.'
             )
 
@@ -133,17 +113,13 @@ class Config:
     model_type: ClassVar[str] = 'qwen2_5_vl'
     text: TextConfig
     vision: VisionConfig
-    # Stands for one merged token.
-    image_token_id: int = 151655
+    image_token_id: int = 151655  # stands for one merged token
     video_token_id: int = 151656
-    # Precedes an image's tokens, and follows them.
-    vision_start_token_id: int = 151652
+    vision_start_token_id: int = 151652  # precedes an image's tokens, and follows them
     vision_end_token_id: int = 151653
-    # Kept for other programs: ours reads them from the tokenizer.
-    bos_token_id: int | None = 151643
+    bos_token_id: int | None = 151643  # kept for other programs: ours reads them from the tokenizer
     eos_token_id: int | tuple[int, ...] | None = 151645
-    # Standard deviation of freshly drawn weight matrices.
-    init_scale: float = 0.02
+    init_scale: float = 0.02  # standard deviation of freshly drawn weight matrices
 
     def __post_init__(self):
         if self.vision.out_hidden_size != self.text.hidden_size:
@@ -153,7 +129,7 @@ class Config:
             )
         if not 0 <= self.image_token_id < self.text.vocab_size:
             raise ValueError(
-                f'config: image_token_id {self.image_token_id} must lie below vocab_size {self.text.vocab_size}; correct config.json.'
+                f'config: image_token_id {self.image_token_id} must lie below vocab_size {self.text.vocab_size}; correct it.'
             )
 
     @classmethod
@@ -256,9 +232,8 @@ def _text_from_hf(text: Mapping[str, Any], whole: Mapping[str, Any]) -> TextConf
         raise ValueError('use_sliding_window is true, which no published Qwen2.5-VL uses; set it to false.')
     if text.get('num_key_value_heads', 0) is None:  # as many as there are query heads
         text = {**text, 'num_key_value_heads': text.get('num_attention_heads', TEXT_SIZES['num_heads'][1])}
-    rope = next(
-        (part[name] for part in (text, whole) for name in ('rope_parameters', 'rope_scaling') if part.get(name)), {}
-    )
+    names = ('rope_parameters', 'rope_scaling')
+    rope = next((part[name] for part in (text, whole) for name in names if part.get(name)), {})
     kind = (rope.get('rope_type') or rope.get('type') or 'default') if isinstance(rope, dict) else rope
     if kind not in ('mrope', 'default'):
         raise ValueError(f"rope type is {kind!r}, expected 'mrope' or 'default'; other scalings are not supported.")
@@ -274,10 +249,11 @@ def _text_from_hf(text: Mapping[str, Any], whole: Mapping[str, Any]) -> TextConf
 def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
     if 'in_channels' not in vision and 'in_chans' in vision:
         vision = {**vision, 'in_channels': vision['in_chans']}
-    return VisionConfig(
-        fullatt_block_indexes=_list(vision, 'fullatt_block_indexes', FULL_BLOCKS),
-        **{field: _whole(vision, field, default, most, 1) for field, (default, most) in VISION_SIZES.items()},
-    )
+    try:
+        sizes = {field: _whole(vision, field, default, most, 1) for field, (default, most) in VISION_SIZES.items()}
+        return VisionConfig(fullatt_block_indexes=_list(vision, 'fullatt_block_indexes', FULL_BLOCKS), **sizes)
+    except ValueError as error:
+        raise ValueError(f'vision_config: {error}') from error
 
 
 def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -288,9 +264,8 @@ def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _refuse_quantized(*parts: Mapping[str, Any]) -> None:
-    for found in (
-        part[name] for part in parts for name in ('quantization_config', 'compression_config') if part.get(name)
-    ):
+    names = ('quantization_config', 'compression_config')
+    for found in (part[name] for part in parts for name in names if part.get(name)):
         method = found.get('quant_method', 'unnamed') if isinstance(found, dict) else found
         raise ValueError(
             f'the weights are quantized ({method}), which cannot be trained or read here; '

@@ -124,6 +124,7 @@ def test_numbers_are_bounded(name):
         (values[part] if part else values)[field] = value
         with pytest.raises(ValueError, match=f'{field} is ') as told:
             Config.from_hf(values)
+        assert ('vision_config: ' in str(told.value)) == bool(part)
         assert len(str(told.value)) < 200 and '\n' not in str(told.value)
 
 
