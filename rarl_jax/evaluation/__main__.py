@@ -17,6 +17,7 @@ from pathlib import Path
 import rich.console
 
 from rarl_jax.evaluation.tables import Result, load, side_by_side, to_markdown, to_rich
+from rarl_jax.runtime.messages import describe
 
 
 def load_all(arguments: list[str]) -> list[Result]:
@@ -47,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         table = side_by_side(load_all(options.results))
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(describe(error), file=sys.stderr)
         return 1
     if options.markdown:
         print(to_markdown(table), end='')

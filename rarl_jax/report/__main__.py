@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from rarl_jax.report.build import build_report
+from rarl_jax.runtime.messages import describe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,8 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(build_report(options.workdir))
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(describe(error), file=sys.stderr)
         return 1
     return 0
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from rarl_jax.conversation.episodes import RolloutRecord, read_rollouts
 from rarl_jax.evaluation.tables import Result, load
 from rarl_jax.runtime import files as jsonl
+from rarl_jax.runtime.messages import describe
 
 STEPS_SHOWN = 4  # of each stage: the first, the last, and between
 GROUPS_SHOWN = 4  # of each of these steps
@@ -88,8 +89,8 @@ def read_run(folder: Path, label: str) -> Run:
 def _try(read: Callable[[], T], otherwise: T, notes: list[str]) -> T:
     try:
         return read()
-    except (ValueError, FileNotFoundError) as error:
-        notes.append(str(error))
+    except (ValueError, OSError) as error:
+        notes.append(describe(error))
         return otherwise
 
 

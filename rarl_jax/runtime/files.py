@@ -6,9 +6,8 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar('T')
@@ -131,7 +130,7 @@ def dump(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + '\n'
 
 
-class Appender:
+class Appender(AbstractContextManager):
     """An open file that every `append` leaves whole on disk."""
 
     def __init__(self, path: Path):
@@ -149,10 +148,5 @@ class Appender:
         with naming(self._path):
             self._file.close()
 
-    def __enter__(self) -> Appender:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -8,15 +8,15 @@ import json
 import os
 import socket
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 from rarl_jax.runtime.files import load_json, naming
 
 NAME = '.lock'
 
 
-class FolderLock:
+class FolderLock(AbstractContextManager):
     """Holds FOLDER/.lock, which names this process's host and number, until it is closed or the process ends, however it ends.
 
     The folder is made if needed; with `beside` it need not be there, and the file lies beside it. ValueError, with host and process, if another
@@ -48,18 +48,13 @@ class FolderLock:
             same = False
         if not same:
             raise FileNotFoundError(
-                f'{self._folder} was removed or moved away while it was written to: what was there cannot go on; run again to begin anew.'
+                f'{self._folder} was removed or moved away while it was written to: what was there cannot go on; remove what is left of it and run again.'
             )
 
     def close(self) -> None:
         os.close(self._file)
 
-    def __enter__(self) -> FolderLock:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

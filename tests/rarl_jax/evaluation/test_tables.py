@@ -126,3 +126,9 @@ def test_command_line(before, after, capsys):
     assert "no evaluation called 'zooom': it has zoom, blank_crop" in capsys.readouterr().err
     assert main([str(before / 'nowhere')]) == 1
     assert 'was not found' in capsys.readouterr().err
+
+
+def test_a_folder_where_a_file_is_meant_is_told(tmp_path, capsys):
+    (tmp_path / 'results.json').mkdir()
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f'{tmp_path}/results.json: Is a directory')

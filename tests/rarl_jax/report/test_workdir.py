@@ -64,6 +64,15 @@ def test_what_cannot_be_read_becomes_a_note(tmp_path):
     assert len(run.notes) == 4 and all('\n' not in note for note in run.notes)
 
 
+def test_a_folder_where_a_file_is_meant_becomes_a_note(tmp_path):
+    for name in ('config.json', 'metrics.jsonl'):
+        (tmp_path / name).mkdir()
+    run = read_run(tmp_path, 'x')
+    assert sorted(note.partition(': ')[0] for note in run.notes) == [
+        f'{tmp_path}/{n}' for n in ('config.json', 'metrics.jsonl')
+    ]
+
+
 def test_a_run_that_is_still_writing_is_read(tmp_path):
     (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "stage": "a", "x": 1}\n{"step": 2, "sta')
     run = read_run(tmp_path, 'x')
