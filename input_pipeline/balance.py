@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
+from input_pipeline.ranges import check_ranges
 from input_pipeline.schema import Question
 from input_pipeline.tasks.naming import kind_of
 
@@ -22,6 +24,9 @@ class BalanceSettings:
     count_share: float = 0.4  # most that one number is the answer among counting questions of the same form
     least: int = 10  # groups of fewer questions are left alone
 
+    def __post_init__(self):
+        check_ranges(self, {'pair_share': (0.01, 0.99), 'count_share': (0.01, 0.99), 'least': (1, math.inf)})
+
 
 def balance(questions: Sequence[Question], settings: BalanceSettings, seed: int) -> tuple[list[Question], Counter[str]]:
     """The questions left, in their order, and how many were dropped of each task.
@@ -32,7 +37,7 @@ def balance(questions: Sequence[Question], settings: BalanceSettings, seed: int)
     or the tree?' can then not be answered by the habit that figures stand before trees.
     A group that has one answer only goes whole: nobody needs to look to answer it.
     """
-    groups: dict[tuple, dict[int, str]] = defaultdict(dict)  # key -> question's place -> what counts as its answer
+    groups: dict[tuple, dict[int, str]] = defaultdict(dict)  # key -> question's number -> what counts as its answer
     for i, question in enumerate(questions):
         if question.task == 'depth_comparison':
             kinds = sorted(map(kind_of, question.choices))
@@ -53,7 +58,7 @@ def balance(questions: Sequence[Question], settings: BalanceSettings, seed: int)
 
 
 def _surplus(answers: Mapping[int, str], share: float, rng: np.random.Generator) -> set[int]:
-    """Which of the group's questions (place -> answer) go, so that its most frequent answer has at most `share` of the rest."""
+    """Which of the group's questions (number -> answer) go, so that its most frequent answer has at most `share` of the rest."""
     top, times = Counter(answers.values()).most_common(1)[0]
     others = len(answers) - times
     keep = int(np.floor(others * share / (1 - share)))

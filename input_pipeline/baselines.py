@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from input_pipeline.schema import Question, Task
+from input_pipeline.tasks import METRICS
 
-ORDERS: frozenset[Task] = frozenset({'dialogue_reordering', 'panel_reordering'})
+ORDERS: frozenset[Task] = frozenset(task for task, metric in METRICS.items() if metric == 'kendall_tau')
 SMOOTHING = 1.0  # pseudo-count of every feature
 
 _ITEM = re.compile(r'\b([A-Z]): ')
@@ -83,15 +84,15 @@ def learn_prior(questions: Sequence[Question]) -> Callable[[Question], str]:
 
 def learn_position(questions: Sequence[Question]) -> Callable[[Question], str] | None:
     """Answers with the place that was right most often among as many choices; None if no question has choices."""
-    places: dict[int, Counter[int]] = defaultdict(Counter)
+    positions: dict[int, Counter[int]] = defaultdict(Counter)
     for question in questions:
         if question.choices:
-            places[len(question.choices)][question.choices.index(question.answer)] += 1
-    if not places:
+            positions[len(question.choices)][question.choices.index(question.answer)] += 1
+    if not positions:
         return None
 
     def answer(question: Question) -> str:
-        usual = places.get(len(question.choices))
+        usual = positions.get(len(question.choices))
         if not question.choices or not usual:
             return ''
         return question.choices[usual.most_common(1)[0][0]]

@@ -6,7 +6,9 @@ The data set is made beside its final place and moved there when it is whole, so
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +19,12 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from input_pipeline import dataset, report, report_page
-from input_pipeline import exports as interchange
+from input_pipeline import dataset, exports, report, report_page
 from input_pipeline.balance import BalanceSettings, balance
+from input_pipeline.exports import Format
+from input_pipeline.ranges import check_ranges
 from input_pipeline.schema import Page, Question
+from input_pipeline.sources.reading import read_json
 from input_pipeline.tasks import Skip, TaskSettings, Vocabulary, collect_vocabulary, make_questions
 
 REPORT = 'report.json'
@@ -41,7 +45,10 @@ class BuildSettings:
     seed: int = 0  # of splits, questions and balancing
     balance: BalanceSettings = field(default_factory=BalanceSettings)
     examples: int = 6  # pictures of each task in the report
-    exports: tuple[interchange.Format, ...] = ()  # other formats, written to OUT/exports/
+    exports: tuple[Format, ...] = ()  # other formats, written to OUT/exports/
+
+    def __post_init__(self):
+        check_ranges(self, {'shares': (0, 1), 'seed': (0, math.inf), 'examples': (0, math.inf)})
 
 
 def build(settings: BuildSettings) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     if (done := _find_finished(out, described)) is not None:
         return done
     reader, read_settings = load_reader(settings.reader, settings.read)
-    interchange.check(settings.exports)
+    exports.check(settings.exports)
     with _progress() as bar:
         pages, read_report = reader.read(settings.raw, read_settings, bar('reading pages'))
         if not pages:
@@ -76,7 +83,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         summary = report.summarise(read_report, pages, questions, skipped, taken, settings.tasks.model_pixels)
         summary['settings'] = described
         report_page.write_page(made / 'report', summary, pages, questions, settings.examples)
-        interchange.export(made / 'exports', out / 'exports', pages, questions, settings.exports, bar('exporting'))
+        exports.export(made / 'exports', out / 'exports', pages, questions, settings.exports, bar('exporting'))
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     (made / REPORT).write_text(text, encoding='utf-8')
     if out.is_dir():
@@ -119,21 +126,19 @@ def ask(
 
 
 def _write(folder: Path, pages: list[Page], questions: list[Question], progress: Callable[[int, int], None]) -> None:
-    total, done = len(pages) + len(questions), 0
-
-    def count(n: int) -> None:
-        nonlocal done
-        done += n
-        progress(done, total)
-
-    dataset.write(folder, pages, questions, count)
+    done = itertools.count(1)
+    dataset.write(folder, pages, questions, lambda n: progress(next(done), len(pages) + len(questions)))
 
 
 def _find_finished(out: Path, described: Mapping[str, Any]) -> dict[str, Any] | None:
     """The report of a data set that the same settings built; None if `out` is free."""
     if (out / REPORT).is_file():
-        summary = json.loads((out / REPORT).read_text(encoding='utf-8'))
-        before = summary['settings']
+        summary = read_json(out / REPORT)
+        before = summary.get('settings') if isinstance(summary, dict) else None
+        if not isinstance(before, dict):
+            raise ValueError(
+                f'{out / REPORT} is not the report of a data set: choose another folder or remove that one.'
+            )
         if before == described:
             return summary
         differs = sorted(key for key in described if described[key] != before.get(key))

@@ -6,16 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from input_pipeline.baselines import held_out, score_baselines
 from input_pipeline.reading_order import area
-from input_pipeline.schema import TASKS, Page, Question
+from input_pipeline.schema import TASKS, Page, Question, Split
 from input_pipeline.sources.reading import ReadReport
 from input_pipeline.tasks import Skip
 
+SPLITS: tuple[Split, ...] = get_args(Split)
 TOP_ANSWERS = 8  # most frequent answers of a task that are listed
 
 
@@ -28,10 +29,7 @@ def summarise(
     model_pixels: int,
 ) -> dict[str, Any]:
     """The report of a build as plain JSON values; `pages` are those that questions ask about."""
-    by_split = {
-        split: [question for question in questions if question.split == split]
-        for split in ('train', 'validation', 'test')
-    }
+    train = [question for question in questions if question.split == 'train']
     return {
         'read': asdict(read),
         'pages': {
@@ -42,14 +40,14 @@ def summarise(
         },
         'questions': {
             'total': len(questions),
-            'split': {split: len(own) for split, own in by_split.items()},
+            'split': {split: sum(q.split == split for q in questions) for split in SPLITS},
             'category': dict(Counter(question.category for question in questions)),
             'zoom_needed': _share(question.zoom_needed for question in questions),
         },
         'tasks': {task: _task(task, pages, questions, model_pixels) for task in TASKS},
         'skipped': _count_skips(skipped),
         'balanced_away': dict(balanced_away),
-        'baselines': score_baselines(by_split['train'], held_out(questions)),
+        'baselines': score_baselines(train, held_out(questions)),
     }
 
 
@@ -73,17 +71,17 @@ def notices(report: Mapping[str, Any]) -> list[str]:
 
 
 def _task(task: str, pages: Sequence[Page], questions: Sequence[Question], model_pixels: int) -> dict[str, Any]:
-    own = [question for question in questions if question.task == task]
-    answers = Counter(question.answer for question in own)
-    places = Counter(question.choices.index(question.answer) for question in own if question.choices)
+    asked = [question for question in questions if question.task == task]
+    answers = Counter(question.answer for question in asked)
+    positions = Counter(question.choices.index(question.answer) for question in asked if question.choices)
     return {
-        'questions': len(own),
-        'split': dict(Counter(question.split for question in own)),
-        'open': sum(not question.choices for question in own),
-        'zoom_needed': _share(question.zoom_needed for question in own),
+        'questions': len(asked),
+        'split': dict(Counter(question.split for question in asked)),
+        'open': sum(not question.choices for question in asked),
+        'zoom_needed': _share(question.zoom_needed for question in asked),
         'answers': {'different': len(answers), 'most_frequent': dict(answers.most_common(TOP_ANSWERS))},
-        'answer_places': {str(place): n for place, n in sorted(places.items())},
-        'regions': _region_sizes(own, pages, model_pixels),
+        'answer_places': {str(position): n for position, n in sorted(positions.items())},
+        'regions': _region_sizes(asked, pages, model_pixels),
     }
 
 

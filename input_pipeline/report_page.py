@@ -1,20 +1,16 @@
-"""The build report for people: tables, and pictures of examples with the regions drawn in (OUT/report/index.html).
-
-Every word that comes from a source passes through `html.escape`, so that a name in a sidecar cannot become markup.
-"""
+"""The build report for people: tables, and pictures of examples with the regions drawn in (OUT/report/index.html)."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from input_pipeline.pictures import decode
 from input_pipeline.report import notices
 from input_pipeline.schema import TASKS, Page, Question
 
@@ -36,30 +32,33 @@ def write_page(
     with ThreadPoolExecutor(max_workers=THREADS) as pool:  # large pages take long to decode: each once, side by side
         pictures = dict(zip((page.id for page in shown), pool.map(shrink, shown), strict=True))
     widths = {page.id: page.width for page in shown}
-    cards = []
     for question, name in chosen:
         picture = pictures[question.page_id]
         draw_regions(picture, question, picture.width / widths[question.page_id]).save(folder / name, quality=85)
-        cards.append(_card(question, name))
-    tables = ''.join(_table(title, list(rows)) for title, rows in _tables(report).items())
-    told = ''.join(f'<p class="notice">{html.escape(notice)}</p>' for notice in notices(report))
-    body = f'{_summary(report)}{told}{tables}<h2>Examples</h2><div class="cards">{"".join(cards)}</div>'
-    (folder / 'index.html').write_text(_PAGE.format(body=body), encoding='utf-8')
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template('report_page.html')
+    html = template.render(report=report, notices=notices(report), tables=_tables(report), examples=chosen)
+    (folder / 'index.html').write_text(html, encoding='utf-8', errors='backslashreplace')
 
 
 def choose_examples(questions: Sequence[Question], examples: int) -> Iterator[tuple[Question, str]]:
     """Up to `examples` questions of each task, evenly spread, with the file name of their picture."""
     for task in TASKS:
-        own = [question for question in questions if question.task == task]
-        places = np.linspace(0, len(own) - 1, min(examples, len(own))).astype(int)
-        for number, place in enumerate(places):
-            yield own[place], f'{task}_{number}.jpg'
+        of_task = [question for question in questions if question.task == task]
+        spread = np.linspace(0, len(of_task) - 1, min(examples, len(of_task))).astype(int)
+        yield from ((of_task[i], f'{task}_{number}.jpg') for number, i in enumerate(spread))
 
 
 def shrink(page: Page) -> Image.Image:
     """The page with its longer side at PICTURE_SIDE."""
-    size = (page.width, page.height)
-    picture = decode(page.image, size, size[0] * size[1], side=PICTURE_SIDE)
+    with Image.open(page.image) as image:
+        image.draft('RGB', (PICTURE_SIDE, PICTURE_SIDE))  # lets JPEG decode small at once; nothing for PNG
+        picture = image.convert('RGB')
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return picture
 
@@ -73,42 +72,26 @@ def draw_regions(picture: Image.Image, question: Question, scale: float) -> Imag
     return copy
 
 
-def _summary(report: Mapping[str, Any]) -> str:
-    pages, questions, read = report['pages'], report['questions'], report['read']
-    splits = ', '.join(f'{n} {split}' for split, n in pages['split'].items())
-    sentences = (
-        f'{questions["total"]} questions on {pages["total"]} pages ({splits}).',
-        f'{_percent(questions["zoom_needed"])} of them need a zoom.',
-        f'{read["pages"]} pages with {read["annotations"]} annotations were read from {read["source"]};',
-        f'{pages["without_a_question"]} of these pages carry no question.',
-        f'{read["lost_with_pages"]} annotations were on pages that were left out.',
-    )
-    return f'<p>{html.escape(" ".join(sentences))}</p>'
-
-
-def _tables(report: Mapping[str, Any]) -> dict[str, Iterable[Row]]:
+def _tables(report: Mapping[str, Any]) -> dict[str, list[Row]]:
     """Title -> rows."""
     read = report['read']
-    losses = (
-        {'kind': kind, 'reason': reason, 'number': n, 'examples': ', '.join(read['examples'].get(reason, ()))}
-        for kind in ('dropped', 'incomplete')
-        for reason, n in read[kind].items()
-    )
+    scores = ('chance', 'answer_prior', 'position', 'text', 'margin')
     return {
-        'Tasks': (_task_row(task, row) for task, row in report['tasks'].items()),
-        'Without looking at the page (exact match on held-out pages)': (
+        'Tasks': [_task_row(task, row) for task, row in report['tasks'].items()],
+        'Without looking at the page (exact match on held-out pages)': [
             {'task': task, 'split': row['split'], 'n': row['n']}
-            | {
-                name.replace('_', ' '): _percent(row[name])
-                for name in ('chance', 'answer_prior', 'position', 'text', 'margin')
-            }
+            | {name.replace('_', ' '): _percent(row[name]) for name in scores}
             for task, row in report['baselines'].items()
-        ),
+        ],
         'Questions that could not be made': report['skipped'],
-        'Questions taken away for balance': (
+        'Questions taken away for balance': [
             {'task': task, 'questions': n} for task, n in report['balanced_away'].items()
-        ),
-        'Losses while reading': losses,
+        ],
+        'Losses while reading': [
+            {'kind': kind, 'reason': reason, 'number': n, 'examples': ', '.join(read['examples'].get(reason, ()))}
+            for kind in ('dropped', 'incomplete')
+            for reason, n in read[kind].items()
+        ],
     }
 
 
@@ -127,46 +110,9 @@ def _task_row(task: str, row: Mapping[str, Any]) -> Row:
     }
 
 
-def _table(title: str, rows: Sequence[Row]) -> str:
-    heading = f'<h2>{html.escape(title)}</h2>'
-    if not rows:
-        return f'{heading}<p>None.</p>'
-    top = ''.join(f'<th>{html.escape(name)}</th>' for name in rows[0])
-    lines = ''.join(f'<tr>{"".join(map(_cell, row.values()))}</tr>' for row in rows)
-    return f'{heading}<div class="wide"><table><tr>{top}</tr>{lines}</table></div>'
-
-
-def _cell(value: Any) -> str:
-    kind = ' class="number"' if isinstance(value, int) else ''
-    return f'<td{kind}>{html.escape(str(value))}</td>'
-
-
-def _card(question: Question, picture: str) -> str:
-    zoom = ', needs a zoom' if question.zoom_needed else ''
-    return (
-        f'<figure><a href="{picture}"><img src="{picture}" alt="{html.escape(question.page_id)}" loading="lazy"></a><figcaption>'
-        f'<b>{question.task}</b> {html.escape(question.prompt)}<br><i>{html.escape(question.answer)}</i><br>'
-        f'<small>{html.escape(question.id)}, {question.split}{zoom}</small></figcaption></figure>'
-    )
-
-
 def _percent(value: float | None) -> str:
     return '-' if value is None else f'{100 * value:.1f} %'
 
 
 def _quantiles(regions: Mapping[str, Any], key: str, form: str) -> str:
     return '  '.join(format(mark, form) for mark in regions[key].values()) if key in regions else '-'
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Build report</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; font-size: 13px; }}
-th, td {{ border: 1px solid #ccc; padding: .25rem .5rem; text-align: left; vertical-align: top; }}
-.number {{ text-align: right; }} .notice {{ border-left: 4px solid #dc1e1e; padding-left: .6rem; }} .wide {{ overflow-x: auto; }}
-.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: 1rem; }}
-figure {{ margin: 0; border: 1px solid #ddd; padding: .5rem; }} img {{ width: 100%; height: auto; }}
-figcaption {{ font-size: 13px; overflow-wrap: anywhere; }}
-</style></head><body><h1>Build report</h1>{body}</body></html>
-"""

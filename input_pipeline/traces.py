@@ -5,12 +5,14 @@ A conversation names its boxes in pixels of the original page; whoever replays i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from input_pipeline.ranges import check_ranges
 from input_pipeline.schema import Box, Question, Task
 
 Kind = Literal['crop', 'point', 'answer', 'direct']
@@ -33,6 +35,16 @@ class TraceSettings:
     exact_rate: float = 0.0  # share of calls whose box is the region itself, whatever box_scale and box_shift say
     zoom_rate: float = 1.0  # share of answers that zoom first; the others guess
     malformed_rate: float = 0.0  # share of answers whose tags are wrong
+
+    def __post_init__(self):
+        rates = dict.fromkeys(('exact_rate', 'zoom_rate', 'malformed_rate'), (0, 1))
+        amounts = dict.fromkeys((*KINDS, 'crop_shift', 'box_shift'), (0, math.inf))
+        scales = dict.fromkeys(('crop_scale', 'box_scale'), (0.01, 100))
+        check_ranges(self, rates | amounts | scales | {'questions': (1, math.inf)}, rising=tuple(scales))
+        if not 0 < sum(getattr(self, kind) for kind in KINDS) < math.inf:
+            raise ValueError(
+                f'{", ".join(KINDS)} are all 0 or one is infinite: give at least one kind of conversation a weight.'
+            )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from input_pipeline.ranges import check_ranges
 from input_pipeline.reading_order import area
 from input_pipeline.scene import Scene
 from input_pipeline.schema import TASKS, Box, Character, Page, Task
@@ -53,6 +55,19 @@ class TaskSettings:
     model_pixels: int = 1_003_520  # px of a page as the model sees it (its max_pixels), for zoom_needed
     legible_side: float = 64.0  # px at the model's resolution: a figure smaller than this square needs a zoom
     legible_text_side: float = 96.0  # the same for a balloon
+
+    def __post_init__(self):
+        shares = dict.fromkeys(('open_share', 'panel_open_share', 'count_absent'), (0, 1))
+        counts = dict.fromkeys(('per_page', 'quote_words', 'model_pixels'), (1, math.inf))
+        others = dict.fromkeys(('depth_gap', 'legible_side', 'legible_text_side'), (0, math.inf))
+        letters = {'choices': (2, len(LABELS)), 'order_items': (2, len(LABELS))}
+        check_ranges(self, shares | counts | others | letters, rising=('order_items',))
+        if empty := [
+            name
+            for name in ('tasks', 'naming', 'depth_things', 'depth_polarity', 'count_forms')
+            if not getattr(self, name)
+        ]:
+            raise ValueError(f'{empty[0]} is empty: name at least one.')
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ import base64
 import importlib.util
 import io
 import json
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -21,6 +24,7 @@ from input_pipeline.loader import LoaderSettings, load, read_questions
 from input_pipeline.report import notices
 from input_pipeline.schema import TASKS
 from input_pipeline.tasks import TaskSettings
+from input_pipeline.traces import TraceSettings
 from tests.input_pipeline.pages import write_folder
 
 EVIL = '<script>alert("x")</script>'
@@ -100,7 +104,7 @@ def test_the_report_page_shows_examples_and_runs_no_script(built):
     text = (folder / 'out' / 'report' / 'index.html').read_text()
     page = Tags(text)
     assert 'script' not in page.tags
-    assert '&lt;script&gt;alert(&quot;x&quot;)' in text
+    assert '&lt;script&gt;alert(&#34;x&#34;)' in text
     assert len(page.pictures) == 2 * len(TASKS)
     for name in page.pictures:
         with Image.open(folder / 'out' / 'report' / name) as picture:
@@ -330,3 +334,69 @@ def test_lmms_eval_task_folder(built, questions):
 def test_the_loader_reads_what_was_built(built):
     batch = next(iter(load(built[0] / 'out', LoaderSettings(batch_size=3, split='validation'))))
     assert len(batch) == 3
+
+
+# --- Ranges of settings
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: BuildSettings('raw', 'out', seed=-1), 'seed is -1, expected 0 or more'),
+        (
+            lambda: BuildSettings('raw', 'out', shares=(1.5, -0.5, 0.0)),
+            r'shares is \(1.5, -0.5, 0.0\), expected 0 to 1',
+        ),
+        (lambda: BuildSettings('raw', 'out', examples=-1), 'examples is -1'),
+        (lambda: BalanceSettings(pair_share=1.0), 'pair_share is 1.0, expected 0.01 to 0.99'),
+        (lambda: TaskSettings(open_share=float('nan')), 'open_share is nan, expected 0 to 1'),
+        (lambda: TaskSettings(choices=1), 'choices is 1, expected 2 to 26'),
+        (lambda: TaskSettings(per_page=0), 'per_page is 0, expected 1 or more'),
+        (lambda: TaskSettings(order_items=(5, 3)), r'order_items is \(5, 3\), expected the least first'),
+        (lambda: TaskSettings(order_items=(3, 27)), 'order_items'),
+        (lambda: TaskSettings(naming=()), 'naming is empty'),
+        (lambda: TraceSettings(zoom_rate=2), 'zoom_rate is 2, expected 0 to 1'),
+        (lambda: TraceSettings(answer=0), 'are all 0'),
+        (lambda: TraceSettings(crop=-1), 'crop is -1'),
+        (lambda: TraceSettings(box_scale=(2, 1)), 'box_scale'),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused_before_anything_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize('content', ['[1]', '{}', '{"settings": 1}', '{"settings"'])
+def test_a_damaged_report_is_no_data_set(built, tmp_path, content):
+    (tmp_path / 'report.json').write_text(content)
+    with pytest.raises(ValueError, match=r'report\.json is not'):
+        build(settings(built[0], out=str(tmp_path)))
+
+
+@pytest.mark.browser
+def test_the_report_fits_a_phone(built, tmp_path):
+    """At 400 px nothing has to be scrolled sideways, and the pictures are there."""
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if chromium is None:
+        pytest.skip('no Chromium is installed')
+    address = (built[0] / 'out/report/index.html').as_uri()
+    script = """onload = () => {
+        const page = document.querySelector('iframe').contentDocument;
+        const cells = [...page.querySelectorAll('td')].map(cell => cell.getBoundingClientRect().right);
+        document.body.dataset.found = [Math.ceil(Math.max(...cells)), page.querySelector('img').naturalWidth].join(' ')
+    }"""
+    outer = tmp_path / 'outer.html'
+    outer.write_text(
+        f'<body><iframe src="{address}" width="400" height="900" frameborder="0"></iframe><script>{script}</script>'
+    )
+    flags = [
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--allow-file-access-from-files',
+        f'--user-data-dir={tmp_path / "user"}',
+    ]
+    command = [chromium, *flags, '--virtual-time-budget=5000', '--dump-dom', outer.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    width, picture = map(int, re.search(r'data-found="(\d+) (\d+)"', done.stdout).groups())
+    assert width < 400 == picture

@@ -10,7 +10,12 @@ from input_pipeline.schema import Question
 from input_pipeline.traces import TraceSettings, loosen, make_conversation
 
 SIZE = (600, 800)
-NOTHING = TraceSettings(crop=0, point=0, answer=0, direct=0)
+
+
+def only(**settings):
+    return TraceSettings(**{'crop': 0, 'point': 0, 'answer': 0, 'direct': 0, **settings})
+
+
 ANSWERS = {
     'action_recognition': ('running', 'reading', 'waving', 'sleeping'),
     'depth_comparison': ('Ruby', 'Fern', 'Azur'),
@@ -53,7 +58,7 @@ def test_the_generator_decides_everything():
 
 
 def test_an_answering_conversation_zooms_into_the_region_and_answers_truly():
-    for made in conversations(replace(NOTHING, answer=1), 10):
+    for made in conversations(only(answer=1), 10):
         question = next(q for q in QUESTIONS if q.id == made.question_id)
         zoom, answer = steps(made)
         assert made.offers_tool
@@ -65,21 +70,21 @@ def test_an_answering_conversation_zooms_into_the_region_and_answers_truly():
 
 def test_a_question_with_two_regions_is_zoomed_twice():
     both = replace(QUESTIONS[0], regions=((0.0, 0.0, 50.0, 50.0), (60.0, 60.0, 90.0, 90.0)))
-    made = conversations(replace(NOTHING, answer=1), 1, [both])[0]
+    made = conversations(only(answer=1), 1, [both])[0]
     assert [step.box for step in steps(made)] == [*both.regions, None]
 
 
 def test_pointing_asks_for_each_region_once_and_shows_no_crop():
     twin = ask(9, QUESTIONS[0].regions[0])  # another question about the same region: its box could be copied
-    for made in conversations(replace(NOTHING, point=1), 10, [*QUESTIONS, twin]):
+    for made in conversations(only(point=1), 10, [*QUESTIONS, twin]):
         boxes = [step.box for step in steps(made)]
         assert len(boxes) == len(set(boxes)) == 3
         assert not any(step.shown for step in steps(made))
-    assert max(len(made.exchanges) for made in conversations(replace(NOTHING, point=1, questions=2), 5)) == 2
+    assert max(len(made.exchanges) for made in conversations(only(point=1, questions=2), 5)) == 2
 
 
 def test_a_crop_conversation_shows_a_box_around_the_region():
-    for made in conversations(replace(NOTHING, crop=1, crop_scale=(1.5, 1.5), crop_shift=0.0), 10):
+    for made in conversations(only(crop=1, crop_scale=(1.5, 1.5), crop_shift=0.0), 10):
         question = next(q for q in QUESTIONS if q.id == made.question_id)
         x1, y1, x2, y2 = question.regions[0]
         assert made.crop == pytest.approx((max(x1 - 20, 0), y1 - 25, x2 + 20, y2 + 25))
@@ -87,7 +92,7 @@ def test_a_crop_conversation_shows_a_box_around_the_region():
 
 
 def test_a_direct_conversation_has_no_tool_and_guesses_evenly():
-    made = conversations(replace(NOTHING, direct=1), 400)
+    made = conversations(only(direct=1), 400)
     assert not any(each.offers_tool for each in made)
     guesses = Counter(steps(each)[0].answer for each in made)
     assert set(guesses) == set(ANSWERS['action_recognition'])
@@ -96,25 +101,25 @@ def test_a_direct_conversation_has_no_tool_and_guesses_evenly():
 
 def test_guesses_come_from_the_choices_of_the_question():
     question = ask(0, (0.0, 0.0, 50.0, 50.0), 'depth_comparison', 'Ruby', ('Ruby', 'Fern'))
-    made = conversations(replace(NOTHING, direct=1), 60, [question])
+    made = conversations(only(direct=1), 60, [question])
     assert {steps(each)[0].answer for each in made} == {'Ruby', 'Fern'}
 
 
 @pytest.mark.parametrize(('rate', 'low', 'high'), [(0.0, 0, 0), (0.4, 60, 100), (1.0, 200, 200)])
 def test_zoom_rate_is_the_share_that_zooms(rate, low, high):
-    made = conversations(replace(NOTHING, answer=1, zoom_rate=rate), 200)
+    made = conversations(only(answer=1, zoom_rate=rate), 200)
     assert low <= sum(len(steps(each)) == 2 for each in made) <= high
 
 
 def test_malformed_answers_lack_a_tag():
-    made = conversations(replace(NOTHING, answer=1, malformed_rate=0.5), 200)
+    made = conversations(only(answer=1, malformed_rate=0.5), 200)
     wrong = [steps(each)[-1].text for each in made if steps(each)[-1].text is not None]
     assert 70 <= len(wrong) <= 130
     assert not any('<answer>' in text and '</answer>' in text for text in wrong)
 
 
 def test_some_calls_are_exact_among_loose_ones():
-    settings = replace(NOTHING, answer=1, box_scale=(1.5, 1.8), box_shift=0.05, exact_rate=0.3)
+    settings = only(answer=1, box_scale=(1.5, 1.8), box_shift=0.05, exact_rate=0.3)
     exact = sum(steps(each)[0].box in {q.regions[0] for q in QUESTIONS} for each in conversations(settings, 200))
     assert 40 <= exact <= 80
 
