@@ -134,7 +134,7 @@ def _find_finished(out: Path, described: Mapping[str, Any]) -> dict[str, Any] | 
     """The report of a data set that the same settings built; None if `out` is free."""
     if (out / REPORT).is_file():
         summary = read_json(out / REPORT)
-        before = summary.get('settings') if isinstance(summary, dict) else None
+        before = summary.get('settings')
         if not isinstance(before, dict):
             raise ValueError(
                 f'{out / REPORT} is not the report of a data set: choose another folder or remove that one.'

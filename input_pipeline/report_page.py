@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from input_pipeline.pictures import decode
 from input_pipeline.report import notices
 from input_pipeline.schema import TASKS, Page, Question
 
@@ -56,9 +57,7 @@ def choose_examples(questions: Sequence[Question], examples: int) -> Iterator[tu
 
 def shrink(page: Page) -> Image.Image:
     """The page with its longer side at PICTURE_SIDE."""
-    with Image.open(page.image) as image:
-        image.draft('RGB', (PICTURE_SIDE, PICTURE_SIDE))  # lets JPEG decode small at once; nothing for PNG
-        picture = image.convert('RGB')
+    picture = decode(page.image, (page.width, page.height), page.width * page.height, side=PICTURE_SIDE)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return picture
 

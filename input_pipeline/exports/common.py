@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
-
 from input_pipeline import grading
-from input_pipeline.loader import decode
+from input_pipeline.pictures import decode, is_turned, open_picture
 from input_pipeline.schema import Page, Question
 from input_pipeline.tasks import METRICS
 from input_pipeline.tasks.common import with_choices
@@ -21,7 +19,6 @@ from input_pipeline.tasks.common import with_choices
 NAME = 'ComicsFG'  # of the benchmark in other projects' lists
 # What other projects' loaders, chat templates and our own reading of a turn would take for more than words.
 _CONTROL = re.compile(r'<(?=/?(?:image|video|audio|answer|think|tool_call|tool_response)>|\|)')
-_ORIENTATION = 0x0112  # EXIF's tag
 
 
 @dataclass(frozen=True)
@@ -59,20 +56,16 @@ def indices(questions: Sequence[Question]) -> dict[str, int]:
 
 def copy_picture(page: Page, folder: Path) -> str:
     """Puts the page's picture into `folder` as the policy sees it, and returns its name: a plain file as it is, any other as RGB on white."""
-    source = Path(page.image)
-    with Image.open(source) as image:
-        as_it_is = (
-            image.format in ('PNG', 'JPEG')
-            and image.mode in ('RGB', 'L')
-            and 'transparency' not in image.info
-            and image.getexif().get(_ORIENTATION, 1) == 1
-        )
+    source, size = Path(page.image), (page.width, page.height)
+    with open_picture(source, page.width * page.height) as image:
+        as_it_is = image.format in ('PNG', 'JPEG') and image.mode in ('RGB', 'L') and not image.has_transparency_data
+    as_it_is = as_it_is and is_turned(source, size, page.width * page.height) is None
     name = page.id + (source.suffix.lower() if as_it_is else '.png')
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     if as_it_is:
         shutil.copyfile(source, folder / name)
     else:
-        decode(source.read_bytes()).save(folder / name)
+        decode(source, size, page.width * page.height).save(folder / name)
     return name
 
 

@@ -185,6 +185,20 @@ def test_a_page_looks_the_same_in_every_format_as_to_the_policy(tmp_path, mode, 
         assert image.convert('RGB').getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize('stored', [(300, 200), (200, 300)])  # annotated as it is shown, and as it is stored
+def test_a_turned_picture_is_exported_as_it_was_annotated(tmp_path, stored):
+    drawn = Image.new('RGB', stored, 'white')
+    drawn.paste((200, 30, 30), (0, 0, 40, 40))
+    exif = drawn.getexif()
+    exif[0x0112] = 6
+    drawn.save(tmp_path / 'p.jpg', exif=exif, quality=95)
+    root = write(tmp_path, [ask(0)], drawn, '.jpg')
+    with Image.open(root / 'images/p.png') as image:
+        assert (image.size, image.getexif().get(0x0112, 1)) == ((200, 300), 1)
+        corner = (190, 10) if stored == (300, 200) else (10, 10)
+        assert image.getpixel(corner)[1] < 80
+
+
 def test_a_plain_file_is_copied_byte_for_byte(tmp_path):
     root = write(tmp_path, [ask(0)])
     assert (root / 'images/p.png').read_bytes() == (tmp_path / 'p.png').read_bytes()
