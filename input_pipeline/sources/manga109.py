@@ -1,30 +1,49 @@
-"""Reads Manga109: one XML a book, double pages, read right to left; with Manga109Dialog's links from text to speaker where they are there.
+"""Reads Manga109: one XML a book, double pages, read right to left; with the public add-ons where they lie beside it.
 
     FOLDER/annotations/BOOK.xml        <book title><characters><character id name/></characters>
                                        <pages><page index width height> <frame/> <text>...</text> <face character/> <body character/> </page></pages></book>
     FOLDER/images/BOOK/000.jpg         by page index; one image shows two facing pages
     FOLDER/Manga109Dialog/BOOK.xml     optional: <page index ...><speaker_to_text id text_id speaker_id/></page>, the speaker being a <body>
+    FOLDER/COO/BOOK.xml                optional: <page index ...><onomatopoeia id x0 y0 ... xN yN>text</onomatopoeia></page>
+    FOLDER/MangaUB/character_count.csv optional: panel_id,n_characters as people counted them
 
 Every <frame>, <text>, <face> and <body> has id, xmin, ymin, xmax, ymax in pixels of the double page; ids are unique in the book.
-A <body> becomes a Character named by its book's list, a <text> a Balloon, a <face> a Region 'head'. There are no actions, depths or reading orders.
+A <body> becomes a Character named by its book's list, a <text> a Balloon, a <face> a Region 'head', an <onomatopoeia> a Region. There are no actions,
+depths or reading orders. People's counts are of single panels, while character_counting asks about pages: they are told in the report and not used.
 
-Sources: Matsui et al. 2017 (arXiv 1510.04389), Ogawa et al. 2018 (arXiv 1803.08670), Manga109Dialog: Li et al. 2024 (arXiv 2306.17469).
+Sources: Matsui et al. 2017 (arXiv 1510.04389), Ogawa et al. 2018 (arXiv 1803.08670), Manga109Dialog: Li et al. 2024 (arXiv 2306.17469),
+COO: Baek et al. 2022 (arXiv 2207.04675), MangaUB: Ikuta et al. 2024 (arXiv 2407.19034).
 """
 
 from __future__ import annotations
 
+import csv
 import math
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from input_pipeline.schema import Balloon, Box, Character, Page, Panel, Region
-from input_pipeline.sources.reading import Progress, ReadReport, Tally, clip_box, find_image, keep_readable, tidy
+from input_pipeline.sources.reading import (
+    Progress,
+    ReadReport,
+    Tally,
+    check_count,
+    find_image,
+    keep_readable,
+    place_box,
+    tidy,
+    whole,
+)
 
-SUFFIXES = ('.jpg', '.png')
-# Lines of a balloon are broken where the drawing breaks them. Japanese has no spaces to keep; between words of ASCII they stay.
-_JAPANESE_SPACE = re.compile(r'(?<=[^\x00-\x7f])\s+|\s+(?=[^\x00-\x7f])')
+SUFFIXES = ('.jpg', '.png', '.jpeg', '.webp')
+THINGS = ('frame', 'body', 'text', 'face', 'onomatopoeia')
+_PARENTHESES = re.compile(r'\([^()]*\)?')
+
+Element = ElementTree.Element
 
 
 @dataclass(frozen=True)
@@ -33,10 +52,15 @@ class ReadSettings:
 
     books: tuple[str, ...] = ()  # names of the books to read, as in their file names; () = all
     dialog: str = 'Manga109Dialog'  # folder of the speaker links, in the same folder; need not be there
+    # folders of the onomatopoeia, the first that is there; none need be
+    onomatopoeia: tuple[str, ...] = ('COO', 'COO-Comic-Onomatopoeia/v2022.07.07')
+    counts: str = 'MangaUB/character_count.csv'  # people's counts of panels; need not be there
     right_to_left: bool = True  # reading direction
-    anonymous: tuple[str, ...] = ('Other', 'その他')  # names that stand for nobody in particular: no identity
+    # names that stand for nobody in particular, in any spelling (see `plain_name`): no identity
+    anonymous: tuple[str, ...] = ('Other', 'Ohter', 'その他')
     source: str = 'manga109'  # name of the source in pages and reports
     max_pixels: int = 40_000_000  # px; larger images are not opened
+    max_annotations: int = 1000  # of a page; one with more is left out
     min_side: float = 2.0  # px; narrower or lower boxes are dropped
     threads: int = 2  # images decoded at once while they are checked
 
@@ -44,7 +68,7 @@ class ReadSettings:
 def read(folder: str | Path, settings: ReadSettings, progress: Progress | None = None) -> tuple[list[Page], ReadReport]:
     """All annotated pages in the order of the books' names, and the report of what was lost. No page has a split.
 
-    Raises FileNotFoundError for a missing folder or book, ValueError for a file that is not Manga109's XML.
+    Raises FileNotFoundError for a missing folder or book, ValueError for a file that is not Manga109's XML or MangaUB's CSV.
     """
     folder = Path(folder)
     books = sorted((folder / 'annotations').glob('*.xml'))
@@ -58,16 +82,20 @@ def read(folder: str | Path, settings: ReadSettings, progress: Progress | None =
             f'{folder}/annotations has no book {sorted(missing)[0]!r}: correct `books` or copy its XML there.'
         )
     tally = Tally()
-    pages: list[Page] = []
-    for book in books:
-        if not wanted or book.stem in wanted:
-            pages += _read_book(folder, book, tally, settings)
+    anonymous = frozenset(map(plain_name, settings.anonymous))
+    reader = _Reader(folder, settings, tally, anonymous, read_counts(folder / settings.counts, tally))
+    pages = [page for book in books if not wanted or book.stem in wanted for page in reader.read_book(book)]
+    for panel in reader.counts:
+        tally.drop("people's count of a panel that is in none of the books", f'panel {panel}')
     pages = keep_readable(pages, tally, settings.max_pixels, settings.threads, progress)
     return pages, tally.report(settings.source, pages)
 
 
-def parse_xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file. One that declares entities is refused: they are what XML attacks are made of, and no comic needs them."""
+# ---------------------------------------------------------------- files
+
+
+def parse_xml(path: Path) -> Element:
+    """The <book> of an XML file. One that declares entities is refused: they are what XML attacks are made of, and no comic needs them."""
     try:
         text = path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError:
@@ -77,161 +105,49 @@ def parse_xml(path: Path) -> ElementTree.Element:
             f'{path} declares a document type or entities, which is refused: remove the declaration, Manga109 has none.'
         )
     try:
-        return ElementTree.fromstring(text)
+        root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise ValueError(f'{path} is not valid XML ({error}): it is cut off or damaged; copy it again.') from None
-
-
-def _read_book(folder: Path, path: Path, tally: Tally, settings: ReadSettings) -> list[Page]:
-    root = parse_xml(path)
     if root.tag != 'book':
         raise ValueError(f'{path} starts with <{root.tag}>, expected <book>: it is no annotation file of Manga109.')
-    names = {character.get('id'): character.get('name') for character in root.iterfind('characters/character')}
-    speakers = _read_speakers(folder / settings.dialog / path.name)
-    pages, seen = [], set()
-    for element in root.iterfind('pages/page'):
-        where = f'{path.stem}, page {element.get("index")}'
-        index, width, height = (_number(element.get(key)) for key in ('index', 'width', 'height'))
-        if index is None or not width or not height or width < 0 or height < 0:
-            tally.drop('page without index, width or height', where)
-            tally.lost_with_pages += len(element)
-        elif index in seen:
-            tally.drop('page listed twice', where)
-            tally.lost_with_pages += len(element)
-        elif len(element) == 0:
-            tally.drop('page without annotations', where)
-        else:
-            seen.add(index)
-            pages += _read_page(
-                folder, path.stem, element, (int(index), int(width), int(height)), names, speakers, tally, settings
-            )
-    return pages
+    return root
 
 
-def _read_speakers(path: Path) -> dict[str, str]:
-    """Id of a text -> id of the body that speaks it; {} where the add-on is not there."""
+def read_counts(path: Path, tally: Tally) -> dict[str, int]:
+    """Panel id -> how many characters people counted in it; {} where the add-on is not there."""
     if not path.is_file():
         return {}
-    links = parse_xml(path).iter('speaker_to_text')
-    return {link.get('text_id'): link.get('speaker_id') for link in links}
+    counts: dict[str, int] = {}
+    try:
+        with path.open(encoding='utf-8-sig', newline='') as file:
+            for row in csv.DictReader(file):
+                panel, number = row.get('panel_id'), whole(row.get('n_characters'))
+                if panel and number is not None and panel not in counts:
+                    counts[panel] = number
+                else:
+                    tally.drop("people's count without panel_id or n_characters, or of a panel twice", str(panel)[:80])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not a CSV file in UTF-8 ({error}): copy it again or remove it.') from None
+    return counts
 
 
-def _read_page(
-    folder: Path,
-    book: str,
-    element: ElementTree.Element,
-    numbers: tuple[int, int, int],
-    names: dict[str | None, str | None],
-    speakers: dict[str, str],
-    tally: Tally,
-    settings: ReadSettings,
-) -> list[Page]:
-    """The page in a list, or [] with the reason counted."""
-    index, width, height = numbers
-    image = _find(folder, book, index)
-    if image is None:
-        tally.drop('image file missing', f'{book}/{index:03d}.jpg')
-        tally.lost_with_pages += len(element)
-        return []
-    things = _read_things(element, (book, index, width, height), names, tally, settings)
-    balloons = _with_speakers(
-        things['text'], speakers, {body.id for body in things['body']}, tally, f'{book}, page {index}'
-    )
-    page = Page(
-        id=f'{book}_{index:03d}',
-        image=str(image),
-        width=width,
-        height=height,
-        source=settings.source,
-        series=book,
-        right_to_left=settings.right_to_left,
-        double=width > height,
-        panels=tuple(things['frame']),
-        characters=tuple(things['body']),
-        balloons=balloons,
-        regions=tuple(things['face']),
-    )
-    return [page]
+# ---------------------------------------------------------------- texts
 
 
-def _read_things(
-    element: ElementTree.Element,
-    page: tuple[str, int, int, int],  # book, index, width, height
-    names: dict[str | None, str | None],
-    tally: Tally,
-    settings: ReadSettings,
-) -> dict[str, list]:
-    """What the page holds, by element name."""
-    book, index, width, height = page
-    things: dict[str, list] = {'frame': [], 'body': [], 'text': [], 'face': []}
-    seen: set[str] = set()
-    for child in element:
-        where = f'{book}, page {index}, {child.tag} {child.get("id")}'
-        if child.tag not in things:
-            tally.drop(f'element not mapped: {child.tag}', where)
-        elif child.get('id') in seen or not child.get('id'):
-            tally.drop('annotation id missing or used twice', where)
-        elif (box := _box(child, width, height, tally, where, settings)) is not None:
-            seen.add(child.get('id'))
-            things[child.tag].append(_thing(child, box, names, tally, where, settings))
-    return things
+def plain_name(name: str) -> str:
+    """What the spellings of one anonymous name share: 'Other', 'the other', '_Others', 'Ｏｔｈｅｒ' and 'Other（a guest）' are 'other'."""
+    name = unicodedata.normalize('NFKC', name).casefold()
+    without_role = _PARENTHESES.sub(' ', name)
+    words = (without_role if without_role.strip(' _') else name).replace('_', ' ').strip(' ()').split()
+    return ' '.join(words[words[:1] == ['the'] :]).removesuffix('s')
 
 
-def _find(folder: Path, book: str, index: int) -> Path | None:
-    for suffix in SUFFIXES:
-        path, _ = find_image(folder, ('images',), f'{book}/{index:03d}{suffix}')
-        if path is not None:
-            return path
-    return None
-
-
-def _box(
-    child: ElementTree.Element, width: int, height: int, tally: Tally, where: str, settings: ReadSettings
-) -> Box | None:
-    corners = [_number(child.get(key)) for key in ('xmin', 'ymin', 'xmax', 'ymax')]
-    if None in corners:
-        tally.drop('annotation without a usable box', where)
-        return None
-    box, changed = clip_box(corners, width, height, settings.min_side)
-    if box is None:
-        tally.drop('box outside its page, empty or not a number', where)
-    elif changed:
-        tally.lack('box clipped to its page', where)
-    return box
-
-
-def _thing(
-    child: ElementTree.Element,
-    box: Box,
-    names: dict[str | None, str | None],
-    tally: Tally,
-    where: str,
-    settings: ReadSettings,
-) -> Panel | Character | Balloon | Region:
-    key = child.get('id')
-    if child.tag == 'frame':
-        return Panel(key, box)
-    if child.tag == 'text':
-        return Balloon(key, box, tidy(_JAPANESE_SPACE.sub('', child.text or '')))
-    if child.tag == 'face':
-        return Region(key, box, 'head')
-    name = names.get(child.get('character'))
-    if name is None:
-        tally.lack('character not in the list of its book', where)
-    return Character(key, box, None if name in settings.anonymous else name)
-
-
-def _with_speakers(
-    balloons: list[Balloon], speakers: dict[str, str], bodies: set[str], tally: Tally, where: str
-) -> tuple[Balloon, ...]:
-    linked = []
-    for balloon in balloons:
-        speaker = speakers.get(balloon.id)
-        if speaker is not None and speaker not in bodies:
-            tally.lack('speaker is not a body of the page', f'{where}, text {balloon.id}')
-            speaker = None
-        linked.append(Balloon(balloon.id, balloon.box, balloon.text, None, speaker))
-    return tuple(linked)
+def join_lines(text: str) -> str | None:
+    """A balloon's text on one line. It is broken where the drawing breaks it: Japanese has no spaces to keep, between words of ASCII they stay."""
+    line = ''
+    for word in text.split():
+        line += (' ' if line[-1:].isascii() and word[0].isascii() and line else '') + word
+    return line or None
 
 
 def _number(text: str | None) -> float | None:
@@ -241,3 +157,180 @@ def _number(text: str | None) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+# ---------------------------------------------------------------- books
+
+
+@dataclass
+class _Reader:
+    """A folder while it is read."""
+
+    folder: Path
+    settings: ReadSettings
+    tally: Tally
+    anonymous: frozenset[str]  # plain names that are nobody's
+    counts: dict[str, int]  # people's counts of the panels that have not been met yet
+
+    def read_book(self, path: Path) -> Iterator[Page]:
+        """The pages of one book; images are found but not yet decoded."""
+        root, book = parse_xml(path), path.stem
+        names = {
+            character.get('id'): tidy(character.get('name')) for character in root.iterfind('characters/character')
+        }
+        sounds = self._read_sounds(book)
+        speakers = self._read_speakers(book, {text.get('id') for text in root.iter('text')})
+        self._count_strays(root, book)
+        seen = set()
+        for element in root.iterfind('pages/page'):
+            where = f'{book}, page {element.get("index")}'
+            index, width, height = (whole(element.get(key)) for key in ('index', 'width', 'height'))
+            problem = None
+            if index is None or not width or not height or width < 0 or height < 0:
+                problem = 'page without index, width or height'
+            elif index in seen:
+                problem = 'page listed twice'
+            children = [*element, *(sounds.pop(index, ()) if problem is None else ())]
+            if problem is None and not children:
+                problem = 'page without annotations'
+            if problem is not None:
+                self.tally.drop(problem, where)
+                self.tally.lost_with_pages += len(children)
+                continue
+            seen.add(index)
+            if check_count(where, len(children), self.settings.max_annotations, self.tally):
+                yield from self._read_page(book, index, (width, height), children, names, speakers)
+        for index, things in sounds.items():
+            for thing in things:
+                self.tally.drop(
+                    'onomatopoeia of a page that its book lacks', f'{book}, page {index}, {thing.get("id")}'
+                )
+
+    def _count_strays(self, root: Element, book: str) -> None:
+        """Counts what stands where no reader looks: between pages, inside another thing."""
+        for parent in root.iter():
+            for child in parent:
+                if child.tag in THINGS and parent.tag != 'page':
+                    self.tally.drop(f'{child.tag} outside every page', f'{book}, {child.tag} {child.get("id")}')
+                elif (child.tag == 'page') != (parent.tag == 'pages'):
+                    self.tally.drop(f'element out of its place: {child.tag}', f'{book}, in {parent.tag}')
+
+    def _read_speakers(self, book: str, texts: set[str | None]) -> dict[str, set[str]]:
+        """Id of a text -> ids of the bodies that speak it; {} where the add-on is not there."""
+        path = self.folder / self.settings.dialog / f'{book}.xml'
+        speakers: dict[str, set[str]] = {}
+        for link in parse_xml(path).iter('speaker_to_text') if path.is_file() else ():
+            text, speaker = link.get('text_id'), link.get('speaker_id')
+            where = f'{book}, link {link.get("id")}'
+            if not text or not speaker:
+                self.tally.drop('dialog link without a text or a speaker', where)
+            elif text not in texts:
+                self.tally.drop('dialog link to a text that its book lacks', where)
+            else:
+                speakers.setdefault(text, set()).add(speaker)
+        return speakers
+
+    def _read_sounds(self, book: str) -> dict[int | None, list[Element]]:
+        """Page index -> its onomatopoeia; {} where the add-on is not there."""
+        paths = [self.folder / name / f'{book}.xml' for name in self.settings.onomatopoeia]
+        path = next((path for path in paths if path.is_file()), None)
+        sounds: dict[int | None, list[Element]] = {}
+        for page in parse_xml(path).iter('page') if path else ():
+            if len(page):
+                sounds.setdefault(whole(page.get('index')), []).extend(page)
+        return sounds
+
+    # ------------------------------------------------------------ a page
+
+    def _read_page(
+        self,
+        book: str,
+        index: int,
+        size: tuple[int, int],  # width and height, px
+        children: list[Element],
+        names: dict[str | None, str | None],
+        speakers: dict[str, set[str]],
+    ) -> Iterator[Page]:
+        """The page, or nothing with the reason counted."""
+        where = f'{book}, page {index}'
+        found = (find_image(self.folder, ('images',), f'{book}/{index:03d}{suffix}')[0] for suffix in SUFFIXES)
+        image = next((path for path in found if path is not None), None)
+        if image is None:
+            self.tally.drop('image file missing', f'{book}/{index:03d}.jpg')
+            self.tally.lost_with_pages += len(children)
+            return
+        things = self._read_things(children, size, names, where)
+        bodies = {body.id for body in things['body']}
+        yield Page(
+            id=f'{book}_{index:03d}',
+            image=str(image),
+            width=size[0],
+            height=size[1],
+            source=self.settings.source,
+            series=book,
+            right_to_left=self.settings.right_to_left,
+            double=size[0] > size[1],
+            panels=tuple(things['frame']),
+            characters=tuple(things['body']),
+            balloons=tuple(self._with_speaker(text, speakers, bodies, where) for text in things['text']),
+            regions=(*things['face'], *things['onomatopoeia']),
+        )
+
+    def _read_things(
+        self, children: list[Element], size: tuple[int, int], names: dict[str | None, str | None], page: str
+    ) -> dict[str, list]:
+        """What the page holds, by element name."""
+        things: dict[str, list] = {tag: [] for tag in THINGS}
+        seen: set[str] = set()
+        for child in children:
+            key, where = child.get('id'), f'{page}, {child.tag} {child.get("id")}'
+            if child.tag not in things:
+                self.tally.drop(f'element not mapped: {child.tag}', where)
+            elif key in seen or not key:
+                self.tally.drop('annotation id missing or used twice', where)
+            elif (corners := _corners(child)) is None:
+                self.tally.drop('annotation without a usable box', where)
+            elif (box := place_box(corners, size, self.settings.min_side, self.tally, where)) is not None:
+                seen.add(key)
+                things[child.tag].append(self._thing(child, key, box, names, where))
+        return things
+
+    def _thing(
+        self, child: Element, key: str, box: Box, names: dict[str | None, str | None], where: str
+    ) -> Panel | Character | Balloon | Region:
+        if child.tag == 'frame':
+            if self.counts.pop(key, None) is not None:
+                self.tally.lack("people's count of a panel, not used: counting asks about whole pages", where)
+            return Panel(key, box)
+        if child.tag == 'text':
+            return Balloon(key, box, join_lines(child.text or ''))
+        if child.tag == 'face':
+            return Region(key, box, 'head')
+        if child.tag == 'onomatopoeia':
+            return Region(key, box, 'onomatopoeia', join_lines(child.text or ''))
+        name = names.get(child.get('character'))
+        if name is None:
+            self.tally.lack('character not in the list of its book', where)
+        elif plain_name(name) in self.anonymous:
+            self.tally.lack('character of an anonymous name, left without identity', f'{where}: {name}')
+            name = None
+        return Character(key, box, name)
+
+    def _with_speaker(self, text: Balloon, speakers: dict[str, set[str]], bodies: set[str], page: str) -> Balloon:
+        """The text with its one speaker, if it is a body of the page."""
+        found, where = speakers.get(text.id, set()), f'{page}, text {text.id}'
+        if found - bodies:
+            self.tally.lack('speaker is not a body of the page', where)
+        if len(found) > 1:
+            self.tally.lack('text of several speakers, left without one', where)
+        return Balloon(text.id, text.box, text.text, None, *(found if len(found) == 1 and found <= bodies else (None,)))
+
+
+def _corners(child: Element) -> tuple[float, float, float, float] | None:
+    """x1, y1, x2, y2 of an element's box, or around its polygon; None where a corner is no number."""
+    values = [_number(child.get(key)) for key in ('xmin', 'ymin', 'xmax', 'ymax')]
+    if child.tag == 'onomatopoeia':
+        points = range(len(child.attrib) // 2)
+        xs, ys = ([_number(child.get(f'{axis}{i}')) for i in points if f'x{i}' in child.attrib] for axis in 'xy')
+        values = [*map(min, (xs, ys)), *map(max, (xs, ys))] if xs and None not in xs + ys else [None]
+    return None if None in values else tuple(values)

@@ -1,6 +1,11 @@
-"""Manga109's XML: another drawing, right to left, double pages, speakers; and the tasks on top of it."""
+"""Manga109's XML: another drawing, right to left, double pages, speakers; its public add-ons; and the tasks on top of it."""
+
+import re
+import time
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from input_pipeline.dataset import split_pages
@@ -149,3 +154,180 @@ def test_books_can_be_chosen(folder):
     with pytest.raises(FileNotFoundError, match='holds no annotations'):
         manga109.read(folder / 'images', SETTINGS)
     assert len(manga109.read(folder, manga109.ReadSettings(books=('TEST',)))[0]) == 1
+
+
+# --- Who is nobody
+
+
+ANONYMOUS = """Other|Others|other|OTHER|the other|The Others|_Other|Other_|__others__|the_other|Ｏｔｈｅｒ|Ｏｈｔｅｒ|Ohters| Other |Other（店員）|Other (a guest)|
+Other(man|その他|その他（男）|その他 (通行人)|（その他）|_その他|Ｏｔｈｅｒｓ（客）|THE  OTHER"""
+
+
+@pytest.mark.parametrize('name', ANONYMOUS.replace('\n', '').split('|'))
+def test_anonymous_characters_in_every_spelling(folder, name):
+    edit(folder, 'id="c3" name="Other"', f'id="c3" name="{name}"')
+    pages, report = manga109.read(folder, SETTINGS)
+    assert pages[0].characters[3].identity is None
+    assert report.incomplete['character of an anonymous name, left without identity'] == 1
+
+
+@pytest.mark.parametrize(
+    'name', ['Mother', 'Brothers', 'Otherwise', 'The Otter', 'Thea', 'エリ（Other）', 'Another', 'S', '他']
+)
+def test_names_that_only_contain_it_are_names(folder, name):
+    edit(folder, 'id="c3" name="Other"', f'id="c3" name="{name}"')
+    assert manga109.read(folder, SETTINGS)[0][0].characters[3].identity == name
+
+
+@given(st.sampled_from(['other', 'その他', 'ohter']), st.sampled_from(['', 's', 'S']), st.data())
+def test_spelling_never_makes_somebody_of_nobody(name, plural, data):
+    wide = str.maketrans({chr(c): chr(c + 0xFEE0) for c in range(33, 127)})
+    name = data.draw(st.sampled_from(['', 'the ', 'THE_', '_'])) + name + plural
+    name = ''.join(data.draw(st.sampled_from([c, c.upper(), c.translate(wide)])) for c in name)
+    name += data.draw(
+        st.sampled_from(['', ' ', '_', '(', '（', ' (']) | st.text('あa ', max_size=5).map('（{}）'.format)
+    )
+    assert manga109.plain_name(name) in {'other', 'その他', 'ohter'}
+
+
+@given(st.text(max_size=30))
+@example('(' * 50)
+@example('')
+def test_a_plain_name_is_its_own_plain_name_but_for_a_plural(name):
+    assert isinstance(manga109.plain_name(name), str)
+
+
+# --- Lines
+
+
+@given(st.text('ab あい。\n\t\u3000', max_size=40))
+def test_joined_lines_keep_every_letter_and_single_spaces(text):
+    line = manga109.join_lines(text)
+    assert (line or '').replace(' ', '') == ''.join(text.split())
+    assert line is None or re.fullmatch(r'\S+( \S+)*', line)
+
+
+def test_a_text_of_white_space_takes_no_time():
+    started = time.perf_counter()
+    assert manga109.join_lines('あ' + ' ' * 300_000 + 'b' + '\n ' * 300_000 + 'c') == 'あb c'
+    assert time.perf_counter() - started < 2
+
+
+# --- What stands out of place, and links that do not fit
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'reason'),
+    [
+        ('<page index="3"', '<body id="bx" xmin="1" ymin="1" xmax="60" ymax="90" character="c1"/>\n<page index="3"', 'body outside every page'),
+        ('</pages>', '<text id="tx" xmin="1" ymin="1" xmax="60" ymax="90">a</text></pages>', 'text outside every page'),
+        ('</pages></book>', '</pages><frame id="fx"/></book>', 'frame outside every page'),
+        ('character="c3"/>', 'character="c3"><face id="hx"/></body>', 'face outside every page'),
+        ('<pages>', '<page index="9" width="800" height="600"/><pages>', 'element out of its place: page'),
+        ('<pages>', '<pages><note/>', 'element out of its place: note'),
+        ('index="3"', 'index="3.5"', 'page without index, width or height'),
+    ],
+)  # fmt: skip
+def test_strays_are_counted(folder, old, new, reason):
+    edit(folder, old, new)
+    assert manga109.read(folder, SETTINGS)[1].dropped[reason] == 1
+
+
+def dialog(folder, *links):
+    made = ''.join(
+        f'<speaker_to_text id="s{n}" text_id="{text}" speaker_id="{who}"/>' for n, (text, who) in enumerate(links)
+    )
+    (folder / 'Manga109Dialog/TEST.xml').write_text(
+        f'<book title="TEST"><pages><page index="3">{made}</page></pages></book>'
+    )
+    pages, report = manga109.read(folder, SETTINGS)
+    return pages[0].balloons[1].speaker, report.dropped, report.incomplete
+
+
+def test_speakers_are_never_chosen_among_several(folder):
+    several, absent = 'text of several speakers, left without one', 'speaker is not a body of the page'
+    lacking = 'dialog link to a text that its book lacks'
+    plain = {'page without annotations': 1}
+    nobody = {'character of an anonymous name, left without identity': 1}
+    assert dialog(folder, ('t1', 'b2')) == ('b2', plain, nobody)
+    assert dialog(folder, ('t1', 'b2'), ('t1', 'b2')) == ('b2', plain, nobody)
+    assert dialog(folder, ('t1', 'b2'), ('t1', 'b1')) == (None, plain, nobody | {several: 1})
+    assert dialog(folder, ('t1', 'zz')) == (None, plain, nobody | {absent: 1})
+    assert dialog(folder, ('t1', 'b2'), ('t1', 'zz')) == (None, plain, nobody | {several: 1, absent: 1})
+    assert dialog(folder, ('t1', 'f0')) == (None, plain, nobody | {absent: 1})
+    assert dialog(folder, ('t9', 'b2'), ('t9', 'b1')) == (None, plain | {lacking: 2}, nobody)
+    assert dialog(folder, ('', 'b2')) == (None, plain | {'dialog link without a text or a speaker': 1}, nobody)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda book: book.replace(' character="c2"/>', '/>', 1),
+        lambda book: re.sub(r' <frame [^>]*/>\n', '', book),
+        lambda book: book.replace('やあ', 'A &amp; B &lt;やあ&gt; &#12354;'),
+        lambda book: '\ufeff' + book.replace('\n', '\r\n'),
+        lambda book: book.replace('index="3" width="800" height="600"', 'index="3.0" width=" 800 " height="600.0"'),
+    ],
+)
+def test_books_that_differ_a_little_are_read(folder, change):
+    (folder / 'annotations/TEST.xml').write_text(change(BOOK), encoding='utf-8')
+    assert [page.id for page in manga109.read(folder, SETTINGS)[0]] == ['TEST_003']
+
+
+# --- Add-ons, in the form of manga109/public-annotations
+
+
+@pytest.mark.parametrize('name', ['COO', 'COO-Comic-Onomatopoeia/v2022.07.07'])
+def test_onomatopoeia_become_regions(folder, name):
+    (folder / name).mkdir(parents=True)
+    (folder / name / 'TEST.xml').write_text(
+        """<?xml version='1.0' encoding='utf-8'?>
+<book title="TEST"><pages><page height="600" index="0" width="800" />
+ <page height="600" index="3" width="800">
+  <onomatopoeia id="1000ab5b" x0="397" y0="431" x1="408" y1="443" x2="385" y2="474" x3="373" y3="465" x4="385" y4="450">パ チ</onomatopoeia>
+  <onomatopoeia id="1000ab5c" x0="oops" y0="1" x1="9" y1="9">パチ</onomatopoeia>
+  <onomatopoeia id="1000ab5d">パチ</onomatopoeia>
+ </page><page index="8"><onomatopoeia id="1000ab5e" x0="1" y0="1" x1="9" y1="9"/></page></pages></book>""",
+        encoding='utf-8',
+    )
+    pages, report = manga109.read(folder, SETTINGS)
+    assert pages[0].regions[1] == manga109.Region('1000ab5b', (373, 431, 408, 474), 'onomatopoeia', 'パチ')
+    assert report.dropped == {
+        'page without annotations': 1,
+        'annotation without a usable box': 2,
+        'onomatopoeia of a page that its book lacks': 1,
+    }
+    assert report.annotations == 14
+
+
+def test_people_s_counts_are_told(folder):
+    (folder / 'MangaUB').mkdir()
+    path = folder / 'MangaUB/character_count.csv'
+    path.write_text('\ufeffpanel_id,n_characters\nf0,1\nf1,2.0\nzz,3\nf2,many\nf0,2\n', encoding='utf-8')
+    report = manga109.read(folder, SETTINGS)[1]
+    assert report.incomplete["people's count of a panel, not used: counting asks about whole pages"] == 2
+    assert report.dropped["people's count of a panel that is in none of the books"] == 1
+    assert report.dropped["people's count without panel_id or n_characters, or of a panel twice"] == 2
+    for wrong in (b'panel_id,n_characters\n\xff\xfe,1', b'panel_id,n_characters\n"' + b'x' * 200_000 + b'",1'):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match='is not a CSV file in UTF-8'):
+            manga109.read(folder, SETTINGS)
+
+
+@pytest.mark.parametrize('name', ['Manga109Dialog', 'COO'])
+@pytest.mark.parametrize('content', [b'<book>', b'<comic/>', b'', b'\xff\xfe', b'<!DOCTYPE a><book/>', b'<a>' * 10_000])
+def test_damaged_add_ons_are_a_sentence_with_their_path(folder, name, content):
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / 'TEST.xml').write_bytes(content)
+    with pytest.raises(ValueError, match=f'{name}/TEST') as error:
+        manga109.read(folder, SETTINGS)
+    assert str(error.value).endswith('.')
+
+
+def test_a_page_of_too_many_things_is_left_out(folder):
+    many = ''.join(f'<frame id="g{i}" xmin="1" ymin="1" xmax="9" ymax="9"/>' for i in range(1000))
+    edit(folder, '</page></pages>', f'{many}</page></pages>')
+    pages, report = manga109.read(folder, SETTINGS)
+    assert pages == []
+    assert report.dropped['page with more than 1000 annotations'] == 1
+    assert report.lost_with_pages == 1013
