@@ -17,8 +17,9 @@ from jaxtyping import Array, Key
 from input_pipeline.loader import read_questions
 from input_pipeline.schema import Question
 from rarl_jax.conversation.chat import IMAGE_PAD, Chat
+from rarl_jax.models import interface
 from rarl_jax.models.images import PixelLimits
-from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.models.interface import Config, Model
 from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter
 from rarl_jax.models.params import Params, abstract_params, logical_axes
 from rarl_jax.models.weights import load_params
@@ -56,8 +57,8 @@ def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: 
     return folder
 
 
-def build_model(settings: ModelSettings, config: Config, mesh: Mesh) -> Qwen2_5_VL:
-    return Qwen2_5_VL(
+def build_model(settings: ModelSettings, config: Config, mesh: Mesh) -> Model:
+    return interface.build_model(
         config,
         dtype=jnp.dtype(settings.dtype),
         param_dtype=jnp.dtype(settings.param_dtype),
@@ -84,9 +85,9 @@ def open_chat(folder: Path, config: Config) -> Chat:
     return chat
 
 
-def load_policy(folder: Path, model: Qwen2_5_VL, mesh: Mesh, rules: Rules) -> Params:
+def load_policy(folder: Path, model: Model, mesh: Mesh, rules: Rules) -> Params:
     """A folder's weights, each where the mesh wants it."""
-    shardings = param_shardings(abstract_params(model.config), logical_axes(model.config), mesh, rules)
+    shardings = param_shardings(abstract_params(model), logical_axes(model), mesh, rules)
     return load_params(folder, model.config, model.param_dtype, shardings)
 
 

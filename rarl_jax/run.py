@@ -24,7 +24,7 @@ from rarl_jax.conversation.dialogue import Host
 from rarl_jax.evaluation.tables import load as load_results
 from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
 from rarl_jax.export.folder import differing, export
-from rarl_jax.models.interface import Config
+from rarl_jax.models.interface import read_config
 from rarl_jax.models.lora import Adapted
 from rarl_jax.policy import build_model, load_policy, open_chat, prepare_model, start_adapter
 from rarl_jax.report.build import build_report
@@ -158,7 +158,7 @@ def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None, mesh
     console = Console(quiet=not processes.is_first(), markup=False)
     data_dir = processes.first_before_others(lambda: prepare_data(settings.data, workdir, settings.seed, console))
     folder = processes.first_before_others(lambda: prepare_model(settings.model, data_dir, workdir, settings.seed))
-    model = build_model(settings.model, Config.from_folder(folder), mesh)
+    model = build_model(settings.model, read_config(folder), mesh)
     chat, page, crop = open_chat(folder, model.config), settings.model.page, settings.model.crop
     host = Host(chat, model.config.vision, page, crop, settings.conversation.tool)
     if other := differing(folder, host, settings.conversation.budget):

@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,10 @@ from PIL import Image
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from rarl_jax.models.images import Patches, PixelLimits, patchify
-from rarl_jax.models.interface import PRESETS, Config, Qwen2_5_VL, TextConfig, VisionBatch, VisionConfig, plan_vision
+from rarl_jax.models.interface import PRESETS, Cache, Config, Model, VisionBatch, VisionConfig, build_model, plan_vision
 from rarl_jax.models.params import Params, count_params, init_params, unstack
 from rarl_jax.models.positions import mrope_positions
-from rarl_jax.models.qwen2_5_vl import text
+from rarl_jax.models.qwen2_5_vl.config import TextConfig
 
 GOALS = {'forward': 1.0, 'prefill': 1.0, 'forward + backward': 0.8}  # ours over peer, tokens a second
 MFU_GOALS = {'prefill': 0.55, 'training step': 0.50}
@@ -89,28 +90,27 @@ def make_work(config: Config, rows: int, length: int, size: tuple[int, int]) -> 
 # ---- ours
 
 
-def forward(model: Qwen2_5_VL, params: Params, work: Work) -> Float[Array, 'B T V']:
+def forward(model: Model, params: Params, work: Work) -> Float[Array, 'B T V']:
     return model.apply({'params': params}, work.ids, work.positions, work.index, work.batch)
 
 
-def loss(params: Params, model: Qwen2_5_VL, work: Work) -> Float[Array, '']:
+def loss(params: Params, model: Model, work: Work) -> Float[Array, '']:
     logits = forward(model, params, work)[:, :-1]
     chosen = jnp.take_along_axis(logits, work.ids[:, 1:, None], axis=-1)[..., 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - chosen)
 
 
-def prefill(model: Qwen2_5_VL, params: Params, work: Work) -> tuple[Float[Array, 'B V'], text.Cache]:
+def prefill(model: Model, params: Params, work: Work) -> tuple[Float[Array, 'B V'], Cache]:
     """What a sampler does with a prompt: features, cache, logits of the last token."""
-    variables, config = {'params': params}, model.config.text
-    features = model.apply(variables, work.batch, method='encode_images')
-    embeds = model.apply(variables, work.ids, features, work.index, method='embed')
-    cache = text.init_cache(config, *work.ids.shape, model.dtype)
-    hidden, cache = text.prefill(config, params['text'], cache, embeds, work.positions, model.attention)
-    return text.logits(params['text'], hidden[:, -1]), cache
+    apply = partial(model.apply, {'params': params})
+    embeds = apply(work.ids, apply(work.batch, method='encode_images'), work.index, method='embed')
+    hidden, cache = apply(model.init_cache(*work.ids.shape), embeds, work.positions, method='prefill')
+    return apply(hidden[:, -1], method='logits'), cache
 
 
 def our_runs(config: Config, work: Work) -> dict[str, Callable[[], object]]:
-    model, params = Qwen2_5_VL(config), jax.jit(init_params, static_argnums=1)(jax.random.key(0), config)
+    model = build_model(config)
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), model)
     sliced = jax.jit(unstack)(params)
     run_forward = jax.jit(lambda params, work: forward(model, params, work))
     run_prefill = jax.jit(lambda params, work: prefill(model, params, work))
@@ -169,7 +169,7 @@ def compare(name: str, config: Config, rows: int, length: int, size: tuple[int, 
         times = [(seconds(ours[case]), seconds(peer[case])) for _ in range(RUNS + 1)][1:]
         speed_ours, speed_peer = (work.ids.size / statistics.median(side) for side in zip(*times, strict=True))
         yield {
-            'case': f'{case}, {count_params(config) / 1e6:.0f} M parameters ({name}), {rows} x {length} tokens',
+            'case': f'{case}, {count_params(build_model(config)) / 1e6:.0f} M parameters ({name}), {rows} x {length} tokens',
             'ours': round(speed_ours, 1),
             'peer': round(speed_peer, 1),
             'unit': 'tokens/s',
@@ -215,12 +215,12 @@ def share_of_peak(name: str, run: Callable[[], object], work_flops: float) -> di
 def on_gpu(rows: int, length: int, page: tuple[int, int]) -> Iterator[dict[str, object]]:
     """Prefill of 3B and 7B, a whole AdamW step of 3B; all state in bf16, so that one device holds it."""
     for size in ('3B', '7B'):
-        model = Qwen2_5_VL(PRESETS[size], jnp.bfloat16, jnp.bfloat16, attention='cudnn')
-        params = jax.jit(init_params, static_argnums=(1, 2))(jax.random.key(0), PRESETS[size], jnp.bfloat16)
+        model = build_model(PRESETS[size], dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention='cudnn')
+        params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), model)
         work, _ = make_work(PRESETS[size], rows, length, page)
         held = jax.device_put(work)
         if size == '3B':
-            yield training_step(dataclasses.replace(model, scan=True, remat='attention'), params, work)
+            yield training_step(model.clone(scan=True, remat='attention'), params, work)
         sliced = jax.jit(unstack, donate_argnums=0)(params)
         run = jax.jit(lambda params, work, model=model: prefill(model, params, work))
         yield share_of_peak(
@@ -230,7 +230,7 @@ def on_gpu(rows: int, length: int, page: tuple[int, int]) -> Iterator[dict[str, 
         )
 
 
-def training_step(model: Qwen2_5_VL, params: Params, work: Work) -> dict[str, object]:
+def training_step(model: Model, params: Params, work: Work) -> dict[str, object]:
     """Forward, backward and update; the head's share counts, as every token has a loss."""
     optimizer, held = optax.adamw(1e-6), jax.device_put(work)
 

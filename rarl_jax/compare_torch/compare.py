@@ -11,7 +11,7 @@ from rich.console import Console
 from rarl_jax.compare_torch import ours
 from rarl_jax.compare_torch.report import Report, compare_sides, summary, to_table, write_json
 from rarl_jax.compare_torch.talk import Side, Talk, make_talk
-from rarl_jax.models.interface import Config
+from rarl_jax.models.interface import Config, read_config
 from rarl_jax.settings import CompareSettings
 
 RESULT = 'comparison.json'
@@ -28,7 +28,7 @@ def compare(settings: CompareSettings, workdir: Path) -> Report:
     """
     console, folder = Console(markup=False), _folder('model.path', settings.model.path)
     reference_folder = _folder('reference', settings.reference) if settings.reference else folder
-    config = Config.from_folder(folder)
+    config = read_config(folder)
     talk = make_talk(folder, config, settings)
     console.print(f'{len(talk.ids)} tokens, 2 images; transformers reads {reference_folder} ...')
     theirs, versions = _reference(reference_folder, config, talk, settings)
@@ -65,7 +65,7 @@ def _reference(folder: Path, config: Config, talk: Talk, settings: CompareSettin
         raise ValueError(
             f'configs/compare_torch.py needs PyTorch ({error}): python -m pip install torch; its CPU build will do.'
         ) from error
-    own = Config.from_folder(folder)
+    own = read_config(folder)
     depths = [(each.vision.depth, each.text.num_layers) for each in (config, own)]
     if depths[0] != depths[1]:
         raise ValueError(

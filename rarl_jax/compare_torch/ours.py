@@ -13,10 +13,9 @@ from jaxtyping import Array, Float, Int
 from rarl_jax.compare_torch.talk import Greedy, Side, Talk, our_positions
 from rarl_jax.learner.batches import feature_rows, positions_of
 from rarl_jax.models.images import Patches
-from rarl_jax.models.interface import Config, Qwen2_5_VL, VisionBatch, plan_vision
+from rarl_jax.models.interface import Config, Model, VisionBatch, build_model, plan_vision
 from rarl_jax.models.layers import unconstrained
 from rarl_jax.models.params import Params
-from rarl_jax.models.qwen2_5_vl import text
 from rarl_jax.models.weights import load_params
 
 
@@ -30,7 +29,7 @@ def run(folder: Path, config: Config, talk: Talk, dtype: str, fed: dict[str, Int
     params = load_params(folder, config, dtype)
     params['text']['layers'] = take_apart(params['text']['layers'])
     params['vision']['blocks'] = take_apart(params['vision']['blocks'])
-    model = Qwen2_5_VL(config, jnp.dtype(dtype), jnp.dtype(dtype))
+    model = build_model(config, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
     with jax.default_matmul_precision('highest'):  # a GPU would round float32 to TF32
         states = full_pass(model, params, talk)
         greedy = dict(zip(fed, decode(model, params, talk, list(fed.values())), strict=True))
@@ -38,17 +37,17 @@ def run(folder: Path, config: Config, talk: Talk, dtype: str, fed: dict[str, Int
     return Side(talk.ids, pixels, our_positions(talk, config), states, greedy)
 
 
-def take_apart(layers: Params) -> tuple[Params, ...]:
+def take_apart(layers: Params) -> Params:
     """`params.unstack_layers`, each stack given back before the next is cut: there is never a second copy of all weights."""
     leaves, structure = jax.tree.flatten(layers)
     cut = []
     for leaf in leaves:
         cut.append(jax.block_until_ready(jnp.unstack(leaf)))
         leaf.delete()
-    return tuple(jax.tree.unflatten(structure, layer) for layer in zip(*cut, strict=True))
+    return {str(n): jax.tree.unflatten(structure, layer) for n, layer in enumerate(zip(*cut, strict=True))}
 
 
-def full_pass(model: Qwen2_5_VL, params: Params, talk: Talk) -> dict[str, Float[np.ndarray, 'R D']]:
+def full_pass(model: Model, params: Params, talk: Talk) -> dict[str, Float[np.ndarray, 'R D']]:
     """The output of every vision block, of the merger, of every decoder layer, and the logits; padding left out."""
     config = model.config
     batch, index = _images(config, talk.ids, talk.images)
@@ -69,8 +68,8 @@ def _states(model, params, ids, positions, index, batch):
     seen: dict[str, list[Array]] = {'vision': [], 'text': []}
 
     def note(x: Array, axes: tuple[str, ...]) -> Array:
-        if 'vision_embed' in axes or axes == text.ACTIVATION:
-            seen['vision' if 'vision_embed' in axes else 'text'].append(x)
+        if axes[-1] in ('vision_embed', 'embed'):
+            seen['vision' if axes[-1] == 'vision_embed' else 'text'].append(x)
         return unconstrained(x, axes)
 
     apply = partial(model.clone(constrain=note).apply, {'params': params})
@@ -80,10 +79,10 @@ def _states(model, params, ids, positions, index, batch):
     return {tower: states[1:] for tower, states in seen.items()}, features, apply(hidden, method='logits')
 
 
-def decode(model: Qwen2_5_VL, params: Params, talk: Talk, fed: list[Int[np.ndarray, 'N']]) -> list[Greedy]:
+def decode(model: Model, params: Params, talk: Talk, fed: list[Int[np.ndarray, 'N']]) -> list[Greedy]:
     """As a sampler does it: the prompt into a cache, steps; the call and its crop behind the prompt, steps."""
     config, banned = model.config, np.isin(np.arange(model.config.text.vocab_size), talk.banned)
-    cache = text.init_cache(config.text, 1, len(talk.ids) + max(map(len, fed)), model.dtype)
+    cache = model.init_cache(1, len(talk.ids) + max(map(len, fed)))
     held = place = 0
     turns = []
     for images, end, tokens in zip(([talk.images[0]], [talk.images[1]]), (talk.first, len(talk.ids)), fed, strict=True):
@@ -119,5 +118,6 @@ def _embed(model, params, ids, index, batch):
 def _append(model, params, cache, embeds, positions, start):
     """A chunk of one row behind what its cache holds; the logits of its last token [V]."""
     lengths = jnp.array([embeds.shape[1]])
-    hidden, cache = text.extend(model.config.text, params['text'], cache, embeds, positions, start, lengths)
-    return text.logits(params['text'], hidden[0, -1]), cache
+    apply = partial(model.apply, {'params': params})
+    hidden, cache = apply(cache, embeds, positions, start, lengths, method='extend')
+    return apply(hidden[0, -1], method='logits'), cache

@@ -151,7 +151,7 @@ def _decayed(params: Params) -> Any:
     """Which leaves weight decay shrinks: all but norms and biases, told by name because layers are stacked and their ranks say nothing."""
 
     def is_matrix(path: tuple, leaf: Array) -> bool:
-        last = path_name(path).rpartition('/')[2]
-        return not ('norm' in last or last == 'b')
+        name = path_name(path)
+        return not ('norm' in name or name.endswith('/b'))
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)

@@ -23,7 +23,7 @@ from rarl_jax.learner.batches import Buckets, Rollouts, as_part, collate, image_
 from rarl_jax.learner.logprobs import chosen_logprobs, plan_chosen, score_states
 from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.learner.packing import Packed, pack_groups, packed_tokens
-from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.models.interface import Config, Model
 from rarl_jax.models.lora import Adapted, join
 from rarl_jax.models.params import Params
 from rarl_jax.runtime import processes
@@ -135,7 +135,7 @@ def agreed_sizes(
 
 
 def policy_logprobs(
-    model: Qwen2_5_VL, params: Params, batch: MicroBatch, temperature: float, chunk: int
+    model: Model, params: Params, batch: MicroBatch, temperature: float, chunk: int
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
     """Log-probs of the chosen tokens and the entropy where they were chosen, 0 elsewhere; the logits of `chunk` tokens exist at a time."""
     rollouts, variables = batch.rollouts, {'params': params}
@@ -185,7 +185,7 @@ class Updater:
 
     def __init__(
         self,
-        model: Qwen2_5_VL,
+        model: Model,
         objective: Objective,
         optimizer: optax.GradientTransformation,
         learner: Learner,
@@ -248,7 +248,7 @@ def logits_at_once(places: Params) -> int:
 class ReferencePolicy:
     """The policy that a KL term holds the learner to."""
 
-    def __init__(self, model: Qwen2_5_VL, params: Params, temperature: float):
+    def __init__(self, model: Model, params: Params, temperature: float):
         chunk = logits_at_once(shardings_of(params))
         self._params = params
         self._logprobs = jax.jit(lambda params, batch: policy_logprobs(model, params, batch, temperature, chunk)[0])

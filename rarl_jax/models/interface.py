@@ -1,22 +1,99 @@
-"""What the rest of the project knows of a model family."""
+"""A model family as the rest of the project knows it, chosen by `model_type` of a folder's config.json.
+
+A family is a folder in models/ with
+
+    config.py   its Config, read by `from_hf` and written by `to_hf`; PRESETS: the published sizes
+    model.py    its Linen module, a pure function of a plain dict of params by `model.apply({'params': p}, ..., method=...)`:
+                    encode_images(images) -> features            embed(ids, features, feature_index) -> embeds
+                    hidden(embeds, positions, segments) -> hidden    logits(hidden)
+                    prefill(cache, embeds, positions) -> hidden, cache    extend(cache, embeds, positions, start, lengths) -> hidden, cache
+                and, without params, init_cache(batch, length) and example()
+    names.py    NAMES: the hub's name of every param
+
+Features, embeds and the cache are pytrees that nobody else looks into: leaves of features lead with the image, those of the cache with the row.
+"""
 
 from __future__ import annotations
 
-from rarl_jax.models.qwen2_5_vl.config import PRESETS, Config, TextConfig, VisionConfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from rarl_jax.models.qwen2_5_vl.config import PRESETS, Config, VisionConfig
 from rarl_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.models.qwen2_5_vl.text import Cache, LayerCache
+from rarl_jax.models.qwen2_5_vl.names import NAMES
+from rarl_jax.models.qwen2_5_vl.text import CACHE, Cache, LayerCache
 from rarl_jax.models.qwen2_5_vl.vision import VisionBatch, VisionBuckets, as_part, plan_vision
+from rarl_jax.runtime.files import load_json
 
 __all__ = [
+    'CACHE',
     'PRESETS',
     'Cache',
     'Config',
     'LayerCache',
-    'Qwen2_5_VL',
-    'TextConfig',
+    'Model',
     'VisionBatch',
     'VisionBuckets',
     'VisionConfig',
     'as_part',
+    'build_model',
+    'config_from_hf',
+    'names_of',
     'plan_vision',
+    'read_config',
 ]
+
+Model = Qwen2_5_VL
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a folder in models/ offers."""
+
+    config: type[Config]
+    model: type[nn.Module]
+    names: tuple[tuple[str, str, str], ...]  # the hub's names, see qwen2_5_vl/names.py
+
+
+FAMILIES = {'qwen2_5_vl': Family(Config, Qwen2_5_VL, NAMES)}  # by model_type
+
+
+def read_config(folder: str | Path) -> Config:
+    """The architecture that `folder/config.json` describes, in the hub's flat form or the nested form of transformers 5.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, of a family that is not known, or a field is not what it must be.
+    """
+    path = Path(folder) / 'config.json'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path}: no such file; give a folder saved in Hugging Face format (config.json, *.safetensors).'
+        )
+    values = load_json(path, fix='fetch or save the folder again')
+    try:
+        return config_from_hf(values)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def config_from_hf(values: Mapping[str, Any]) -> Config:
+    """The same of config.json's content."""
+    family = FAMILIES.get(found) if isinstance(found := values.get('model_type'), str) else None
+    if family is None:
+        raise ValueError(f'model_type is {found!r:.60}, expected {" or ".join(FAMILIES)}; give such a folder.')
+    return family.config.from_hf(values)
+
+
+def build_model(config: Config, **settings: Any) -> Model:
+    """The family's module for a config; `settings`: dtype, param_dtype, scan, remat, attention, constrain."""
+    return FAMILIES[config.model_type].model(config, **settings)
+
+
+def names_of(config: Config) -> tuple[tuple[str, str, str], ...]:
+    """The family's table of hub names."""
+    return FAMILIES[config.model_type].names

@@ -1,21 +1,27 @@
-"""The few operations that both towers are built of, as pure functions of a weight dict and an array."""
+"""What the towers of every family are built of: linear maps, norms, attention, and stacks of layers.
+
+A stack of L layers is one module of a layer's class whose params are those of all: stacked [L, ...], as training and checkpoints keep them, or
+apart, {'0': ..., '1': ...} (`params.unstack`), as decoding wants them, which would otherwise slice every weight at every token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from rarl_jax.models.params import Params
+from rarl_jax.models.params import LAYERS, Params, unstack_layers
 
-Attention = Literal['xla', 'cudnn']  # jax.nn.dot_product_attention's implementation; 'cudnn' wants a GPU and bf16
-Remat = Literal[
-    'none', 'attention', 'full'
-]  # what the backward pass recomputes of a layer: nothing, all but q, k, v and attention's output, all
+AttentionKind = Literal['xla', 'cudnn']  # jax.nn.dot_product_attention's implementation; 'cudnn' wants a GPU and bf16
+# What the backward pass recomputes of a layer: nothing, all but q, k, v and attention's output, all.
+Remat = Literal['none', 'attention', 'full']
 Constrain = Callable[
     [Array, tuple[str, ...]], Array
 ]  # (activation, logical axes) -> the same with a sharding constraint
@@ -29,26 +35,132 @@ def unconstrained(x: Array, axes: tuple[str, ...]) -> Array:
     return x
 
 
-def dense(weights: Params, x: Float[Array, '... D']) -> Float[Array, '... F']:
-    """x w + b in x's dtype; with low-rank factors in the dict (lora.py), x w + b + (x a) b'."""
-    y = x @ weights['w'].astype(x.dtype)
-    if 'b' in weights:
-        y = y + weights['b'].astype(x.dtype)
-    if 'lora_a' in weights:
-        y = y + (x @ weights['lora_a'].astype(x.dtype)) @ weights['lora_b'].astype(x.dtype)
-    return y
+# ---------------------------------------------------------------- linear maps and norms
 
 
-def rms_norm(weight: Float[Array, 'D'], x: Float[Array, '... D'], eps: float) -> Float[Array, '... D']:
-    """x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467), the statistics in float32."""
-    wide = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    return (wide * scale).astype(x.dtype) * weight.astype(x.dtype)
+class Dense(nn.Module):
+    """x w + b in x's dtype; with low-rank factors among its params (lora.py), x w + b + (x a) b'. `axes`: logical names of input and output."""
+
+    features: int
+    axes: tuple[str, str]
+    init_scale: float  # standard deviation of fresh weights
+    bias: bool = False
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... F']:
+        start = nn.with_logical_partitioning(nn.initializers.normal(self.init_scale), self.axes)
+        y = x @ self.param('w', start, (x.shape[-1], self.features), self.param_dtype).astype(x.dtype)
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+            y = y + self.param('b', zeros, (self.features,), self.param_dtype).astype(x.dtype)
+        if self.has_variable('params', 'lora_a'):
+            a, b = (self.get_variable('params', name).astype(x.dtype) for name in ('lora_a', 'lora_b'))
+            y = y + (x @ a) @ b
+        return y
 
 
-def gated_mlp(weights: Params, x: Float[Array, '... D']) -> Float[Array, '... D']:
-    """down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202)."""
-    return dense(weights['down'], jax.nn.silu(dense(weights['gate'], x)) * dense(weights['up'], x))
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * scale (arXiv 1910.07467), the statistics in float32."""
+
+    eps: float
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ('norm',))
+        weight = self.param('scale', ones, (x.shape[-1],), self.param_dtype)
+        wide = x.astype(jnp.float32)
+        scale = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (wide * scale).astype(x.dtype) * weight.astype(x.dtype)
+
+
+class GatedMlp(nn.Module):
+    """down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202). `axes`: logical names of the outer and the inner width."""
+
+    width: int  # inside
+    axes: tuple[str, str]
+    dense: Callable[..., Dense]  # Dense with what all maps of a tower share
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+        gate = self.dense(self.width, self.axes, name='gate')(x)
+        up = self.dense(self.width, self.axes, name='up')(x)
+        return self.dense(x.shape[-1], self.axes[::-1], name='down')(jax.nn.silu(gate) * up)
+
+
+# ---------------------------------------------------------------- stacks of layers
+
+Call = Callable[[nn.Module, Any], Any]  # (a layer, what goes through it) -> the same, changed
+
+
+class Run(NamedTuple):
+    """Layers [start, end) of a stack, and what each of them does."""
+
+    start: int
+    end: int
+    call: Call
+
+
+def run_layers(stack: nn.Module, runs: Sequence[Run], x: Any, scan: bool, remat: Remat) -> Any:
+    """x through all layers of a stack, one run of them after the other.
+
+    Args:
+        stack: a module of one layer's class, whose params are those of all.
+        scan: True = a run is one compiled layer, looped over, and the params are stacked; False = layer by layer.
+    """
+    if stack.is_initializing():  # makes the params of all layers: which call is made does not matter
+        return _scanned(Run(0, runs[-1].end, runs[0].call), remat)(stack, x)
+    if not scan:
+        calls = [rematerialised(run.call, remat) for run in runs for _ in range(run.start, run.end)]
+        return unrolled(stack, calls, x)
+    for run in runs:
+        cut = partial(jax.tree.map, lambda stacked, run=run: stacked[run.start : run.end])
+        x = nn.map_variables(_scanned(run, remat), 'params', trans_in_fn=cut)(stack, x)
+    return x
+
+
+def unrolled(stack: nn.Module, calls: Sequence[Call], x: Any) -> Any:
+    """x through the layers of a stack by a call each. Stacked params are taken apart once: the gradient is one concatenation a weight."""
+
+    def all_layers(stack, x):
+        for index, call in enumerate(calls):
+            x = nn.map_variables(call, 'params', trans_in_fn=partial(_layer, index))(stack, x)
+        return x
+
+    return nn.map_variables(all_layers, 'params', trans_in_fn=_apart)(stack, x)
+
+
+def _scanned(run: Run, remat: Remat) -> Call:
+    step = rematerialised(run.call, remat)
+    loop = nn.scan(
+        lambda layer, x, _: (step(layer, x), None),
+        variable_axes={'params': 0},
+        split_rngs={'params': True},
+        length=run.end - run.start,
+        metadata_params={nn.PARTITION_NAME: LAYERS},
+    )
+    return lambda stack, x: loop(stack, x, None)[0]
+
+
+def _apart(variables: Params) -> Params:
+    params = variables['params']
+    return variables if '0' in params else {'params': unstack_layers(params)}
+
+
+def _layer(index: int, variables: Params) -> Params:
+    return {'params': variables['params'][str(index)]}
+
+
+def rematerialised(call: Call, remat: Remat) -> Call:
+    """`call` so that its backward pass recomputes what `remat` says."""
+    if remat == 'none':
+        return call
+    policy = jax.checkpoint_policies.save_only_these_names(*SAVED) if remat == 'attention' else None
+    return nn.remat(call, policy=policy)
+
+
+# ---------------------------------------------------------------- attention
 
 
 def rotate(
@@ -64,7 +176,7 @@ def attend(
     q: Float[Array, 'B T N H'],
     k: Float[Array, 'B S K H'],
     v: Float[Array, 'B S K H'],
-    implementation: Attention,
+    implementation: AttentionKind,
     mask: Bool[Array, 'B 1 T S'] | None = None,
     causal: bool = False,
     key_lengths: Int[Array, 'B'] | None = None,
@@ -116,12 +228,7 @@ def _pad_queries(x: Array, axis: int, padding: int) -> Array:
     return jnp.pad(x, [(0, padding if each == axis else 0) for each in range(x.ndim)])
 
 
-def rematerialised(layer: Callable, remat: Remat) -> Callable:
-    """`layer` so that its backward pass recomputes what `remat` says."""
-    if remat == 'none':
-        return layer
-    policy = jax.checkpoint_policies.save_only_these_names(*SAVED) if remat == 'attention' else None
-    return jax.checkpoint(layer, policy=policy)
+# ---------------------------------------------------------------- moving rows
 
 
 @jax.custom_vjp

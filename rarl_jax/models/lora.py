@@ -14,14 +14,16 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rarl_jax.models.params import LAYERS, Params, Weight, weight_table
-from rarl_jax.models.qwen2_5_vl.config import Config
+from rarl_jax.models.interface import Config
+from rarl_jax.models.names import Weight, weight_table
+from rarl_jax.models.params import LAYERS, STACKS, Params
 
 RANK_AXIS = 'lora_rank'  # logical axis of the factors' short side
-# What PEFT prefixes, and transformers 5's names of the towers (params.py keeps the hub's).
+# What PEFT prefixes, and transformers 5's names of the towers (the table of names keeps the hub's).
 PREFIXES = {
     'text': ('model.', 'base_model.model.model.language_model.'),
     'vision': ('visual.', 'base_model.model.model.visual.'),
@@ -56,24 +58,19 @@ class Adapted:
 
 def adapter_table(config: Config, lora: LoraConfig) -> Params:
     """The adapter's structure with a Weight at every leaf. ValueError where a target is no linear map of the model."""
-    towers = {'text': ('layers', weight_table(config)['text']['layers'])}
-    if lora.vision:
-        towers['vision'] = ('blocks', weight_table(config)['vision']['blocks'])
-    maps = {
-        tower: {name: one['w'] for name, one in table.items() if isinstance(one, dict)}
-        for tower, (_, table) in towers.items()
-    }
-    known = {_module(weight).rpartition('.')[2] for table in maps.values() for weight in table.values()}
+    towers = ('text', 'vision') if lora.vision else ('text',)
+    stacks = tuple('/'.join(stack) + '/' for stack in STACKS if stack[0] in towers)
+    weights = flatten_dict(weight_table(config), sep='/')
+    maps = {path: weight for path, weight in weights.items() if path.startswith(stacks) and path.endswith('/w')}
+    known = {_module(weight).rpartition('.')[2] for weight in maps.values()}
     if unknown := sorted(set(lora.targets) - known):
         raise ValueError(f'lora targets {unknown}: no linear map of that name; choose from {sorted(known)}.')
-    return {
-        tower: {
-            layers: {
-                name: _factors(weight, lora, tower) for name, weight in maps[tower].items() if _chosen(weight, lora)
-            }
-        }
-        for tower, (layers, _) in towers.items()
-    }
+    factors = {}
+    for path, weight in maps.items():
+        if _module(weight).rpartition('.')[2] in lora.targets:
+            at, tower = path.removesuffix('/w'), path.partition('/')[0]
+            factors |= {f'{at}/{name}': factor for name, factor in _factors(weight, lora, tower).items()}
+    return unflatten_dict(factors, sep='/')
 
 
 def adapter_axes(config: Config, lora: LoraConfig) -> Params:
@@ -91,7 +88,7 @@ def init_adapter(key: PRNGKeyArray, config: Config, lora: LoraConfig, dtype: DTy
 
 
 def join(params: Params, adapter: Params, lora: LoraConfig) -> Params:
-    """Params whose adapted maps also hold the factors, b scaled: what the model's functions take. Costs no copy of the base."""
+    """Params whose adapted maps also hold the factors, b scaled: what the model's modules take. Costs no copy of the base."""
     scaled = jax.tree_util.tree_map_with_path(
         lambda path, factor: factor * lora.scale if path[-1].key == 'lora_b' else factor, adapter
     )
@@ -100,23 +97,22 @@ def join(params: Params, adapter: Params, lora: LoraConfig) -> Params:
 
 def beside(params: Params, adapter: Params) -> Params:
     """Params whose adapted maps also hold the factors as they are. For whatever has this structure: shapes, shardings."""
-    return _combine(params, adapter, lambda weights, factors: {**weights, **factors})
+    return unflatten_dict(flatten_dict(params) | flatten_dict(adapter))
 
 
 def merge(params: Params, adapter: Params, lora: LoraConfig) -> Params:
     """Plain params with the product added in float32, for sampling and export."""
-    return _combine(
-        params, adapter, lambda weights, factors: {**weights, 'w': _added(weights['w'], factors, lora.scale)}
-    )
+    merged, factors = flatten_dict(params), flatten_dict(adapter)
+    for path, a in factors.items():
+        if path[-1] == 'lora_a':
+            at = path[:-1]
+            merged[(*at, 'w')] = _added(merged[(*at, 'w')], a, factors[(*at, 'lora_b')], lora.scale)
+    return unflatten_dict(merged)
 
 
 def _module(weight: Weight) -> str:
     """Name of the linear map that a matrix belongs to."""
     return weight.hub.removesuffix('.weight')
-
-
-def _chosen(weight: Weight, lora: LoraConfig) -> bool:
-    return _module(weight).rpartition('.')[2] in lora.targets
 
 
 def _factors(weight: Weight, lora: LoraConfig, tower: str) -> Params:
@@ -125,28 +121,20 @@ def _factors(weight: Weight, lora: LoraConfig, tower: str) -> Params:
     at = new + _module(weight).removeprefix(old)
     a_axes, b_axes = (LAYERS, weight.axes[1], RANK_AXIS), (LAYERS, RANK_AXIS, weight.axes[2])
     return {
-        'lora_a': Weight((layers, fan_in, lora.rank), a_axes, f'{at}.lora_A.weight', 'normal', transposed=True),
-        'lora_b': Weight((layers, lora.rank, fan_out), b_axes, f'{at}.lora_B.weight', 'zeros', transposed=True),
+        'lora_a': Weight((layers, fan_in, lora.rank), a_axes, f'{at}.lora_A.weight', 'transposed'),
+        'lora_b': Weight((layers, lora.rank, fan_out), b_axes, f'{at}.lora_B.weight', 'transposed'),
     }
 
 
 def _start(weight: Weight, key: PRNGKeyArray, dtype: DTypeLike) -> Array:
-    if weight.start == 'zeros':
+    if weight.axes[1] == RANK_AXIS:
         return jnp.zeros(weight.shape, dtype)
     bound = 1 / math.sqrt(weight.shape[1])
     return jax.random.uniform(key, weight.shape, jnp.float32, -bound, bound).astype(dtype)
 
 
-def _combine(params: Params, adapter: Params, change) -> Params:
-    """Params with `change(weights, factors)` in place of every adapted map's weights."""
-    combined = {tower: dict(part) for tower, part in params.items()}
-    for tower, part in adapter.items():
-        for layers, maps in part.items():
-            changed = {name: change(params[tower][layers][name], factors) for name, factors in maps.items()}
-            combined[tower][layers] = {**params[tower][layers], **changed}
-    return combined
-
-
-def _added(w: Float[Array, 'L D F'], factors: Params, scale: float) -> Float[Array, 'L D F']:
-    a, b = (factors[name].astype(jnp.float32) for name in ('lora_a', 'lora_b'))
-    return (w.astype(jnp.float32) + scale * (a @ b)).astype(w.dtype)
+def _added(
+    w: Float[Array, 'L D F'], a: Float[Array, 'L D R'], b: Float[Array, 'L R F'], scale: float
+) -> Float[Array, 'L D F']:
+    product = a.astype(jnp.float32) @ b.astype(jnp.float32)
+    return (w.astype(jnp.float32) + scale * product).astype(w.dtype)

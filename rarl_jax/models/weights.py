@@ -1,4 +1,4 @@
-"""Checkpoints in Hugging Face's format <-> params, driven by params.weight_table.
+"""Checkpoints in Hugging Face's format <-> params, driven by names.weight_table.
 
 Reading goes tensor by tensor in the order of the files: each is read on its own, put on the devices with its layer's sharding, and
 written into its donated stack there. So the host holds one tensor at a time, whatever the checkpoint's size.
@@ -30,8 +30,9 @@ from rarl_jax.models.hub_files import (
     to_host,
     write_folder,
 )
-from rarl_jax.models.params import Params, Weight, weight_table
-from rarl_jax.models.qwen2_5_vl.config import Config
+from rarl_jax.models.interface import Config
+from rarl_jax.models.names import Weight, weight_table
+from rarl_jax.models.params import Params
 
 HEAD, EMBEDDING = 'lm_head.weight', 'model.embed_tokens.weight'
 
@@ -106,14 +107,6 @@ def hub_name(name: str) -> str:
     return name
 
 
-def hub_shape(weight: Weight) -> tuple[int, ...]:
-    """Shape of the weight, or of one layer of it, in a checkpoint."""
-    if weight.hub_shape is not None:
-        return weight.hub_shape
-    shape = weight.shape[1:] if weight.stacked else weight.shape
-    return shape[::-1] if weight.transposed else shape
-
-
 def _slots(weights: list[Weight]) -> dict[str, Slot]:
     slots = {}
     for leaf, weight in enumerate(weights):
@@ -131,7 +124,7 @@ def _mismatches(weights: list[Weight], slots: dict[str, Slot], tensors: dict[str
         f'{name}: unexpected, no weight of this config' for name in tensors if name not in slots and name not in allowed
     ]
     for name, slot in slots.items():
-        expected = hub_shape(weights[slot.leaf])
+        expected = weights[slot.leaf].hub_shape
         if name in tensors and tensors[name].shape != expected:
             problems.append(f'{name}: shape {tensors[name].shape}, expected {expected}')
     return problems
@@ -152,16 +145,17 @@ class _Loading:
 
     def __init__(self, weight: Weight, sharding: Sharding, dtype: DTypeLike):
         self.weight, self.raw_sharding = weight, _raw_sharding(weight, sharding)
+        self.flips = weight.transform != 'same'  # a kernel is a matrix [out, in] once its last axes are one
         if weight.stacked:
             self.array = jax.jit(partial(jnp.zeros, weight.shape, dtype), out_shardings=sharding)()
-            self.fill = jax.jit(partial(_fill_layer, weight.transposed), donate_argnums=0, out_shardings=sharding)
+            self.fill = jax.jit(partial(_fill_layer, self.flips), donate_argnums=0, out_shardings=sharding)
         else:
             self.array = None
-            self.fill = jax.jit(lambda raw: _oriented(weight.transposed, raw).astype(dtype), out_shardings=sharding)
+            self.fill = jax.jit(lambda raw: _oriented(self.flips, raw).astype(dtype), out_shardings=sharding)
 
     def take(self, stored: Stored, layer: int | None) -> None:
         raw = read_tensor(stored)
-        if self.weight.hub_shape is not None:
+        if self.weight.transform == 'kernel':
             raw = raw.reshape(raw.shape[0], -1)
         raw = jax.make_array_from_callback(raw.shape, self.raw_sharding, raw.__getitem__)
         self.array = self.fill(raw) if layer is None else self.fill(self.array, raw, layer)
@@ -184,7 +178,7 @@ def _raw_sharding(weight: Weight, sharding: Sharding) -> Sharding:
         return sharding
     spec = (*sharding.spec, *([None] * (len(weight.shape) - len(sharding.spec))))
     spec = spec[1:] if weight.stacked else spec
-    return NamedSharding(sharding.mesh, PartitionSpec(*(spec[::-1] if weight.transposed else spec)))
+    return NamedSharding(sharding.mesh, PartitionSpec(*(spec if weight.transform == 'same' else spec[::-1])))
 
 
 def _outgoing(params: Params, config: Config) -> list[Outgoing]:
@@ -204,10 +198,10 @@ def _outgoing(params: Params, config: Config) -> list[Outgoing]:
             )
         for layer in range(weight.shape[0]) if weight.stacked else [None]:
             fetch = partial(_fetch, weight, array, layer)
-            outgoing.append(Outgoing(weight.hub.format(layer), np.dtype(array.dtype), hub_shape(weight), fetch))
+            outgoing.append(Outgoing(weight.hub.format(layer), np.dtype(array.dtype), weight.hub_shape, fetch))
     return outgoing
 
 
 def _fetch(weight: Weight, array: Array, layer: int | None) -> np.ndarray:
     value = to_host(array if layer is None else array[layer])
-    return (value.T if weight.transposed else value).reshape(hub_shape(weight))
+    return (value if weight.transform == 'same' else value.T).reshape(weight.hub_shape)

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from rarl_jax.models.interface import PRESETS, Config
+from rarl_jax.models.interface import PRESETS, Config, read_config
 from rarl_jax.policy import build_model
 from rarl_jax.preflight.measure import measure
 from rarl_jax.preflight.report import table_of, verdict
@@ -56,4 +56,4 @@ def preflight(config: ConfigDict, device_gb: float, processes: int) -> bool:
 
 def architecture(model: ModelSettings) -> Config:
     """That of the folder, or the published one where none is named."""
-    return Config.from_folder(Path(model.path)) if model.path else PRESETS[PUBLISHED]
+    return read_config(Path(model.path)) if model.path else PRESETS[PUBLISHED]

@@ -15,10 +15,9 @@ from rarl_jax.learner.batches import multiple
 from rarl_jax.learner.losses import Denominators
 from rarl_jax.learner.optim import make_optimizer
 from rarl_jax.learner.update import Learner, Updater, imitation, reinforcement
-from rarl_jax.models.interface import Qwen2_5_VL
+from rarl_jax.models.interface import Cache, Model
 from rarl_jax.models.lora import Adapted, adapter_axes, beside, init_adapter
 from rarl_jax.models.params import Params, abstract_params, logical_axes
-from rarl_jax.models.qwen2_5_vl import text
 from rarl_jax.preflight.flops import count_flops
 from rarl_jax.preflight.shapes import Largest, abstract, abstract_rows, image_shape, integers, micro_batch
 from rarl_jax.runtime.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
@@ -57,7 +56,7 @@ class Needs:
         }
 
 
-def measure(settings: RunSettings, model: Qwen2_5_VL, largest: Largest, processes: int, mesh: Mesh) -> Needs:
+def measure(settings: RunSettings, model: Model, largest: Largest, processes: int, mesh: Mesh) -> Needs:
     """What the largest update and decoding take on `mesh`. ValueError if the micro-batch does not divide over its devices."""
     stage = settings.stage[largest.stage]
     if largest.rows % batch_parts(mesh):
@@ -81,13 +80,13 @@ def measure(settings: RunSettings, model: Qwen2_5_VL, largest: Largest, processe
     )
 
 
-def abstract_policy(settings: RunSettings, model: Qwen2_5_VL, mesh: Mesh) -> tuple[Params, Params, Adapted | None]:
+def abstract_policy(settings: RunSettings, model: Model, mesh: Mesh) -> tuple[Params, Params, Adapted | None]:
     """The policy's weights (an adapter's factors among them), what is trained, and what an adapter belongs to.
 
     The last is in float32, for the update to be compiled with: a CPU adds float32 copies of all bfloat16 layers, which no GPU needs.
     """
-    base = abstract_params(model.config, model.param_dtype)
-    base = abstract(base, param_shardings(base, logical_axes(model.config), mesh, settings.mesh.rules))
+    base = abstract_params(model)
+    base = abstract(base, param_shardings(base, logical_axes(model), mesh, settings.mesh.rules))
     if (lora := settings.model.lora) is None:
         return base, base, None
     adapter = jax.eval_shape(lambda: init_adapter(jax.random.key(0), model.config, lora))
@@ -99,7 +98,7 @@ def abstract_policy(settings: RunSettings, model: Qwen2_5_VL, mesh: Mesh) -> tup
 
 def measure_update(
     settings: RunSettings,
-    model: Qwen2_5_VL,
+    model: Model,
     learner: Learner,
     adapted: Adapted | None,
     optimizer: Any,
@@ -128,7 +127,7 @@ def measure_update(
 
 
 def measure_decoding(
-    settings: RunSettings, model: Qwen2_5_VL, params: Params, largest: Largest, mesh: Mesh
+    settings: RunSettings, model: Model, params: Params, largest: Largest, mesh: Mesh
 ) -> dict[str, int]:
     """Of one segment, every row's cache at its full length. `mesh` holds one process's devices.
 
@@ -153,7 +152,7 @@ def measure_decoding(
     }
 
 
-def decode_program(model: Qwen2_5_VL, settings: RunSettings) -> Program:
+def decode_program(model: Model, settings: RunSettings) -> Program:
     """What a rollout of the run compiles; the number of a stop token changes nothing."""
     sampler = settings.sampler
     return Program(
@@ -165,13 +164,13 @@ def decode_program(model: Qwen2_5_VL, settings: RunSettings) -> Program:
     )
 
 
-def abstract_copy(model: Qwen2_5_VL, params: Params, mesh: Mesh) -> Params:
+def abstract_copy(model: Model, params: Params, mesh: Mesh) -> Params:
     """The sampler's weights."""
     copy, places = copied_shardings(model, shardings_of(params))
     return abstract(jax.eval_shape(copy, params), jax.tree.map(lambda x: NamedSharding(mesh, x.spec), places))
 
 
-def abstract_sampling(model: Qwen2_5_VL, rows: int, mesh: Mesh) -> SamplingParams:
+def abstract_sampling(model: Model, rows: int, mesh: Mesh) -> SamplingParams:
     """How tokens are drawn, without the numbers."""
     keys = abstract_rows(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)), mesh)
     vocabulary = (model.config.text.vocab_size,)
@@ -181,9 +180,9 @@ def abstract_sampling(model: Qwen2_5_VL, rows: int, mesh: Mesh) -> SamplingParam
     )
 
 
-def abstract_cache(model: Qwen2_5_VL, rows: int, length: int, mesh: Mesh) -> text.Cache:
+def abstract_cache(model: Model, rows: int, length: int, mesh: Mesh) -> Cache:
     """The sampler's keys and values."""
-    cache = jax.eval_shape(lambda: text.init_cache(model.config.text, rows, length, model.dtype))
+    cache = jax.eval_shape(lambda: model.init_cache(rows, length))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(x.shape, mesh)), cache)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from rarl_jax.models.interface import Qwen2_5_VL
+from rarl_jax.models.interface import Model
 from rarl_jax.models.params import count_params
 from rarl_jax.preflight.measure import Needs
 from rarl_jax.preflight.shapes import Largest
@@ -14,10 +14,10 @@ USABLE = 0.92  # of a device's memory: the rest is the driver's, the libraries',
 COMPILER, ARITHMETIC = 'compiled', 'arithmetic'
 
 
-def table_of(needs: Needs, largest: Largest, model: Qwen2_5_VL, settings: MeshSettings) -> Table:
+def table_of(needs: Needs, largest: Largest, model: Model, settings: MeshSettings) -> Table:
     """Bytes a device by what they hold, then by phase, then operations."""
     table = Table(
-        title=f'{count_params(model.config) / 1e9:.2f} B parameters on data={settings.data} x fsdp={settings.fsdp} x tensor={settings.tensor}'
+        title=f'{count_params(model) / 1e9:.2f} B parameters on data={settings.data} x fsdp={settings.fsdp} x tensor={settings.tensor}'
     )
     for name, side in (('on each device', 'left'), ('GB', 'right'), ('known by', 'left')):
         table.add_column(name, justify=side)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -103,11 +104,12 @@ def spec(shape: tuple[int, ...], logical: Logical, mesh: Mesh, rules: Rules = RU
         raise ValueError(
             f'An array of shape {shape} has {len(shape)} axes, but {len(logical)} logical names {logical}.'
         )
-    return PartitionSpec(*(_split_over(size, name, mesh, rules) for size, name in zip(shape, logical, strict=True)))
+    wanted = nn.logical_to_mesh_axes(logical, tuple(rules.items()))
+    return PartitionSpec(*(_divided(size, axes, mesh) for size, axes in zip(shape, wanted, strict=True)))
 
 
-def _split_over(size: int, name: str | None, mesh: Mesh, rules: Rules) -> tuple[str, ...] | str | None:
-    axes = tuple(axis for axis in rules.get(name, ()) if mesh.shape[axis] > 1)
+def _divided(size: int, wanted: tuple[str, ...] | str | None, mesh: Mesh) -> tuple[str, ...] | str | None:
+    axes = tuple(axis for axis in ((wanted,) if isinstance(wanted, str) else wanted or ()) if mesh.shape[axis] > 1)
     if not axes or size % int(np.prod([mesh.shape[axis] for axis in axes])):
         return None
     return axes if len(axes) > 1 else axes[0]

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rarl_jax.models.interface import Cache, LayerCache, Qwen2_5_VL, VisionBatch
+from rarl_jax.models.interface import CACHE, Cache, LayerCache, Model, VisionBatch
 from rarl_jax.models.params import Params
-from rarl_jax.models.qwen2_5_vl import text
 from rarl_jax.runtime.sharding import ACTIVATION_RULES, spec
 from rarl_jax.sampler.choice import SamplingMethod, choose, uniforms
 
@@ -28,7 +27,7 @@ from rarl_jax.sampler.choice import SamplingMethod, choose, uniforms
 class Program:
     """What the programs are specialised on."""
 
-    model: Qwen2_5_VL
+    model: Model
     method: SamplingMethod
     stop_ids: tuple[int, ...]  # tokens that end a turn
     segment: int  # decode steps of one call
@@ -70,24 +69,22 @@ class DecodeState(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def encode_images(model: Qwen2_5_VL, params: Params, images: VisionBatch) -> Float[Array, 'I M D']:
-    return model.apply({'params': params}, images, method=model.encode_images)
+def encode_images(model: Model, params: Params, images: VisionBatch) -> Float[Array, 'I M D']:
+    return model.apply({'params': params}, images, method='encode_images')
 
 
 @partial(jax.jit, static_argnums=0)
-def prefill(model: Qwen2_5_VL, params: Params, features: Float[Array, 'I M D'], chunk: Chunk) -> tuple[Array, Cache]:
+def prefill(model: Model, params: Params, features: Float[Array, 'I M D'], chunk: Chunk) -> tuple[Array, Cache]:
     """Prompts into a cache of their own padded length; the hidden state of each prompt's last token [B D]."""
-    embeds = model.apply({'params': params}, chunk.ids, features, chunk.feature_index, method=model.embed)
-    cache = text.init_cache(model.config.text, *chunk.ids.shape, model.dtype)
-    hidden, cache = text.prefill(
-        model.config.text, params['text'], cache, embeds, chunk.positions, attention=model.attention
-    )
+    apply = partial(model.apply, {'params': params})
+    embeds = apply(chunk.ids, features, chunk.feature_index, method='embed')
+    hidden, cache = apply(model.init_cache(*chunk.ids.shape), embeds, chunk.positions, method='prefill')
     return _last(hidden, chunk.lengths), pinned(model, cache)
 
 
-def pinned(model: Qwen2_5_VL, cache: Cache) -> Cache:
+def pinned(model: Model, cache: Cache) -> Cache:
     """The cache where the mesh wants it: rows over data and fsdp, heads over tensor."""
-    return jax.tree.map(lambda x: model.constrain(x, text.CACHE), cache)
+    return jax.tree.map(lambda x: model.constrain(x, CACHE), cache)
 
 
 def take_rows(layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh: Mesh) -> Cache:
@@ -105,7 +102,7 @@ def take_rows(layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh
 
 def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """Of keys or values [B S K H]."""
-    return NamedSharding(mesh, spec(shape, text.CACHE, mesh, ACTIVATION_RULES))
+    return NamedSharding(mesh, spec(shape, CACHE, mesh, ACTIVATION_RULES))
 
 
 @functools.cache
@@ -142,13 +139,11 @@ def append(
     sampling: SamplingParams,
 ) -> tuple[Int[Array, 'B'], Float[Array, 'B'], Cache]:
     """Puts observations into the cache and chooses the first token of each row's next turn."""
-    model = program.model
-    embeds = model.apply({'params': params}, chunk.ids, features, chunk.feature_index, method=model.embed)
-    hidden, cache = text.extend(
-        model.config.text, params['text'], cache, embeds, chunk.positions, chunk.start, chunk.lengths, model.attention
-    )
+    apply = partial(program.model.apply, {'params': params})
+    embeds = apply(chunk.ids, features, chunk.feature_index, method='embed')
+    hidden, cache = apply(cache, embeds, chunk.positions, chunk.start, chunk.lengths, method='extend')
     uniform = uniforms(sampling.keys, chunk.start + chunk.lengths, 1)[0]
-    return *_choose(program, params, _last(hidden, chunk.lengths), uniform, sampling), pinned(model, cache)
+    return *_choose(program, params, _last(hidden, chunk.lengths), uniform, sampling), pinned(program.model, cache)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -194,16 +189,15 @@ def decode(
 
 def _decode_step(model, params, cache, pending, positions, start, active):
     """One token a row into the cache; its hidden state [B D]."""
-    embeds = model.apply({'params': params}, pending[:, None], method=model.embed)
+    apply = partial(model.apply, {'params': params})
+    embeds = apply(pending[:, None], method='embed')
     positions = jnp.broadcast_to(positions[None, :, None], (3, len(pending), 1))
-    hidden, cache = text.extend(
-        model.config.text, params['text'], cache, embeds, positions, start, active.astype(jnp.int32), model.attention
-    )
+    hidden, cache = apply(cache, embeds, positions, start, active.astype(jnp.int32), method='extend')
     return hidden[:, 0], cache
 
 
 def _choose(program, params, hidden, uniform, sampling):
-    logits = text.logits(params['text'], hidden)
+    logits = program.model.apply({'params': params}, hidden, method='logits')
     ids, logprobs = choose(logits, uniform, sampling.banned, sampling.temperature, sampling.top_p, program.method)
     return ids.astype(jnp.int32), logprobs
 

@@ -13,8 +13,8 @@ from jax.tree_util import PyTreeDef
 from jaxtyping import Bool
 
 from rarl_jax.conversation.dialogue import Host
-from rarl_jax.models.interface import Qwen2_5_VL
-from rarl_jax.models.params import Params, unstack
+from rarl_jax.models.interface import Model
+from rarl_jax.models.params import Params, map_stacks, unstack
 from rarl_jax.runtime.sharding import constrain, local_copy, local_mesh, shardings_of, whole_on_each
 
 
@@ -22,13 +22,13 @@ from rarl_jax.runtime.sharding import constrain, local_copy, local_mesh, shardin
 class Policy:
     """A model with the weights of one update, and the host's side of its conversations."""
 
-    model: Qwen2_5_VL  # static; `scan` must be off
+    model: Model  # static; `scan` must be off
     params: Params  # layers apart, see `of`
     host: Host
     mesh: Mesh  # this process's devices: rows are split over them
 
     @classmethod
-    def of(cls, model: Qwen2_5_VL, params: Params, host: Host, mesh: Mesh) -> Policy:
+    def of(cls, model: Model, params: Params, host: Host, mesh: Mesh) -> Policy:
         """Makes the sampler's copy of the weights, once for a whole rollout. All processes call it together; what follows is each one's own.
 
         Layers are taken apart (slicing them at every token would read them twice), cast to what activations are, and gathered from the
@@ -50,23 +50,22 @@ class Policy:
 
 
 @functools.cache
-def copier(model: Qwen2_5_VL, structure: PyTreeDef, shardings: tuple[NamedSharding, ...]) -> Callable[[Params], Params]:
+def copier(model: Model, structure: PyTreeDef, shardings: tuple[NamedSharding, ...]) -> Callable[[Params], Params]:
     """The program that makes the sampler's copy of params with these shardings."""
     copy, copied = copied_shardings(model, jax.tree.unflatten(structure, shardings))
     return jax.jit(copy, out_shardings=copied)
 
 
-def copied_shardings(model: Qwen2_5_VL, shardings: Params) -> tuple[Callable[[Params], Params], Params]:
+def copied_shardings(model: Model, shardings: Params) -> tuple[Callable[[Params], Params], Params]:
     """What makes the sampler's copy, and the shardings of the copy of params with `shardings`."""
     whole = jax.tree.map(whole_on_each, shardings)
-    for part, layers, count in (
-        ('text', 'layers', model.config.text.num_layers),
-        ('vision', 'blocks', model.config.vision.depth),
-    ):
-        one = jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(*x.spec[1:])), whole[part][layers])
-        whole[part][layers] = (one,) * count
+    depths = {'text': model.config.text.num_layers, 'vision': model.config.vision.depth}
+
+    def apart(tower, stack):
+        one = jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(*x.spec[1:])), stack)
+        return {str(index): one for index in range(depths[tower])}
 
     def copy(params):
         return unstack(jax.tree.map(lambda x: x.astype(model.dtype), params))
 
-    return copy, whole
+    return copy, map_stacks(whole, apart)

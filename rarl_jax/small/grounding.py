@@ -39,7 +39,7 @@ from rarl_jax.learner import optim
 from rarl_jax.learner.batches import on_mesh, plan_shared_images
 from rarl_jax.learner.update import Learner
 from rarl_jax.models.images import Patches, patchify
-from rarl_jax.models.interface import Qwen2_5_VL, VisionBatch
+from rarl_jax.models.interface import Model, VisionBatch
 from rarl_jax.models.params import Params
 from rarl_jax.models.positions import mrope_positions
 from rarl_jax.runtime import processes
@@ -269,7 +269,7 @@ def init_heads(key: Array, width: int, tasks: int, scale: float) -> Params:
 
 
 def grounding_loss(
-    model: Qwen2_5_VL, params: Params, batch: GroundingBatch, words: Words, late_weight: Float[Array, '']
+    model: Model, params: Params, batch: GroundingBatch, words: Words, late_weight: Float[Array, '']
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
     """Cross-entropies of words, boxes, crops' answers and what is recited (the last two times `late_weight`), and how often they are right."""
     heads, embed = params['heads'], params['text']['embed']
@@ -302,7 +302,7 @@ def grounding_loss(
 
 
 def recite_entropy(
-    model: Qwen2_5_VL, variables: Params, pages: Float[Array, 'I M D'], batch: GroundingBatch
+    model: Model, variables: Params, pages: Float[Array, 'I M D'], batch: GroundingBatch
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
     """Cross-entropy of the boxes' numbers after a page and a name, each name by itself, and the share of them that are right."""
     count, length = batch.recited.shape[1:]
@@ -332,7 +332,7 @@ def box_iou(a: Int[Array, '... 4'], b: Int[Array, '... 4']) -> Float[Array, '...
     return shared / jnp.maximum(areas - shared, 1)
 
 
-def make_update(model: Qwen2_5_VL, words: Words, optimizer: optax.GradientTransformation, learner: Learner) -> Any:
+def make_update(model: Model, words: Words, optimizer: optax.GradientTransformation, learner: Learner) -> Any:
     """(learner, batch, late weight) -> (learner, metrics), one step down the loss. Arrays stay where those of `learner` are."""
 
     def step(params, opt_state, batch, late_weight):

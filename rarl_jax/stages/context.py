@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from rich.console import Console
 
 from rarl_jax.conversation.dialogue import Host
-from rarl_jax.models.interface import Qwen2_5_VL
+from rarl_jax.models.interface import Model
 from rarl_jax.models.lora import Adapted, join
 from rarl_jax.models.params import Params
 from rarl_jax.policy import load_policy, start_adapter
@@ -42,7 +42,7 @@ class Run:
 
     # The Hugging Face folder that the run started from.
     model_dir: Path
-    model: Qwen2_5_VL
+    model: Model
     # The words and sizes of a conversation.
     host: Host
     # The devices, as config.mesh arranges them.

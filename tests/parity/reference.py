@@ -10,8 +10,9 @@ from PIL import Image
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from rarl_jax.models.images import Patches, PixelLimits, patchify
-from rarl_jax.models.interface import Config, TextConfig, VisionConfig
+from rarl_jax.models.interface import Config, VisionConfig
 from rarl_jax.models.positions import mrope_positions
+from rarl_jax.models.qwen2_5_vl.config import TextConfig
 
 IMAGE, VIDEO, START, END = 100, 101, 102, 103  # token ids of the small vocabulary
 SPECIAL = (IMAGE, VIDEO, START, END)

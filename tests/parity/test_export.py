@@ -25,7 +25,7 @@ from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.tool import ZoomTool
 from rarl_jax.export.folder import export
 from rarl_jax.models.images import PixelLimits, patchify
-from rarl_jax.models.interface import Config
+from rarl_jax.models.interface import read_config
 from rarl_jax.policy import build_model, load_policy, open_chat
 from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
 from rarl_jax.sampler.engine import rollout
@@ -42,7 +42,7 @@ QUESTIONS = 12
 @pytest.fixture(scope='module')
 def run():
     """What export needs of a run, of the quickstart's base policy."""
-    config, mesh = Config.from_folder(BASE), make_mesh(MeshSettings())
+    config, mesh = read_config(BASE), make_mesh(MeshSettings())
     model = build_model(ModelSettings(path=str(BASE)), config, mesh)
     host = Host(open_chat(BASE, config), config.vision, PAGE, CROP, ZoomTool())
     settings = SimpleNamespace(conversation=SimpleNamespace(budget=BUDGET))
@@ -141,7 +141,7 @@ def test_the_loop_gives_the_samplers_answers_and_boxes(run, folder, samples, ser
 
 
 def test_the_export_is_loaded_by_a_run(run, folder):
-    config = Config.from_folder(folder)
+    config = read_config(folder)
     assert config == run.model.config
     assert open_chat(folder, config).prompt_ids('s', 'u', 4) == run.host.chat.prompt_ids('s', 'u', 4)
     written = json.loads((folder / 'config.json').read_text())

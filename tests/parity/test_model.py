@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from rarl_jax.models.interface import Config, Qwen2_5_VL, VisionBuckets, plan_vision
-from rarl_jax.models.params import Params, unstack, weight_table
+from rarl_jax.models.interface import Config, VisionBuckets, build_model, plan_vision
+from rarl_jax.models.names import weight_table
+from rarl_jax.models.params import Params, unstack
 from rarl_jax.models.positions import mrope_positions
-from rarl_jax.models.qwen2_5_vl import text
 from rarl_jax.models.weights import hub_name, load_params, tensors_of
 from tests.parity.reference import (
     CONFIGS,
@@ -54,7 +54,7 @@ def pair(name, tmp_path_factory) -> Pair:
 
 @partial(jax.jit, static_argnums=0)
 def run_logits(config, params, ids, positions, index, batch):
-    return Qwen2_5_VL(config).apply({'params': params}, ids[None], positions[:, None], index[None], batch)[0]
+    return build_model(config).apply({'params': params}, ids[None], positions[:, None], index[None], batch)[0]
 
 
 def our_logits(pair: Pair, config: Config | None = None, talk: Conversation | None = None, index=None) -> np.ndarray:
@@ -100,7 +100,7 @@ def our_states(pair: Pair) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarra
 
     def run(params, batch, ids, index, positions):
         seen = []
-        model = Qwen2_5_VL(pair.config, constrain=lambda x, axes: seen.append(x) or x)
+        model = build_model(pair.config, constrain=lambda x, axes: seen.append(x) or x)
         features = model.apply({'params': params}, batch, method='encode_images')
         x = model.apply({'params': params}, ids[None], features, index[None], method='embed')
         model.apply({'params': params}, x, positions[:, None], method='hidden')
@@ -136,7 +136,7 @@ def test_logits(pair, reference_logits):
 @pytest.mark.parametrize(('scan', 'remat'), [(False, 'none'), (True, 'attention')])
 def test_gradients(pair, scan, remat):
     talk, batch = pair.talk, plan_vision(pair.talk.images, pair.config.vision, VisionBuckets((4,), (30,), (256,)))
-    model, index = Qwen2_5_VL(pair.config, scan=scan, remat=remat), talk.feature_index(256 // 4)
+    model, index = build_model(pair.config, scan=scan, remat=remat), talk.feature_index(256 // 4)
 
     def loss(params, ids, positions, index, batch):
         rows = model.apply({'params': params}, ids[None], positions[:, None], index[None], batch)[0, :-1]
@@ -227,7 +227,7 @@ class Greedy:
 
     def __init__(self, pair: Pair, length: int):
         self.config, self.params = pair.config, jax.jit(unstack)(pair.params)
-        self.cache, self.held, self.position = text.init_cache(pair.config.text, 1, length, jnp.float32), 0, 0
+        self.cache, self.held, self.position = build_model(pair.config).init_cache(1, length), 0, 0
 
     def append(self, ids: np.ndarray, images: tuple) -> int:
         """Feeds a chunk with its images; returns the best next token."""
@@ -247,24 +247,23 @@ class Greedy:
         return np.array(out)
 
     def _feed(self, embeds, positions) -> int:
-        best, self.cache = step(
-            self.config.text, self.params['text'], self.cache, embeds, positions[:, None], np.array([self.held])
-        )
+        best, self.cache = step(self.config, self.params, self.cache, embeds, positions[:, None], np.array([self.held]))
         self.held += embeds.shape[1]
         return int(best)
 
 
 @partial(jax.jit, static_argnums=0)
 def embed_chunk(config, params, ids, index, batch):
-    model = Qwen2_5_VL(config)
+    model = build_model(config)
     features = model.apply({'params': params}, batch, method='encode_images')
     return model.apply({'params': params}, ids[None], features, index[None], method='embed')
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def step(config, params, cache, embeds, positions, start):
-    hidden, cache = text.extend(config, params, cache, embeds, positions, start, jnp.array([embeds.shape[1]]))
-    return jnp.argmax(text.logits(params, hidden[0, -1]).at[jnp.array(SPECIAL)].set(-jnp.inf)), cache
+    apply = partial(build_model(config).apply, {'params': params})
+    hidden, cache = apply(cache, embeds, positions, start, jnp.array([embeds.shape[1]]), method='extend')
+    return jnp.argmax(apply(hidden[0, -1], method='logits').at[jnp.array(SPECIAL)].set(-jnp.inf)), cache
 
 
 def test_two_turns_with_an_inserted_crop(pair):

@@ -23,7 +23,7 @@ from rarl_jax.conversation.protocol import system_text, user_text
 from rarl_jax.conversation.tool import cut
 from rarl_jax.evaluation.samples import read_samples
 from rarl_jax.models.images import PixelLimits
-from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.policy import load_policy
 from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
 from rarl_jax.sampler.engine import rollout
@@ -65,7 +65,7 @@ def finished(tmp_path_factory) -> Finished:
     assert done.returncode == 0, done.stderr
     settings = settings_from(json.loads((workdir / 'config.json').read_text()))
     export = workdir / 'export'
-    vision, model = Config.from_folder(export).vision, settings.model
+    vision, model = read_config(export).vision, settings.model
     host = Host(Chat.from_folder(export), vision, model.page, model.crop, settings.conversation.tool)
     stage = settings.stage['rarl']
     loader = LoaderSettings(split='test', tasks=stage.tasks, per_task=QUESTIONS, seed=settings.seed)
@@ -161,7 +161,7 @@ def test_the_questions_are_worth_asking(finished, reference_episodes):
 
 def test_every_token(finished, reference_episodes):
     """The export read back here: turn by turn, the very tokens."""
-    model, mesh = Qwen2_5_VL(Config.from_folder(finished.export)), make_mesh(MeshSettings())
+    model, mesh = build_model(read_config(finished.export)), make_mesh(MeshSettings())
     policy = Policy.of(model, load_policy(finished.export, model, mesh, RULES), finished.host, mesh)
     dialogues = open_dialogues(finished.host, finished.settings.conversation.budget, finished.samples)
     ours = rollout(policy, dialogues, finished.settings.sampler, Sampling(greedy=True), jax.random.key(0))

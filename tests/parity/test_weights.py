@@ -15,11 +15,11 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from rarl_jax.models.adapter_files import save_adapter
-from rarl_jax.models.interface import PRESETS, Config, Qwen2_5_VL, plan_vision
+from rarl_jax.models.interface import PRESETS, Config, build_model, plan_vision, read_config
 from rarl_jax.models.lora import LoraConfig, init_adapter, join, merge
-from rarl_jax.models.params import weight_table
+from rarl_jax.models.names import weight_table
 from rarl_jax.models.qwen2_5_vl.config import FULL_BLOCKS, RMS_NORM_EPS, ROPE_THETA, TEXT_SIZES, VISION_SIZES
-from rarl_jax.models.weights import hub_name, hub_shape, load_params, save_params
+from rarl_jax.models.weights import hub_name, load_params, save_params
 from tests.parity.reference import CONFIGS, conversation, random_reference, relative
 
 
@@ -27,7 +27,7 @@ def logits(config: Config, params: dict) -> np.ndarray:
     talk = conversation(config)
     batch = plan_vision(talk.images, config.vision)
     index = talk.feature_index(batch.merged_slots.shape[1])
-    run = jax.jit(lambda p, *inputs: Qwen2_5_VL(config).apply({'params': p}, *inputs))
+    run = jax.jit(lambda p, *inputs: build_model(config).apply({'params': p}, *inputs))
     return np.asarray(run(params, talk.ids[None], talk.positions[:, None], index[None], batch))[0]
 
 
@@ -41,7 +41,7 @@ def reference_logits(config: Config, model: torch.nn.Module) -> np.ndarray:
 def test_their_folder_through_us_is_equal_to_the_bit(name, dtype, shard, tmp_path):
     """HF -> here -> HF, single and sharded, tied and not."""
     random_reference(CONFIGS[name]).to(dtype).save_pretrained(tmp_path / 'theirs', max_shard_size=shard)
-    assert Config.from_folder(tmp_path / 'theirs') == CONFIGS[name]
+    assert read_config(tmp_path / 'theirs') == CONFIGS[name]
     params = load_params(tmp_path / 'theirs', CONFIGS[name], jnp.dtype(str(dtype).removeprefix('torch.')))
     save_params(tmp_path / 'ours', params, CONFIGS[name], 40_000)
     theirs, ours = (
@@ -75,7 +75,7 @@ def test_config_as_they_save_it(size, tmp_path):
     theirs.save_pretrained(tmp_path)
     written = json.loads((tmp_path / 'config.json').read_text())
     assert 'text_config' in written and 'vocab_size' not in written
-    assert Config.from_folder(tmp_path) == PRESETS[size]
+    assert read_config(tmp_path) == PRESETS[size]
 
 
 def test_their_defaults_are_ours():
@@ -123,5 +123,5 @@ def test_published_shapes_are_theirs(size):
     ours = {}
     for weight in jax.tree.leaves(weight_table(PRESETS[size])):
         layers = range(weight.shape[0]) if weight.stacked else [0]
-        ours |= {weight.hub.format(layer): hub_shape(weight) for layer in layers}
+        ours |= {weight.hub.format(layer): weight.hub_shape for layer in layers}
     assert ours == theirs

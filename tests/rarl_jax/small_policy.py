@@ -21,7 +21,7 @@ from rarl_jax.conversation.dialogue import Budget, Episode, Host
 from rarl_jax.conversation.replay import replay
 from rarl_jax.conversation.tool import ZoomTool
 from rarl_jax.models.images import PixelLimits
-from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.policy import load_policy
 from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
 from rarl_jax.sampler import engine as rollout
@@ -64,14 +64,14 @@ def folder() -> str:
 
 @functools.cache
 def host(**tool: object) -> Host:
-    config = Config.from_folder(folder())
+    config = read_config(folder())
     return Host(Chat.from_folder(folder()), config.vision, PAGE, CROP, ZoomTool(**tool))
 
 
 @functools.cache
 def policy() -> Policy:
     """Random weights, large enough that tokens differ and attention matters."""
-    model, mesh = Qwen2_5_VL(Config.from_folder(folder())), make_mesh(MeshSettings())
+    model, mesh = build_model(read_config(folder())), make_mesh(MeshSettings())
     return Policy.of(model, load_policy(Path(folder()), model, mesh, RULES), host(), mesh)
 
 

@@ -16,7 +16,7 @@ from rarl_jax.learner.batches import Buckets
 from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.update import Learner, Updater, micro_batches, reinforcement
-from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.policy import load_policy
 from rarl_jax.runtime.metrics import CompileCounter
 from rarl_jax.runtime.sharding import RULES, MeshSettings, constrain, make_mesh
@@ -68,7 +68,7 @@ def assert_close(mine, theirs, rounding=0.0):
 def everything(settings, zooms):
     """What a mesh makes of the same policy, pages and episodes."""
     mesh = make_mesh(settings)
-    model = Qwen2_5_VL(Config.from_folder(folder()), scan=True, remat='attention', constrain=constrain(mesh))
+    model = build_model(read_config(folder()), scan=True, remat='attention', constrain=constrain(mesh))
     params = load_policy(Path(folder()), model, mesh, RULES)
     policy = Policy.of(model, params, host(), mesh)
     episodes = [*sampled(policy), *(zoomed(policy) if zooms else [])]

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from configs.rarl import LORA
 from rarl_jax.models.adapter_files import load_adapter
-from rarl_jax.models.interface import Config
+from rarl_jax.models.interface import read_config
 from rarl_jax.models.lora import merge
 from rarl_jax.models.weights import load_params, tensors_of
 from rarl_jax.settings import settings_from
@@ -49,7 +49,7 @@ def test_only_the_adapted_maps_have_moved(finished):
 
 
 def test_the_export_is_the_base_with_its_adapter(finished):
-    config = Config.from_folder(finished / 'init')
+    config = read_config(finished / 'init')
     adapter = load_adapter(finished / 'export' / 'adapter', config, LORA)
     merged = merge(load_params(finished / 'init', config, 'float32'), adapter, LORA)
     after = weights(finished / 'export')

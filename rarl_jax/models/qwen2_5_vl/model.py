@@ -1,36 +1,45 @@
-"""Qwen2.5-VL as a thin Linen module: `model.apply({'params': p}, ..., method=model.hidden)` is a pure function of a plain dict."""
+"""Qwen2.5-VL (arXiv 2502.13923): `model.apply({'params': p}, ..., method='hidden')` is a pure function of a plain dict of arrays."""
 
 from __future__ import annotations
 
-import flax
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+import numpy as np
+from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
-from rarl_jax.models.layers import Attention, Constrain, Remat, unconstrained
-from rarl_jax.models.params import Params, init_params
-from rarl_jax.models.qwen2_5_vl import text, vision
+from rarl_jax.models.images import Patches
+from rarl_jax.models.layers import AttentionKind, Constrain, Remat, unconstrained
 from rarl_jax.models.qwen2_5_vl.config import Config
-from rarl_jax.models.qwen2_5_vl.vision import VisionBatch
+from rarl_jax.models.qwen2_5_vl.text import Cache, Decoder, init_cache
+from rarl_jax.models.qwen2_5_vl.vision import VisionBatch, VisionTower, plan_vision
 
 
 class Qwen2_5_VL(nn.Module):
-    """The policy. Its params may be stacked (as initialised) or unstacked (`params.unstack`); `scan` needs them stacked."""
+    """The policy. Its params are stacked (as initialised) or apart (`params.unstack`); `scan` needs them stacked."""
 
     config: Config
-    dtype: DTypeLike = jnp.float32  # of activations; norms' statistics, rope, softmax and logits stay float32
-    param_dtype: DTypeLike = jnp.float32  # of freshly initialised params
-    scan: bool = False  # one compiled layer looped over [L, ...]: compiles faster, needed for remat to save memory; a CPU runs faster unrolled
+    dtype: Dtype = jnp.float32  # of activations; norms' statistics, rope, softmax and logits stay float32
+    param_dtype: Dtype = jnp.float32  # of freshly initialised params
+    # One compiled layer looped over [L, ...]: compiles faster, needed for remat to save memory; a CPU runs faster unrolled.
+    scan: bool = False
     remat: Remat = 'none'
-    attention: Attention = 'xla'
+    attention: AttentionKind = 'xla'
     constrain: Constrain = unconstrained  # pins activations to the mesh
 
     def setup(self):
-        if self.is_initializing():
-            fresh = init_params(self.make_rng('params'), self.config, self.param_dtype)
-            for name, tree in fresh.items():
-                self.put_variable('params', name, tree)
+        config = self.config
+        shared = {
+            'init_scale': config.init_scale,
+            'dtype': self.dtype,
+            'param_dtype': self.param_dtype,
+            'scan': self.scan,
+            'remat': self.remat,
+            'implementation': self.attention,
+            'constrain': self.constrain,
+        }
+        self.vision = VisionTower(config.vision, **shared)
+        self.text = Decoder(config.text, **shared)
 
     def __call__(
         self,
@@ -39,22 +48,21 @@ class Qwen2_5_VL(nn.Module):
         feature_index: Int[Array, 'B T'],
         images: VisionBatch,
     ) -> Float[Array, 'B T V']:
-        """Logits of whole conversations. Training wants `hidden` and logits of chosen places only."""
+        """Logits of whole conversations, and what initialises the params. Training wants `hidden` and logits of chosen places only."""
         embeds = self.embed(ids, self.encode_images(images), feature_index)
         return self.logits(self.hidden(embeds, positions))
 
+    def example(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, VisionBatch]:
+        """Arguments of a call, as small as can be."""
+        vision = self.config.vision
+        patches = np.zeros((vision.merge_unit, vision.patch_dim), np.float32)
+        page = Patches(patches, (1, vision.spatial_merge_size, vision.spatial_merge_size))
+        ids = np.zeros((1, 1), np.int32)
+        return ids, np.zeros((3, 1, 1), np.int32), ids, plan_vision([page], vision)
+
     def encode_images(self, images: VisionBatch) -> Float[Array, 'I M D']:
         """One feature per merged token, raster order, zero in padding."""
-        return vision.encode(
-            self.config.vision,
-            self._part('vision'),
-            images,
-            self.dtype,
-            self.scan,
-            self.remat,
-            self.attention,
-            self.constrain,
-        )
+        return self.vision(images)
 
     def embed(
         self,
@@ -63,27 +71,35 @@ class Qwen2_5_VL(nn.Module):
         feature_index: Int[Array, 'B T'] | None = None,
     ) -> Float[Array, 'B T D']:
         """Token embeddings; where feature_index >= 0, that row of the flattened I * M features instead."""
-        return text.embed_tokens(self._part('text'), ids, features, feature_index, self.dtype)
+        return self.text.embed(ids, features, feature_index)
 
     def hidden(
         self, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], segments: Int[Array, 'B T'] | None = None
     ) -> Float[Array, 'B T D']:
-        """Full causal pass over right-padded rows, or over rows packed from several `segments` (see text.forward)."""
-        return text.forward(
-            self.config.text,
-            self._part('text'),
-            embeds,
-            positions,
-            segments,
-            self.scan,
-            self.remat,
-            self.attention,
-            self.constrain,
-        )
+        """Full causal pass over right-padded rows, or over rows packed from several `segments` (see Decoder)."""
+        return self.text(embeds, positions, segments)
 
     def logits(self, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
         """float32."""
-        return text.logits(self._part('text'), hidden)
+        return self.text.logits(hidden)
 
-    def _part(self, name: str) -> Params:
-        return flax.core.unfreeze(self.variables['params'])[name]
+    def init_cache(self, batch: int, length: int) -> Cache:
+        """An empty cache for `batch` rows of at most `length` tokens. Not a method of `apply`: it needs no params."""
+        return init_cache(self.config.text, batch, length, self.dtype)
+
+    def prefill(
+        self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T']
+    ) -> tuple[Float[Array, 'B T D'], Cache]:
+        """First chunks into an empty cache, see Decoder.prefill."""
+        return self.text.prefill(cache, embeds, positions)
+
+    def extend(
+        self,
+        cache: Cache,
+        embeds: Float[Array, 'B T D'],
+        positions: Int[Array, '3 B T'],
+        start: Int[Array, 'B'],
+        lengths: Int[Array, 'B'],
+    ) -> tuple[Float[Array, 'B T D'], Cache]:
+        """Further chunks behind what the cache holds, see Decoder.extend."""
+        return self.text.extend(cache, embeds, positions, start, lengths)

@@ -1,33 +1,32 @@
-"""The decoder: a full causal pass for training, and passes over an explicit key-value cache for sampling.
-
-Both are the same layer function. `params` is the 'text' part of the params; its layers may be stacked [L, ...] or, after
-`params.unstack`, a tuple of per-layer dicts, which is what decoding should be given.
-"""
+"""The decoder: a full causal pass for training, and passes over an explicit key-value cache for sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.typing import Dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rarl_jax.models.layers import (
-    Attention,
+    AttentionKind,
     Constrain,
+    Dense,
+    GatedMlp,
     Remat,
+    RMSNorm,
+    Run,
     attend,
-    dense,
-    gated_mlp,
-    rematerialised,
-    rms_norm,
     rotate,
+    run_layers,
     unconstrained,
+    unrolled,
 )
-from rarl_jax.models.params import Params, unstack_layers
 from rarl_jax.models.qwen2_5_vl.config import TextConfig
 
 Rope = tuple[Float[Array, 'B T H/2'], Float[Array, 'B T H/2']]  # cos, sin
@@ -35,27 +34,6 @@ LayerCache = tuple[Float[Array, 'B S K H'], Float[Array, 'B S K H']]  # rotated 
 Cache = tuple[LayerCache, ...]  # one per layer
 ACTIVATION = ('batch', 'length', 'embed')
 CACHE = ('batch', 'length', 'kv_heads', 'head')
-
-
-def embed_tokens(
-    params: Params,
-    ids: Int[Array, 'B T'],
-    features: Float[Array, 'I M D'] | None,
-    feature_index: Int[Array, 'B T'] | None,
-    dtype: DTypeLike,
-) -> Float[Array, 'B T D']:
-    """Embeddings of text tokens, and image features where feature_index (into the flattened I * M) is not negative."""
-    x = params['embed'][ids].astype(dtype)
-    if features is None:
-        return x
-    rows = features.reshape(-1, features.shape[-1]).astype(dtype)
-    return jnp.where(feature_index[..., None] >= 0, rows[jnp.maximum(feature_index, 0)], x)
-
-
-def logits(params: Params, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
-    """float32 logits; the head is the embedding table where the weights are tied."""
-    head = params['head'] if 'head' in params else params['embed']
-    return jnp.einsum('...d,vd->...v', hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
 def rope(text: TextConfig, positions: Int[Array, '3 B T']) -> Rope:
@@ -71,128 +49,184 @@ def rope(text: TextConfig, positions: Int[Array, '3 B T']) -> Rope:
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def forward(
-    text: TextConfig,
-    params: Params,
-    embeds: Float[Array, 'B T D'],
-    positions: Int[Array, '3 B T'],
-    segments: Int[Array, 'B T'] | None,
-    scan: bool,
-    remat: Remat,
-    attention: Attention,
-    constrain: Constrain = unconstrained,
-) -> Float[Array, 'B T D']:
-    """The full causal pass, to the final norm.
-
-    Args:
-        segments: None = every row is one conversation, padded on the right (padding can't be seen from the left, so it needs no mask);
-            else the conversation of each token: tokens see their own, and 0, a beginning that all conversations of the row share.
-    """
-    turn = rope(text, positions)
-    mask = None if segments is None else _sees(segments[:, None, :, None], segments[:, None, None, :])
-
-    def see(q, k, v):
-        return attend(q, k, v, attention, mask=mask, causal=True), None
-
-    step = rematerialised(lambda weights, x: constrain(_layer(text, weights, x, turn, see)[0], ACTIVATION), remat)
-    x, layers = constrain(embeds, ACTIVATION), params['layers']
-    if scan:
-        x, _ = jax.lax.scan(lambda x, weights: (step(weights, x), None), x, layers)
-    else:
-        for weights in layers if isinstance(layers, tuple) else unstack_layers(layers):
-            x = step(weights, x)
-    return rms_norm(params['norm'], x, text.rms_norm_eps)
-
-
-def _sees(own: Int[Array, 'B 1 T 1'], other: Int[Array, 'B 1 1 T']) -> Bool[Array, 'B 1 T T']:
-    return (own == other) | (other == 0)
-
-
 def init_cache(text: TextConfig, batch: int, length: int, dtype: DTypeLike) -> Cache:
     """An empty cache for `batch` rows of at most `length` tokens."""
     shape = (batch, length, text.num_kv_heads, text.head_dim)
     return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(text.num_layers))
 
 
-def prefill(
-    text: TextConfig,
-    params: Params,
-    cache: Cache,
-    embeds: Float[Array, 'B T D'],
-    positions: Int[Array, '3 B T'],
-    attention: Attention = 'xla',
-) -> tuple[Float[Array, 'B T D'], Cache]:
-    """The first chunk of every row, right-padded, into an empty cache: `extend` from 0, without looking at the empty slots.
+class Seen(NamedTuple):
+    """What the queries of a chunk see."""
 
-    What padding leaves in the cache is never read (a row sees only its own length) and is written over by what is appended.
-    """
-
-    def see(layer_cache, q, k, v):
-        filled = tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), 0, axis=1)
-            for old, new in zip(layer_cache, (k, v), strict=True)
-        )
-        return attend(q, k, v, attention, causal=True), filled
-
-    return _cached_layers(text, params, cache, embeds, positions, see)
+    mask: Bool[Array, 'B 1 T S'] | None = None  # beside causality; None = all that causality allows
+    slots: Int[Array, 'B T'] | None = None  # where the chunk goes in the cache; None = at its beginning
 
 
-def extend(
-    text: TextConfig,
-    params: Params,
-    cache: Cache,
-    embeds: Float[Array, 'B T D'],
-    positions: Int[Array, '3 B T'],
-    start: Int[Array, 'B'],
-    lengths: Int[Array, 'B'],
-    attention: Attention = 'xla',
-) -> tuple[Float[Array, 'B T D'], Cache]:
-    """Appends a right-padded chunk to each row at its own length; a decode step is T = 1.
+class Attention(nn.Module):
+    """Grouped-query attention with M-RoPE, over the chunk itself or over a cache that the chunk is written into first."""
 
-    Args:
-        start: tokens that the row's cache holds.
-        lengths: tokens of the chunk that count, 0 leaves the row as it is. Nothing is written past the cache's end: keep start + lengths <= S.
-    """
-    t, s = embeds.shape[1], cache[0][0].shape[1]
-    place = start[:, None] + jnp.arange(t)
-    slots = jnp.where(jnp.arange(t) < lengths[:, None], place, s)  # slot S does not exist: dropped
-    mask = (jnp.arange(s) <= place[:, :, None])[:, None]
+    text: TextConfig
+    dense: partial[Dense]
+    implementation: AttentionKind
 
-    def see(layer_cache, q, k, v):
-        filled = tuple(_write(old, slots, new) for old, new in zip(layer_cache, (k, v), strict=True))
-        return attend(q, *(array.astype(q.dtype) for array in filled), attention, mask=mask), filled
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B T D'], turn: Rope, seen: Seen, cache: LayerCache | None
+    ) -> tuple[Float[Array, 'B T D'], LayerCache | None]:
+        text, (b, t, _) = self.text, x.shape
 
-    return _cached_layers(text, params, cache, embeds, positions, see)
+        def project(name: str, heads: int, axis: str) -> Float[Array, 'B T N H']:
+            y = self.dense(heads * text.head_dim, ('embed', axis), bias=True, name=name)(x)
+            return y.reshape(b, t, heads, text.head_dim)
+
+        q = rotate(project('q', text.num_heads, 'heads'), *turn)
+        k = rotate(project('k', text.num_kv_heads, 'kv_heads'), *turn)
+        v = project('v', text.num_kv_heads, 'kv_heads')
+        if cache is not None:
+            cache = tuple(_write(old, seen.slots, new) for old, new in zip(cache, (k, v), strict=True))
+        if cache is None or seen.slots is None:
+            out = attend(q, k, v, self.implementation, mask=seen.mask, causal=True)
+        else:
+            out = attend(q, *(array.astype(q.dtype) for array in cache), self.implementation, mask=seen.mask)
+        return self.dense(text.hidden_size, ('heads', 'embed'), name='o')(out.reshape(b, t, -1)), cache
 
 
 def _write(
-    old: Float[Array, 'B S K H'], slots: Int[Array, 'B T'], new: Float[Array, 'B T K H']
+    old: Float[Array, 'B S K H'], slots: Int[Array, 'B T'] | None, new: Float[Array, 'B T K H']
 ) -> Float[Array, 'B S K H']:
+    if slots is None:
+        return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), 0, axis=1)
     rows = jnp.arange(len(old))[:, None]
     return old.at[rows, slots].set(new.astype(old.dtype), mode='drop')
 
 
-def _cached_layers(
-    text: TextConfig, params: Params, cache: Cache, embeds: Array, positions: Array, see: Callable
-) -> tuple[Float[Array, 'B T D'], Cache]:
-    """All layers, each with its own cache as the first argument of `see`."""
-    turn, x, filled = rope(text, positions), embeds, []
-    layers = params['layers'] if isinstance(params['layers'], tuple) else unstack_layers(params['layers'])
-    for weights, layer_cache in zip(layers, cache, strict=True):
-        x, layer_cache = _layer(text, weights, x, turn, partial(see, layer_cache))
-        filled.append(layer_cache)
-    return rms_norm(params['norm'], x, text.rms_norm_eps), tuple(filled)
+class DecoderLayer(nn.Module):
+    """Attention and MLP, each behind a norm and beside the residual stream."""
+
+    text: TextConfig
+    init_scale: float
+    param_dtype: Dtype
+    implementation: AttentionKind
+
+    def setup(self):
+        dense = partial(Dense, init_scale=self.init_scale, param_dtype=self.param_dtype)
+        self.input_norm = RMSNorm(self.text.rms_norm_eps, self.param_dtype)
+        self.attention = Attention(self.text, dense, self.implementation)
+        self.post_norm = RMSNorm(self.text.rms_norm_eps, self.param_dtype)
+        self.mlp = GatedMlp(self.text.intermediate_size, ('embed', 'mlp'), dense)
+
+    def __call__(
+        self, x: Float[Array, 'B T D'], turn: Rope, seen: Seen, cache: LayerCache | None = None
+    ) -> tuple[Float[Array, 'B T D'], LayerCache | None]:
+        out, cache = self.attention(self.input_norm(x), turn, seen, cache)
+        x = x + out
+        return x + self.mlp(self.post_norm(x)), cache
 
 
-def _layer(
-    text: TextConfig, weights: Params, x: Float[Array, 'B T D'], turn: Rope, see: Callable
-) -> tuple[Float[Array, 'B T D'], LayerCache | None]:
-    """One decoder layer. `see(q, k, v)` is its attention, over the chunk itself or over a cache: what was seen, and the filled cache."""
-    b, t, _ = x.shape
-    y = rms_norm(weights['input_norm'], x, text.rms_norm_eps)
-    q = dense(weights['q'], y).reshape(b, t, text.num_heads, text.head_dim)
-    k = dense(weights['k'], y).reshape(b, t, text.num_kv_heads, text.head_dim)
-    v = dense(weights['v'], y).reshape(b, t, text.num_kv_heads, text.head_dim)
-    seen, filled = see(rotate(q, *turn), rotate(k, *turn), v)
-    x = x + dense(weights['o'], seen.reshape(b, t, -1))
-    return x + gated_mlp(weights, rms_norm(weights['post_norm'], x, text.rms_norm_eps)), filled
+class Decoder(nn.Module):
+    """Embeddings, layers, the final norm, and the head, which is the embedding table where the weights are tied."""
+
+    text: TextConfig
+    init_scale: float
+    dtype: Dtype
+    param_dtype: Dtype
+    scan: bool
+    remat: Remat
+    implementation: AttentionKind
+    constrain: Constrain = unconstrained
+
+    def setup(self):
+        table = nn.with_logical_partitioning(nn.initializers.normal(self.init_scale), ('vocab', 'embed'))
+        shape = (self.text.vocab_size, self.text.hidden_size)
+        self.table = self.param('embed', table, shape, self.param_dtype)
+        self.layers = DecoderLayer(self.text, self.init_scale, self.param_dtype, self.implementation)
+        self.norm = RMSNorm(self.text.rms_norm_eps, self.param_dtype)
+        self.head = self.table if self.text.tie_word_embeddings else self.param('head', table, shape, self.param_dtype)
+
+    def embed(
+        self,
+        ids: Int[Array, 'B T'],
+        features: Float[Array, 'I M D'] | None,
+        feature_index: Int[Array, 'B T'] | None,
+    ) -> Float[Array, 'B T D']:
+        """Embeddings of text tokens, and image features where feature_index (into the flattened I * M) is not negative."""
+        x = self.table[ids].astype(self.dtype)
+        if features is None:
+            return x
+        rows = features.reshape(-1, features.shape[-1]).astype(self.dtype)
+        return jnp.where(feature_index[..., None] >= 0, rows[jnp.maximum(feature_index, 0)], x)
+
+    def logits(self, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
+        """In float32."""
+        head = self.head.astype(hidden.dtype)
+        return jnp.einsum('...d,vd->...v', hidden, head, preferred_element_type=jnp.float32)
+
+    def __call__(
+        self,
+        embeds: Float[Array, 'B T D'],
+        positions: Int[Array, '3 B T'],
+        segments: Int[Array, 'B T'] | None = None,
+    ) -> Float[Array, 'B T D']:
+        """The full causal pass, to the final norm.
+
+        Args:
+            segments: None = every row is one conversation, padded on the right (padding can't be seen from the left, so it needs no mask);
+                else the conversation of each token: tokens see their own, and 0, a beginning that all conversations of the row share.
+        """
+        turn = rope(self.text, positions)
+        seen = Seen(None if segments is None else _sees(segments[:, None, :, None], segments[:, None, None, :]))
+
+        def call(layer, x):
+            return self.constrain(layer(x, turn, seen)[0], ACTIVATION)
+
+        x = self.constrain(embeds, ACTIVATION)
+        x = run_layers(self.layers, [Run(0, self.text.num_layers, call)], x, self.scan, self.remat)
+        return self.norm(x)
+
+    def prefill(
+        self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T']
+    ) -> tuple[Float[Array, 'B T D'], Cache]:
+        """The first chunk of every row, right-padded, into an empty cache: `extend` from 0, without looking at the empty slots.
+
+        What padding leaves in the cache is never read (a row sees only its own length) and is written over by what is appended.
+        """
+        return self._over_cache(cache, embeds, positions, Seen())
+
+    def extend(
+        self,
+        cache: Cache,
+        embeds: Float[Array, 'B T D'],
+        positions: Int[Array, '3 B T'],
+        start: Int[Array, 'B'],
+        lengths: Int[Array, 'B'],
+    ) -> tuple[Float[Array, 'B T D'], Cache]:
+        """Appends a right-padded chunk to each row at its own length; a decode step is T = 1.
+
+        Args:
+            start: tokens that the row's cache holds.
+            lengths: tokens of the chunk that count, 0 leaves the row as it is. Nothing is written past the cache's end: keep start + lengths <= S.
+        """
+        t, s = embeds.shape[1], cache[0][0].shape[1]
+        place = start[:, None] + jnp.arange(t)
+        slots = jnp.where(jnp.arange(t) < lengths[:, None], place, s)  # slot S does not exist: dropped
+        mask = (jnp.arange(s) <= place[:, :, None])[:, None]
+        return self._over_cache(cache, embeds, positions, Seen(mask, slots))
+
+    def _over_cache(
+        self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], seen: Seen
+    ) -> tuple[Float[Array, 'B T D'], Cache]:
+        """All layers, each with its own cache."""
+        turn = rope(self.text, positions)
+
+        def call(index, layer, state):
+            x, filled = state
+            x, layer_cache = layer(x, turn, seen, cache[index])
+            return x, (*filled, layer_cache)
+
+        calls = [partial(call, index) for index in range(self.text.num_layers)]
+        x, filled = unrolled(self.layers, calls, (embeds, ()))
+        return self.norm(x), filled
+
+
+def _sees(own: Int[Array, 'B 1 T 1'], other: Int[Array, 'B 1 1 T']) -> Bool[Array, 'B 1 T T']:
+    return (own == other) | (other == 0)

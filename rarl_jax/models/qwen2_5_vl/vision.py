@@ -13,29 +13,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
 from rarl_jax.models.images import Patches
 from rarl_jax.models.layers import (
-    Attention,
+    AttentionKind,
     Constrain,
+    Dense,
+    GatedMlp,
     Remat,
+    RMSNorm,
+    Run,
     attend,
-    dense,
-    gated_mlp,
     move_rows,
-    rematerialised,
-    rms_norm,
     rotate,
+    run_layers,
     unconstrained,
 )
-from rarl_jax.models.params import Params, unstack_layers
 from rarl_jax.models.positions import patch_coordinates, window_plan
 from rarl_jax.models.qwen2_5_vl.config import VisionConfig
 
+Rope = tuple[Float[Array, 'W Q H/2'], Float[Array, 'W Q H/2']]  # cos, sin
+ACTIVATION = ('windows', 'patches', 'vision_embed')
 NORM_EPS = 1e-6  # the vision tower's, fixed by the architecture
 ROPE_THETA = 10_000.0  # likewise
 
@@ -157,97 +161,93 @@ def as_part(batch: VisionBatch, part: int, parts: int) -> VisionBatch:
     )
 
 
-def encode(
-    vision: VisionConfig,
-    params: Params,
-    batch: VisionBatch,
-    dtype: jnp.dtype,
-    scan: bool,
-    remat: Remat,
-    attention: Attention,
-    constrain: Constrain = unconstrained,
-) -> Float[Array, 'I M D']:
-    """Features of every image's merged tokens in raster order, zero in padding. `params` is the 'vision' part."""
-    x = dense(params['patch'], batch.pixels.astype(dtype))
-    x = constrain(x, ('windows', 'patches', 'vision_embed'))
-    cos, sin = _rope(vision, batch.coordinates)
-    for full, blocks in _runs(vision, params['blocks'], scan):
-        step = rematerialised(
-            partial(_block, vision, attention, batch if full else None, batch.window_lengths, cos, sin), remat
-        )
-        if scan and not full:
-            x, _ = jax.lax.scan(
-                lambda x, block, step=step: (constrain(step(block, x), ('windows', 'patches', 'vision_embed')), None),
-                x,
-                blocks,
+class VisionBlock(nn.Module):
+    """Attention and MLP over windows [W, Q], or over whole images, for which the rows are gathered image by image and put back."""
+
+    vision: VisionConfig
+    init_scale: float
+    param_dtype: Dtype
+    implementation: AttentionKind
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'W Q C'], turn: Rope, batch: VisionBatch, full: bool) -> Float[Array, 'W Q C']:
+        vision, (w, slots, c) = self.vision, x.shape
+        heads = (vision.num_heads, vision.head_dim)
+        dense = partial(Dense, init_scale=self.init_scale, bias=True, param_dtype=self.param_dtype)
+        norm = partial(RMSNorm, NORM_EPS, self.param_dtype)
+        qkv = dense(3 * c, ('vision_embed', 'vision_qkv'), name='qkv')(norm(name='norm1')(x))
+        qkv = qkv.reshape(w, slots, 3, *heads)
+        q, k, v = rotate(qkv[:, :, 0], *turn), rotate(qkv[:, :, 1], *turn), qkv[:, :, 2]
+        if full:
+            i, s = batch.image_slots.shape
+            rows = jnp.concatenate([part.reshape(w * slots, c) for part in (q, k, v)], axis=-1)
+            rows = move_rows(rows, batch.image_slots.ravel(), batch.slot_places).reshape(i, s, 3, *heads)
+            seen = attend(
+                rows[:, :, 0], rows[:, :, 1], rows[:, :, 2], self.implementation, key_lengths=batch.image_lengths
             )
+            seen = move_rows(seen.reshape(i * s, c), batch.slot_places, batch.image_slots.ravel())
         else:
-            for block in blocks:
-                x = constrain(step(block, x), ('windows', 'patches', 'vision_embed'))
-    return _merge(vision, params['merger'], batch, x)
+            seen = attend(q, k, v, self.implementation, key_lengths=batch.window_lengths)
+        x = x + dense(c, ('vision_heads', 'vision_embed'), name='proj')(seen.reshape(w, slots, c))
+        mlp = GatedMlp(vision.intermediate_size, ('vision_embed', 'vision_mlp'), dense, name='mlp')
+        return x + mlp(norm(name='norm2')(x))
 
 
-def _runs(
-    vision: VisionConfig, blocks: Params | tuple[Params, ...], scan: bool
-) -> list[tuple[bool, Params | tuple[Params, ...]]]:
-    """Cuts the blocks into runs of one kind: (full attention?, its blocks). Scanned runs of window blocks stay stacked."""
-    if not scan and not isinstance(blocks, tuple):
-        blocks = unstack_layers(blocks)
-    kinds = [index in vision.fullatt_block_indexes for index in range(vision.depth)]
-    starts = [index for index in range(vision.depth) if index == 0 or kinds[index] or kinds[index - 1]]
-    runs = []
-    for start, end in zip(starts, [*starts[1:], vision.depth], strict=True):
-        if not isinstance(blocks, tuple):
-            run = jax.tree.map(lambda leaf, start=start, end=end: leaf[start:end], blocks)
-            run = unstack_layers(run) if kinds[start] else run
-        else:
-            run = blocks[start:end]
-        runs.append((kinds[start], run))
-    return runs
+class PatchMerger(nn.Module):
+    """2 x 2 neighbouring patches become one token of the decoder's width; back from window order to raster order."""
+
+    vision: VisionConfig
+    init_scale: float
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'W Q C'], batch: VisionBatch) -> Float[Array, 'I M D']:
+        width = self.vision.hidden_size * self.vision.merge_unit
+        dense = partial(Dense, init_scale=self.init_scale, bias=True, param_dtype=self.param_dtype)
+        rows = RMSNorm(NORM_EPS, self.param_dtype, name='norm')(x).reshape(-1, width)
+        rows = jax.nn.gelu(dense(width, ('vision_merged', 'vision_mlp'), name='up')(rows), approximate=False)
+        rows = dense(self.vision.out_hidden_size, ('vision_mlp', 'embed'), name='down')(rows)
+        flat = move_rows(rows, batch.merged_slots.ravel(), batch.slot_merged)
+        return flat.reshape(*batch.merged_slots.shape, -1)
 
 
-def _block(
-    vision: VisionConfig,
-    attention: Attention,
-    whole: VisionBatch | None,
-    window_lengths: Int[Array, 'W'],
-    cos: Float[Array, 'W Q H/2'],
-    sin: Float[Array, 'W Q H/2'],
-    weights: Params,
-    x: Float[Array, 'W Q C'],
-) -> Float[Array, 'W Q C']:
-    """One block; `whole` is the batch's plan where patches see their whole image, None where they see their window."""
-    w, slots, c = x.shape
-    heads = (vision.num_heads, vision.head_dim)
-    qkv = dense(weights['qkv'], rms_norm(weights['norm1'], x, NORM_EPS)).reshape(w, slots, 3, *heads)
-    q, k, v = rotate(qkv[:, :, 0], cos, sin), rotate(qkv[:, :, 1], cos, sin), qkv[:, :, 2]
-    if whole is None:
-        seen = attend(q, k, v, attention, key_lengths=window_lengths)
-    else:
-        i, s = whole.image_slots.shape
-        rows = jnp.concatenate([part.reshape(w * slots, c) for part in (q, k, v)], axis=-1)
-        rows = move_rows(rows, whole.image_slots.ravel(), whole.slot_places).reshape(i, s, 3, *heads)
-        seen = attend(rows[:, :, 0], rows[:, :, 1], rows[:, :, 2], attention, key_lengths=whole.image_lengths)
-        seen = move_rows(seen.reshape(i * s, c), whole.slot_places, whole.image_slots.ravel())
-    x = x + dense(weights['proj'], seen.reshape(w, slots, c))
-    return x + gated_mlp(weights, rms_norm(weights['norm2'], x, NORM_EPS))
+class VisionTower(nn.Module):
+    """Features of every image's merged tokens in raster order, zero in padding."""
+
+    vision: VisionConfig
+    init_scale: float
+    dtype: Dtype
+    param_dtype: Dtype
+    scan: bool
+    remat: Remat
+    implementation: AttentionKind
+    constrain: Constrain = unconstrained
+
+    def setup(self):
+        scale, dtype = self.init_scale, self.param_dtype
+        self.patch = Dense(self.vision.hidden_size, ('patch', 'vision_embed'), scale, param_dtype=dtype)
+        self.blocks = VisionBlock(self.vision, scale, dtype, self.implementation)
+        self.merger = PatchMerger(self.vision, scale, dtype)
+
+    def __call__(self, batch: VisionBatch) -> Float[Array, 'I M D']:
+        turn = _rope(self.vision, batch.coordinates)
+
+        def call(full, block, x):
+            return self.constrain(block(x, turn, batch, full), ACTIVATION)
+
+        kinds = [index in self.vision.fullatt_block_indexes for index in range(self.vision.depth)]
+        starts = [index for index in range(self.vision.depth) if index == 0 or kinds[index] or kinds[index - 1]]
+        runs = [
+            Run(start, end, partial(call, kinds[start]))
+            for start, end in zip(starts, [*starts[1:], self.vision.depth], strict=True)
+        ]
+        x = self.constrain(self.patch(batch.pixels.astype(self.dtype)), ACTIVATION)
+        return self.merger(run_layers(self.blocks, runs, x, self.scan, self.remat), batch)
 
 
-def _rope(
-    vision: VisionConfig, coordinates: Int[Array, 'W Q 2']
-) -> tuple[Float[Array, 'W Q H/2'], Float[Array, 'W Q H/2']]:
+def _rope(vision: VisionConfig, coordinates: Int[Array, 'W Q 2']) -> Rope:
     """cos and sin: the first half of a head's frequencies turns with the row, the second with the column."""
     quarter = vision.head_dim // 4
     frequencies = (1.0 / ROPE_THETA ** (np.arange(quarter, dtype=np.float32) / quarter)).astype(np.float32)
     angles = (coordinates[..., None].astype(jnp.float32) * frequencies).reshape(*coordinates.shape[:-1], 2 * quarter)
     return jnp.cos(angles), jnp.sin(angles)
-
-
-def _merge(
-    vision: VisionConfig, weights: Params, batch: VisionBatch, x: Float[Array, 'W Q C']
-) -> Float[Array, 'I M D']:
-    """2 x 2 neighbouring patches become one token of the decoder's width; back from window order to raster order."""
-    rows = rms_norm(weights['norm'], x, NORM_EPS).reshape(-1, vision.hidden_size * vision.merge_unit)
-    rows = dense(weights['down'], jax.nn.gelu(dense(weights['up'], rows), approximate=False))
-    flat = move_rows(rows, batch.merged_slots.ravel(), batch.slot_merged)
-    return flat.reshape(*batch.merged_slots.shape, -1)

@@ -9,7 +9,7 @@ from input_pipeline.traces import Exchange, Step
 from rarl_jax.conversation.dialogue import Budget, Dialogue, view_page
 from rarl_jax.conversation.protocol import FAILURE_WORDS, call_text
 from rarl_jax.learner.batches import Buckets, collate, round_up
-from rarl_jax.models.interface import Config
+from rarl_jax.models.interface import read_config
 from tests.rarl_jax import small_policy
 from tests.rarl_jax.small_policy import acted, sample
 
@@ -199,7 +199,7 @@ def test_oracle_zooms_are_not_the_policys():
 
 def test_a_group_shares_its_page_and_rows_know_their_group():
     """Failure modes 13 and 14: features of a row are its own images' in order, positions those of its own grids."""
-    config = Config.from_folder(small_policy.folder())
+    config = read_config(small_policy.folder())
     first = said(call_text((20, 30, 70, 100)), '<answer>running</answer>', group=3)
     second = said(call_text((20, 30, 70, 100)), call_text((100, 100, 160, 200)), group=3)
     second = second.copy(1)
@@ -229,8 +229,6 @@ def test_a_batch_beyond_the_planned_sizes_is_made_all_the_same():
     """A quickstart ended at its seventh update, whose attempts zoomed more often than was planned for."""
     episode = said(call_text((20, 30, 70, 100)), call_text((100, 100, 160, 200)), group=0).episode()
     images = len(episode.images)
-    batch = collate(
-        [episode], Config.from_folder(small_policy.folder()), Buckets(lengths=(16,), images=(1, images - 1))
-    )
+    batch = collate([episode], read_config(small_policy.folder()), Buckets(lengths=(16,), images=(1, images - 1)))
     assert (batch.vision.image_lengths > 0).sum() >= images and batch.lengths.tolist() == [len(episode.ids)]
     assert batch.ids.shape[1] >= len(episode.ids)

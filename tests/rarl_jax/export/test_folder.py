@@ -10,7 +10,7 @@ import pytest
 from rarl_jax.conversation.dialogue import Budget
 from rarl_jax.export.folder import differing, write_words
 from rarl_jax.models.images import PixelLimits
-from rarl_jax.models.interface import Config
+from rarl_jax.models.interface import read_config
 from rarl_jax.policy import open_chat
 from tests.rarl_jax.small_policy import folder, host
 
@@ -107,7 +107,7 @@ def test_an_export_is_a_policy_of_a_run(source):
     shutil.move(source / 'chat_template.jinja', source / 'additional_chat_templates' / 'default.jinja')
     target = exported(source)
     shutil.copyfile(source / 'config.json', target / 'config.json')
-    chat = open_chat(target, Config.from_folder(target))
+    chat = open_chat(target, read_config(target))
     assert chat.prompt_ids('s', 'u', 3) == host().chat.prompt_ids('s', 'u', 3)
     same = dataclasses.replace(host(), page=PAGE, crop=CROP)
     assert differing(target, same, BUDGET) == [] == differing(source, same, BUDGET)
@@ -119,7 +119,7 @@ def test_an_export_is_a_policy_of_a_run(source):
 
 
 def test_a_tokenizer_of_another_model(source):
-    config = Config.from_folder(source)
+    config = read_config(source)
     with pytest.raises(ValueError, match=r'image_token_id is 3, but <\|image_pad\|> is \d+ in its tokenizer'):
         open_chat(source, dataclasses.replace(config, image_token_id=3))
     text = dataclasses.replace(config.text, vocab_size=config.image_token_id + 1)

@@ -13,7 +13,7 @@ from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.packing import pack_groups, packed_tokens
 from rarl_jax.learner.update import Learner, Updater, micro_batches, reinforcement
-from rarl_jax.models.interface import Config, Qwen2_5_VL
+from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
 from tests.rarl_jax.small_policy import acted, folder, load_policy, sample
 
@@ -33,7 +33,7 @@ def episodes():
 
 
 def test_a_group_by_hand(episodes):
-    config = Config.from_folder(folder())
+    config = read_config(folder())
     rollouts = collate(episodes, config, Buckets())
     chosen = plan_chosen(rollouts.loss_mask, [64])
     tokens = packed_tokens(episodes, GROUP)
@@ -82,7 +82,7 @@ def gradient(model, params, mesh, episodes, pack, size):
 @pytest.mark.parametrize('size', [0, GROUP])
 def test_packed_gradients_are_those_of_plain_rows(episodes, size):
     mesh = make_mesh(MeshSettings())
-    model = Qwen2_5_VL(Config.from_folder(folder()))
+    model = build_model(read_config(folder()))
     params = load_policy(folder(), model, mesh, RULES)
     plain, metrics = gradient(model, params, mesh, episodes, 1, 0)
     packed, others = gradient(model, params, mesh, episodes, GROUP, size)
@@ -94,11 +94,11 @@ def test_packed_gradients_are_those_of_plain_rows(episodes, size):
 def test_a_batch_with_its_groups_mixed_up_is_refused(episodes):
     with pytest.raises(ValueError, match='their prompts differ'):
         mixed = [episodes[n] for n in (0, 4, 1, 5)]
-        rollouts = collate(mixed, Config.from_folder(folder()), Buckets())
+        rollouts = collate(mixed, read_config(folder()), Buckets())
         pack_groups(rollouts, plan_chosen(rollouts.loss_mask, [64]), GROUP, 1024)
 
 
 def test_a_micro_batch_holds_whole_groups(episodes):
-    model = Qwen2_5_VL(Config.from_folder(folder()))
+    model = build_model(read_config(folder()))
     with pytest.raises(ValueError, match='micro_batch is 6 rows, expected a multiple of 4'):
         next(micro_batches(episodes, np.zeros((8, 1)), model.config, Buckets(), 6, make_mesh(MeshSettings()), GROUP))

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from rarl_jax.models.images import Patches, PixelLimits, patchify
-from rarl_jax.models.interface import Config, TextConfig, VisionConfig
+from rarl_jax.models.interface import Config, VisionConfig, build_model
 from rarl_jax.models.params import Params, init_params
+from rarl_jax.models.qwen2_5_vl.config import TextConfig
 
 TEXT = TextConfig(48, 32, 40, 3, 4, 2, 100.0, (1, 1, 2), 1e-6, tie_word_embeddings=False)
 VISION = VisionConfig(3, 16, 24, 2, 32, (1,), window_size=56)
@@ -19,7 +20,7 @@ LIMITS = PixelLimits(28 * 28, 28 * 28 * 40)
 
 def small_params(config: Config = CONFIG, seed: int = 0) -> Params:
     """Fresh params with biases and norms moved off their neutral start."""
-    params = jax.jit(init_params, static_argnums=1)(jax.random.key(seed), config)
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(seed), build_model(config))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32), params)
 

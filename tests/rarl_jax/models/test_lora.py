@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from rarl_jax.models.adapter_files import load_adapter, save_adapter
-from rarl_jax.models.interface import Qwen2_5_VL, plan_vision
+from rarl_jax.models.interface import build_model, plan_vision
 from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, join, merge
 from rarl_jax.models.params import unstack
 from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
@@ -25,7 +26,7 @@ def logits(params):
     batch = plan_vision([IMAGE], VISION)
     index = np.where(IDS == 40, np.cumsum(IDS == 40) - 1, -1)
     positions = np.broadcast_to(np.arange(len(IDS)), (3, 1, len(IDS)))
-    return jax.jit(lambda p: Qwen2_5_VL(CONFIG).apply({'params': p}, IDS[None], positions, index[None], batch))(params)
+    return jax.jit(lambda p: build_model(CONFIG).apply({'params': p}, IDS[None], positions, index[None], batch))(params)
 
 
 def moved_adapter(seed=0):
@@ -49,21 +50,24 @@ def test_merged_equals_joined():
 
 def test_merging_worked_by_hand():
     params, adapter = small_params(), moved_adapter()
-    a, b = (np.asarray(adapter['text']['layers']['q'][name])[1] for name in ('lora_a', 'lora_b'))
-    expected = np.asarray(params['text']['layers']['q']['w'])[1] + 3.0 * a @ b  # alpha / rank = 3
+    a, b = (np.asarray(adapter['text']['layers']['attention']['q'][name])[1] for name in ('lora_a', 'lora_b'))
+    expected = np.asarray(params['text']['layers']['attention']['q']['w'])[1] + 3.0 * a @ b  # alpha / rank = 3
     np.testing.assert_allclose(
-        merge(params, adapter, LORA)['text']['layers']['q']['w'][1], expected, rtol=1e-5, atol=1e-6
+        merge(params, adapter, LORA)['text']['layers']['attention']['q']['w'][1], expected, rtol=1e-5, atol=1e-6
     )
 
 
 def test_only_what_is_asked_for_is_adapted():
     def adapted(vision, *targets):
         adapter = init_adapter(jax.random.key(0), CONFIG, LoraConfig(1, 1.0, targets, vision))
-        return {tower: sorted(maps) for tower, part in adapter.items() for maps in part.values()}
+        found = {tower: set() for tower in adapter}
+        for path in flatten_dict(adapter):
+            found[path[0]].add(path[-2])
+        return {tower: sorted(maps) for tower, maps in found.items()}
 
     assert adapted(False, 'q_proj', 'gate_proj') == {'text': ['gate', 'q']}
     assert adapted(True, 'q_proj', 'gate_proj') == {'text': ['gate', 'q'], 'vision': ['gate']}
-    axes = adapter_axes(CONFIG, LORA)['text']['layers']['down']
+    axes = adapter_axes(CONFIG, LORA)['text']['layers']['mlp']['down']
     assert axes == {'lora_a': ('layers', 'mlp', 'lora_rank'), 'lora_b': ('layers', 'lora_rank', 'embed')}
 
 

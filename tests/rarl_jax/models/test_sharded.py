@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models.interface import Qwen2_5_VL, VisionBuckets, plan_vision
+from rarl_jax.models.interface import VisionBuckets, build_model, plan_vision
 from rarl_jax.models.params import abstract_params, logical_axes, unstack
 from rarl_jax.models.positions import mrope_positions
-from rarl_jax.models.qwen2_5_vl import text
 from rarl_jax.models.weights import load_params, save_params, tensors_of
 from rarl_jax.runtime.sharding import MeshSettings, constrain, make_mesh, param_shardings, replicated
 from tests.commands import on_eight_devices
@@ -50,19 +49,16 @@ def loss(model, params, ids, positions, index, batch, lengths):
 
 def greedy(model, params, ids, positions, index, batch, lengths):
     """A prefill and STEPS decoded tokens, in one program."""
-    config, inside = model.config.text, partial(model.apply, {'params': params})
+    inside = partial(model.apply, {'params': params})
     embeds = inside(ids, inside(batch, method='encode_images'), index, method='embed')
-    cache = text.init_cache(config, ROWS, ids.shape[1] + STEPS, jnp.float32)
-    hidden, cache = text.prefill(config, params['text'], cache, embeds, positions)
+    hidden, cache = inside(model.init_cache(ROWS, ids.shape[1] + STEPS), embeds, positions, method='prefill')
     last, rows = lengths - 1, jnp.arange(ROWS)
-    token, position = jnp.argmax(text.logits(params['text'], hidden[rows, last]), axis=-1), positions[:, rows, last] + 1
+    token, position = jnp.argmax(inside(hidden[rows, last], method='logits'), axis=-1), positions[:, rows, last] + 1
     tokens = [token]
     for step in range(STEPS):
         embeds, place = inside(token[:, None], method='embed'), (position + step)[:, :, None]
-        hidden, cache = text.extend(
-            config, params['text'], cache, embeds, place, lengths + step, jnp.ones_like(lengths)
-        )
-        token = jnp.argmax(text.logits(params['text'], hidden[:, 0]), axis=-1)
+        hidden, cache = inside(cache, embeds, place, lengths + step, jnp.ones_like(lengths), method='extend')
+        token = jnp.argmax(inside(hidden[:, 0], method='logits'), axis=-1)
         tokens.append(token)
     return jnp.stack(tokens, axis=1)
 
@@ -76,17 +72,17 @@ def check_on_eight_devices(folder):
     assert jax.device_count() == 8
     save_params(folder, small_params(), CONFIG, 30_000)
     inputs = make_batch()
-    expected_loss, expected = jax.jit(jax.value_and_grad(partial(loss, Qwen2_5_VL(CONFIG))))(small_params(), *inputs)
-    expected_tokens = jax.jit(partial(greedy, Qwen2_5_VL(CONFIG)))(unstack(small_params()), *inputs)
+    expected_loss, expected = jax.jit(jax.value_and_grad(partial(loss, build_model(CONFIG))))(small_params(), *inputs)
+    expected_tokens = jax.jit(partial(greedy, build_model(CONFIG)))(unstack(small_params()), *inputs)
     # Each mesh with one of the ways through the layers: a compilation on eight devices takes its time.
     for sizes, scan, remat in (((1, 8, 1), False, 'none'), ((1, 4, 2), True, 'attention'), ((2, 2, 2), True, 'none')):
         mesh = make_mesh(MeshSettings(*sizes))
-        places = param_shardings(abstract_params(CONFIG), logical_axes(CONFIG), mesh)
+        places = param_shardings(abstract_params(build_model(CONFIG)), logical_axes(build_model(CONFIG)), mesh)
         params = load_params(folder, CONFIG, jnp.float32, places)
         assert jax.tree.all(jax.tree.map(lambda leaf, place: leaf.sharding == place, params, places))
         stored = dict(tensors_of(params, CONFIG))
         assert all(np.array_equal(stored[name], array) for name, array in tensors_of(small_params(), CONFIG))
-        up = params['text']['layers']['up']['w'].addressable_shards[0].data.shape
+        up = params['text']['layers']['mlp']['up']['w'].addressable_shards[0].data.shape
         assert up == (
             CONFIG.text.num_layers,
             CONFIG.text.hidden_size // sizes[1],
@@ -94,14 +90,14 @@ def check_on_eight_devices(folder):
         )
 
         held = jax.tree.map(lambda x, mesh=mesh: jax.device_put(x, replicated(mesh, x.ndim)), inputs)
-        model = Qwen2_5_VL(CONFIG, scan=scan, remat=remat, constrain=constrain(mesh))
+        model = build_model(CONFIG, scan=scan, remat=remat, constrain=constrain(mesh))
         step = jax.jit(jax.value_and_grad(partial(loss, model)), out_shardings=(None, places))
         for _ in range(2):
             value, gradient = step(params, *held)
         assert step._cache_size() == 1
         np.testing.assert_allclose(value, expected_loss, rtol=1e-5)
         jax.tree.map(assert_close, gradient, expected)
-        tokens = jax.jit(partial(greedy, Qwen2_5_VL(CONFIG, constrain=constrain(mesh))))(
+        tokens = jax.jit(partial(greedy, build_model(CONFIG, constrain=constrain(mesh))))(
             jax.jit(unstack)(params), *held
         )
         assert np.array_equal(tokens, expected_tokens)

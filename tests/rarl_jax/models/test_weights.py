@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from rarl_jax.models.hub_files import inspect_file, write_file
-from rarl_jax.models.interface import Config
+from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.models.params import abstract_params
 from rarl_jax.models.weights import load_params, save_params, tensors_of
 from tests.rarl_jax.models.small import CONFIG, TIED, small_params
@@ -95,7 +95,8 @@ def test_straight_into_shards(folder):
     """Every weight is laid out as asked: here over 1 device, with a spec that shards stacks, matrices and their transposes."""
     mesh = Mesh(np.array(jax.devices()[:1]), ('x',))
     shardings = jax.tree.map(
-        lambda leaf: NamedSharding(mesh, PartitionSpec(*[None] * (len(leaf.shape) - 1), 'x')), abstract_params(CONFIG)
+        lambda leaf: NamedSharding(mesh, PartitionSpec(*[None] * (len(leaf.shape) - 1), 'x')),
+        abstract_params(build_model(CONFIG)),
     )
     params = load_params(folder, CONFIG, jnp.float32, shardings)
     assert bits_equal(params, small_params())
@@ -293,7 +294,9 @@ def test_one_file_beside_the_index_of_others(folder, tmp_path):
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_not_finite_names_its_tensor(dtype, value, tmp_path):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), small_params())
-    params['text']['layers']['q']['w'] = params['text']['layers']['q']['w'].at[1, 3, 2].set(value)
+    params['text']['layers']['attention']['q']['w'] = (
+        params['text']['layers']['attention']['q']['w'].at[1, 3, 2].set(value)
+    )
     save_params(tmp_path, params, CONFIG)
     with pytest.raises(
         ValueError, match=r'model\.layers\.1\.self_attn\.q_proj\.weight holds numbers that are not finite'
@@ -304,7 +307,7 @@ def test_a_number_that_is_not_finite_names_its_tensor(dtype, value, tmp_path):
 def test_huge_weights_are_finite(tmp_path):
     """Their sum is not."""
     params = small_params()
-    params['text']['norm'] = jnp.full(32, 3e38)
+    params['text']['norm']['scale'] = jnp.full(32, 3e38)
     save_params(tmp_path, params, CONFIG)
     assert bits_equal(load_params(tmp_path, CONFIG, jnp.float32), params)
 
@@ -345,10 +348,10 @@ def test_a_head_of_its_own_is_never_dropped(folder, tmp_path):
         text = {**{name: values[name] for name in values if name != 'vision_config'}, 'tie_word_embeddings': tied}
         (copy / 'config.json').write_text(json.dumps({**values, 'tie_word_embeddings': False, 'text_config': text}))
         if message is None:
-            assert bits_equal(load_params(copy, Config.from_folder(copy), jnp.float32), small_params())
+            assert bits_equal(load_params(copy, read_config(copy), jnp.float32), small_params())
         else:
             with pytest.raises(ValueError, match=message):
-                load_params(copy, Config.from_folder(copy), jnp.float32)
+                load_params(copy, read_config(copy), jnp.float32)
     save_params(tmp_path / 'tied', small_params(TIED), TIED)
     with pytest.raises(ValueError, match=r'lm_head\.weight: missing'):
         load_params(tmp_path / 'tied', CONFIG, jnp.float32)
@@ -359,7 +362,7 @@ def test_a_quantized_folder_is_refused_in_one_sentence(folder, tmp_path):
     path = tmp_path / 'copy' / 'config.json'
     path.write_text(json.dumps({**json.loads(path.read_text()), 'quantization_config': {'quant_method': 'awq'}}))
     with pytest.raises(ValueError, match=r'config\.json: the weights are quantized \(awq\)') as told:
-        Config.from_folder(path.parent)
+        read_config(path.parent)
     assert '\n' not in str(told.value)
 
 
@@ -367,6 +370,6 @@ def test_params_of_another_shape_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match='not the plain stacked dict'):
         save_params(tmp_path, small_params(), TIED)
     params = small_params()
-    params['text']['norm'] = jnp.ones(31)
+    params['text']['norm']['scale'] = jnp.ones(31)
     with pytest.raises(ValueError, match=r'model\.norm\.weight: params have shape \(31,\)'):
         save_params(tmp_path, params, CONFIG)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rarl_jax.conversation import protocol
-from rarl_jax.models.interface import Config
+from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.models.params import count_params
 from rarl_jax.small.policy import SmallShape, smooth_number_embeddings, train_tokenizer, write_small_folder
 from tests.rarl_jax import small_policy
@@ -34,13 +34,13 @@ def test_near_numbers_start_near():
 
 
 def test_folder_is_read_by_the_model_and_is_as_small_as_it_says():
-    config = Config.from_folder(small_policy.folder())
+    config = read_config(small_policy.folder())
     assert config.text.mrope_section == (2, 3, 3) and config.text.tie_word_embeddings
     weights = Path(small_policy.folder()) / 'model.safetensors'
     header = json.loads(weights.read_bytes()[8 : 8 + int.from_bytes(weights.read_bytes()[:8], 'little')])
     assert sum(
         int(np.prod(tensor['shape'])) for name, tensor in header.items() if name != '__metadata__'
-    ) == count_params(config)
+    ) == count_params(build_model(config))
 
 
 def test_sections_of_a_published_head():

@@ -2,10 +2,11 @@ import dataclasses
 import json
 import math
 
+import flax.linen as nn
 import jax
 import pytest
 
-from rarl_jax.models.interface import PRESETS, Config, Qwen2_5_VL
+from rarl_jax.models.interface import PRESETS, Config, build_model, read_config
 from rarl_jax.models.params import abstract_params, count_params, init_params, logical_axes
 from rarl_jax.models.qwen2_5_vl.config import TEXT_SIZES, VISION_SIZES
 from tests.rarl_jax.models.small import CONFIG, TIED
@@ -17,12 +18,12 @@ PUBLISHED = {'3B': 3_754_622_976, '7B': 8_292_166_656, '32B': 33_452_718_336, '7
 @pytest.mark.parametrize('size', PUBLISHED)
 def test_published_sizes(size):
     config = PRESETS[size]
-    fresh = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
-    assert sum(leaf.size for leaf in jax.tree.leaves(fresh)) == count_params(config) == PUBLISHED[size]
+    fresh = jax.eval_shape(lambda key: init_params(key, build_model(config)), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(fresh)) == count_params(build_model(config)) == PUBLISHED[size]
     assert jax.tree.map(lambda leaf: leaf.shape, fresh) == jax.tree.map(
-        lambda leaf: leaf.shape, abstract_params(config)
+        lambda leaf: leaf.shape, abstract_params(build_model(config))
     )
-    assert fresh['text']['layers']['k']['w'].shape == (
+    assert fresh['text']['layers']['attention']['k']['w'].shape == (
         config.text.num_layers,
         config.text.hidden_size,
         config.text.num_kv_heads * 128,
@@ -32,7 +33,7 @@ def test_published_sizes(size):
 @pytest.mark.parametrize('config', [CONFIG, TIED, PRESETS['3B'], PRESETS['7B']])
 def test_to_hugging_face_and_back(config, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(config.to_hf()))
-    assert Config.from_folder(tmp_path) == config
+    assert read_config(tmp_path) == config
 
 
 def test_nested_form():
@@ -60,17 +61,17 @@ def test_nested_form():
 
 
 def test_every_weight_has_an_axis_name_per_dimension():
-    axes = jax.tree.leaves(logical_axes(CONFIG), is_leaf=lambda node: isinstance(node, tuple))
-    shapes = [leaf.shape for leaf in jax.tree.leaves(abstract_params(CONFIG))]
+    axes = jax.tree.leaves(logical_axes(build_model(CONFIG)), is_leaf=lambda node: isinstance(node, tuple))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(abstract_params(build_model(CONFIG)))]
     assert [len(one) for one in axes] == [len(shape) for shape in shapes]
 
 
-def test_module_init_draws_the_table(tmp_path):
-    fresh = jax.eval_shape(
-        lambda key: Qwen2_5_VL(CONFIG).init(key, jax.numpy.zeros((1, 2), int), method='embed'), jax.random.key(0)
-    )
-    assert jax.tree.map(lambda leaf: leaf.shape, fresh['params']) == jax.tree.map(
-        lambda leaf: leaf.shape, abstract_params(CONFIG)
+@pytest.mark.parametrize('scan', [False, True])
+def test_module_init_stacks_the_layers(scan):
+    model = build_model(CONFIG, scan=scan)
+    fresh = jax.eval_shape(lambda key: model.init(key, *model.example()), jax.random.key(0))
+    assert jax.tree.map(lambda leaf: leaf.shape, nn.unbox(fresh['params'])) == jax.tree.map(
+        lambda leaf: leaf.shape, abstract_params(build_model(CONFIG))
     )
 
 
@@ -103,7 +104,7 @@ def test_configs_that_do_not_fit(change, message, tmp_path):
         values['rope_scaling'] = {'type': 'mrope', 'mrope_section': [2, 2, 4]}
     (tmp_path / 'config.json').write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message):
-        Config.from_folder(tmp_path)
+        read_config(tmp_path)
 
 
 SIZES = [
@@ -200,10 +201,10 @@ def test_tied_where_either_level_says_so(outer, inner):
 
 def test_no_config(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'config\.json: no such file'):
-        Config.from_folder(tmp_path)
+        read_config(tmp_path)
     (tmp_path / 'config.json').write_text('{')
     with pytest.raises(ValueError, match='is not JSON'):
-        Config.from_folder(tmp_path)
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize(

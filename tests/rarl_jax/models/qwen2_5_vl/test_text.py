@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models.interface import Qwen2_5_VL
+from rarl_jax.models.interface import build_model
 from rarl_jax.models.params import unstack
-from rarl_jax.models.qwen2_5_vl import text
 from tests.rarl_jax.models.small import CONFIG, TEXT, TIED, small_params
 
 LENGTH = 20
@@ -28,21 +27,22 @@ def rows():
 
 @partial(jax.jit, static_argnames=('scan', 'remat', 'config'))
 def full(params, embeds, positions, segments=None, scan=False, remat='none', config=CONFIG):
-    return Qwen2_5_VL(config, scan=scan, remat=remat).apply(
+    return build_model(config, scan=scan, remat=remat).apply(
         {'params': params}, embeds, positions, segments, method='hidden'
     )
 
 
-prefill = jax.jit(partial(text.prefill, TEXT), donate_argnums=1)
-extend = jax.jit(partial(text.extend, TEXT), donate_argnums=1)
+MODEL = build_model(CONFIG)
+prefill = jax.jit(lambda params, *chunk: MODEL.apply({'params': params}, *chunk, method='prefill'), donate_argnums=1)
+extend = jax.jit(lambda params, *chunk: MODEL.apply({'params': params}, *chunk, method='extend'), donate_argnums=1)
 
 
 def test_cached_passes_equal_the_full_pass(params, rows):
     """Rows of different lengths: prefill, a chunk, single steps; each row at its own place."""
-    (embeds, positions), decoding = rows, unstack(params)['text']
+    (embeds, positions), decoding = rows, unstack(params)
     expected = full(params, embeds, positions)
     held = np.array([7, 5])
-    hidden, cache = prefill(decoding, text.init_cache(TEXT, 2, LENGTH, jnp.float32), embeds[:, :8], positions[:, :, :8])
+    hidden, cache = prefill(decoding, MODEL.init_cache(2, LENGTH), embeds[:, :8], positions[:, :, :8])
     for row in range(2):
         np.testing.assert_allclose(hidden[row, : held[row]], expected[row, : held[row]], atol=1e-5)
     for lengths in ([4, 6], [1, 1], [1, 0], [0, 1], [1, 1]):
@@ -59,9 +59,9 @@ def test_cached_passes_equal_the_full_pass(params, rows):
 
 def test_a_chunk_writes_its_own_slots_and_none_past_the_end(params, rows):
     embeds, positions = rows
-    cache = tuple((jnp.full_like(k, 7.0), jnp.full_like(v, 7.0)) for k, v in text.init_cache(TEXT, 2, 6, jnp.float32))
+    cache = tuple((jnp.full_like(k, 7.0), jnp.full_like(v, 7.0)) for k, v in MODEL.init_cache(2, 6))
     chunk = embeds[:, :4], positions[:, :, :4]
-    _, cache = extend(unstack(params)['text'], cache, *chunk, np.array([1, 4]), np.array([3, 4]))
+    _, cache = extend(unstack(params), cache, *chunk, np.array([1, 4]), np.array([3, 4]))
     untouched = np.all(np.asarray(cache[0][0]) == 7.0, axis=(2, 3))
     assert untouched.tolist() == [[True, False, False, False, True, True], [True, True, True, True, False, False]]
 
@@ -95,7 +95,7 @@ def test_padding_on_the_right_changes_nothing(params, rows):
 
 
 def test_features_take_the_place_of_tokens(params):
-    model, ids = Qwen2_5_VL(CONFIG), np.array([[3, 40, 40, 5], [3, 40, 6, 0]])
+    model, ids = build_model(CONFIG), np.array([[3, 40, 40, 5], [3, 40, 6, 0]])
     features = jnp.arange(2 * 2 * 32.0).reshape(2, 2, 32)
     index = np.array([[-1, 2, 3, -1], [-1, 2, -1, -1]])  # both rows show the second image: a group shares its page
     embeds = model.apply({'params': params}, ids, features, index, method='embed')
@@ -107,12 +107,12 @@ def test_features_take_the_place_of_tokens(params):
 def test_tied_head_is_the_table():
     params = small_params(TIED)
     hidden = np.random.default_rng(0).standard_normal((3, 32)).astype(np.float32)
-    logits = Qwen2_5_VL(TIED).apply({'params': params}, hidden, method='logits')
+    logits = build_model(TIED).apply({'params': params}, hidden, method='logits')
     np.testing.assert_allclose(logits, hidden @ np.asarray(params['text']['embed']).T, rtol=1e-5, atol=1e-5)
 
 
 def test_bf16_activations_keep_float32_logits(params, rows):
-    model, (embeds, positions) = Qwen2_5_VL(CONFIG, dtype=jnp.bfloat16), rows
+    model, (embeds, positions) = build_model(CONFIG, dtype=jnp.bfloat16), rows
     hidden = model.apply({'params': params}, embeds.astype(jnp.bfloat16), positions, method='hidden')
     logits = model.apply({'params': params}, hidden, method='logits')
     assert hidden.dtype == jnp.bfloat16 and logits.dtype == jnp.float32

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models.interface import Qwen2_5_VL, VisionBuckets, plan_vision
+from rarl_jax.models.interface import VisionBuckets, build_model, plan_vision
 from rarl_jax.models.layers import move_rows
 from rarl_jax.models.params import unstack
 from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
@@ -16,7 +16,7 @@ LARGE = VisionBuckets(images=(1, 5), windows=(4, 15), patches=(16, 80))
 
 def encode(params, images, buckets=None, scan=False):
     batch = plan_vision(images, VISION, buckets)
-    features = jax.jit(lambda p: Qwen2_5_VL(CONFIG, scan=scan).apply({'params': p}, batch, method='encode_images'))(
+    features = jax.jit(lambda p: build_model(CONFIG, scan=scan).apply({'params': p}, batch, method='encode_images'))(
         params
     )
     return [features[number, : image.merged(2)] for number, image in enumerate(images)]
@@ -46,7 +46,7 @@ def test_padding_has_no_gradient_and_gives_none():
     """The gradient in padded buckets is that of exact arrays."""
 
     def loss(params, batch):
-        features = Qwen2_5_VL(CONFIG).apply({'params': params}, batch, method='encode_images')
+        features = build_model(CONFIG).apply({'params': params}, batch, method='encode_images')
         return sum(jnp.sum(jnp.sin(features[number, : image.merged(2)])) for number, image in enumerate(IMAGES))
 
     gradients = [
