@@ -21,6 +21,7 @@ from input_pipeline.report import notices
 from input_pipeline.synthetic.files import write_pages
 from rarl_jax.compare_torch.compare import compare
 from rarl_jax.conversation.dialogue import Host
+from rarl_jax.evaluation.endpoint import endpoint_from_environment
 from rarl_jax.evaluation.tables import load as load_results
 from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
 from rarl_jax.export.folder import differing, export
@@ -38,6 +39,7 @@ from rarl_jax.runtime.sharding import cut_cpu, make_mesh
 from rarl_jax.runtime.signals import Stopped, stop_on_signal
 from rarl_jax.settings import CompareSettings, DataSettings, RunSettings, settings_from
 from rarl_jax.stages.context import Run
+from rarl_jax.stages.evaluate import EvaluateSettings
 from rarl_jax.stages.registry import load_kind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,6 +93,9 @@ def check_inputs(settings: RunSettings) -> None:
         problems.append(folder_problem('config.data.raw', data.raw, "pages in AI4VA's format"))
     elif data.dir or data.draw is None:
         problems.append(folder_problem('config.data.dir', data.dir, 'a data set made by configs/build_ai4va_fg.py'))
+    for name in settings.stages:
+        if isinstance(stage := settings.stage[name], EvaluateSettings) and stage.judge == 'endpoint':
+            problems.append(judge_problem(name))
     if found := [problem for problem in problems if problem]:
         raise ValueError('\n'.join(found))
 
@@ -106,6 +111,15 @@ def folder_problem(key: str, given: str, what: str) -> str | None:
     if not path.is_absolute() and (ROOT / path).is_dir():
         return f'{told} in {Path.cwd()}, but one in {ROOT}: run the command there, or give the whole path.'
     return f'{told}{"" if path.is_absolute() else f" in {Path.cwd()}"}: give {what}.'
+
+
+def judge_problem(stage: str) -> str | None:
+    """What the environment does not say of a stage's judge; None if it says everything."""
+    try:
+        endpoint_from_environment()
+    except ValueError as error:
+        return f'config.stage.{stage}.judge: {error}'
+    return None
 
 
 def take_workdir(workdir: Path, config: ConfigDict) -> FolderLock:

@@ -24,8 +24,30 @@ class FolderLock(AbstractContextManager):
     """
 
     def __init__(self, folder: Path, beside: bool = False):
-        self._folder, self._path = folder, folder.with_name(f'.{folder.name}{NAME}') if beside else folder / NAME
+        self._folder, self._beside = folder, beside
+        self._path = folder.with_name(f'.{folder.name}{NAME}') if beside else folder / NAME
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._take()
+        while not self._is_there():  # its holder has removed it in this moment
+            os.close(self._file)
+            self._take()
+        with naming(self._path):
+            os.ftruncate(self._file, 0)
+            os.write(self._file, json.dumps(_here()).encode())
+
+    def check(self) -> None:
+        """FileNotFoundError if the folder was removed or moved away meanwhile: what is written there would be lost, or another run's."""
+        if not self._is_there():
+            raise FileNotFoundError(
+                f'{self._folder} was removed or moved away while it was written to: what was there cannot go on; remove what is left of it and run again.'
+            )
+
+    def close(self) -> None:
+        if self._beside:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def _take(self) -> None:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,26 +55,18 @@ class FolderLock(AbstractContextManager):
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 os.close(self._file)
                 raise ValueError(
-                    f'{folder} is in use by {_holder(self._path)}: wait for it or stop it, or give another folder.'
+                    f'{self._folder} is in use by {_holder(self._path)}: wait for it or stop it, or give another folder.'
                 ) from error
-            warnings.warn(f'{folder} cannot be locked ({error.strerror}): start no second run there.', stacklevel=2)
-        with naming(self._path):
-            os.ftruncate(self._file, 0)
-            os.write(self._file, json.dumps(_here()).encode())
-
-    def check(self) -> None:
-        """FileNotFoundError if the folder was removed or moved away meanwhile: what is written there would be lost, or another run's."""
-        try:
-            same = os.path.samestat(self._path.stat(), os.fstat(self._file))
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise FileNotFoundError(
-                f'{self._folder} was removed or moved away while it was written to: what was there cannot go on; remove what is left of it and run again.'
+            warnings.warn(
+                f'{self._folder} cannot be locked ({error.strerror}): start no second run there.', stacklevel=3
             )
 
-    def close(self) -> None:
-        os.close(self._file)
+    def _is_there(self) -> bool:
+        """Whether the file that is held is still the one of that name."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
 from configs import quickstart as quickstart_config
-from rarl_jax.run import folder_problem, take_workdir
+from configs import rarl as rarl_config
+from rarl_jax.run import check_inputs, folder_problem, take_workdir
 from rarl_jax.settings import settings_from
 from tests.commands import QUICK, ROOT, launch
 
@@ -267,6 +268,17 @@ def test_a_relative_path_from_another_folder_is_told(tmp_path, monkeypatch):
     told = folder_problem('config.model.path', 'experiments/quickstart_base', 'a policy')
     assert f'no folder in {tmp_path}, but one in {ROOT}' in told
     assert folder_problem('config.model.path', str(ROOT / 'experiments'), 'a policy') is None
+
+
+def test_everything_that_is_missing_is_told_at_once(monkeypatch):
+    for name in ('OPENAI_BASE_URL', 'JUDGE_MODEL'):
+        monkeypatch.delenv(name, raising=False)
+    config = rarl_config.get_config()
+    config.stage.rarl.judge = 'endpoint'
+    with pytest.raises(ValueError) as told:
+        check_inputs(settings_from(config.to_dict()))
+    parts = ('config.model.path is empty', 'config.data.dir is empty', 'config.stage.rarl.judge: the judge needs')
+    assert [part in line for part, line in zip(parts, str(told.value).splitlines(), strict=True)] == [True] * 3
 
 
 def test_a_config_file_from_another_folder_is_told(tmp_path):

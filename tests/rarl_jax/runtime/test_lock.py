@@ -1,5 +1,6 @@
 """A folder is one process's at a time, whatever becomes of the process."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -49,7 +50,7 @@ def test_a_lock_beside_a_folder_that_is_not_there_yet(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ['.out.lock']
         with pytest.raises(ValueError, match=f'in use by process {os.getpid()} '):
             FolderLock(tmp_path / 'out', beside=True)
-    FolderLock(tmp_path / 'out', beside=True).close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('again', [False, True])
@@ -61,6 +62,22 @@ def test_a_folder_that_vanished_is_noticed(tmp_path, again):
         FolderLock(tmp_path / 'run').close()
     with pytest.raises(FileNotFoundError, match='run was removed or moved away while it was written to'):
         lock.check()
+
+
+def test_a_lock_that_its_holder_removes_in_that_moment_is_taken_anew(tmp_path, monkeypatch):
+    taken, first = fcntl.flock, FolderLock(tmp_path / 'out', beside=True)
+
+    def late(file, how):
+        if not calls:
+            first.close()
+        calls.append(how)
+        taken(file, how)
+
+    calls = []
+    monkeypatch.setattr('rarl_jax.runtime.lock.fcntl.flock', late)
+    with FolderLock(tmp_path / 'out', beside=True) as second:
+        second.check()
+        assert len(calls) == 2
 
 
 def test_a_holder_that_has_not_written_its_name_yet(tmp_path):
