@@ -41,11 +41,15 @@ def export(folder: Path, run: Run) -> None:
         weights = merge(run.adapted.base, run.params, run.adapted.lora)
     save_params(folder, weights, config)
     if processes.is_first():
-        write_words(folder, run.model_dir, run.host, run.settings.conversation.budget)
+        write_words(folder, run.model_dir, run.host, run.settings.conversation.budget, config.text.vocab_size)
 
 
-def write_words(folder: Path, source: Path, host: Host, budget: Budget) -> None:
-    """All of the export but config.json and weights; what `source` holds beside them is copied, less what the training has changed."""
+def write_words(folder: Path, source: Path, host: Host, budget: Budget, rows: int) -> None:
+    """All of the export but config.json and weights; what `source` holds beside them is copied, less what the training has changed.
+
+    `rows` of the embedding table: those beyond the tokenizer's are never chosen either.
+    """
+    banned = [*host.chat.banned_ids, *range(host.chat.vocab_size, rows)]
     for name in COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -54,8 +58,8 @@ def write_words(folder: Path, source: Path, host: Host, budget: Budget) -> None:
         if (source / name).is_file() or name == 'preprocessor_config.json':
             given = load_json(source / name) if (source / name).is_file() else {}
             write_json(folder / name, _with_limits(name, given, host))
-    write_json(folder / 'generation_config.json', _generation(source, host))
-    write_json(folder / TOLD, describe(host, budget))
+    write_json(folder / 'generation_config.json', _generation(source, host, banned))
+    write_json(folder / TOLD, {**describe(host, budget), 'banned_ids': banned})
     shutil.copyfile(HERE / 'ask.py', folder / 'ask.py')
     readme = (HERE / 'README.md').read_text(encoding='utf-8')
     write_whole(folder / 'README.md', readme.replace('IMAGES', str(host.tool.max_crops + 1)))
@@ -83,7 +87,6 @@ def describe(host: Host, budget: Budget) -> dict[str, Any]:
         'side': host.vision.patch_size * host.vision.spatial_merge_size,
         'stop': protocol.CALL_CLOSE,
         'stop_ids': list(host.chat.stop_ids),
-        'banned_ids': list(host.chat.banned_ids),
         'budget': dataclasses.asdict(budget),
     }
 
@@ -118,7 +121,7 @@ def _with_limits(name: str, given: dict[str, Any], host: Host) -> dict[str, Any]
     return {**made, **given, **limits, **sides}
 
 
-def _generation(source: Path, host: Host) -> dict[str, Any]:
+def _generation(source: Path, host: Host, banned: list[int]) -> dict[str, Any]:
     """Greedy, with nothing that bends the distribution which was trained; a turn ends at a call."""
     path = source / 'generation_config.json'
     given = load_json(path) if path.is_file() else {}
@@ -130,6 +133,6 @@ def _generation(source: Path, host: Host) -> dict[str, Any]:
         'top_p': 1.0,
         'repetition_penalty': 1.0,
         'eos_token_id': list(dict.fromkeys([*host.chat.stop_ids, *ends])),
-        'pad_token_id': given.get('pad_token_id', host.chat.banned_ids[0]),
-        'suppress_tokens': list(host.chat.banned_ids),
+        'pad_token_id': given.get('pad_token_id', banned[0]),
+        'suppress_tokens': banned,
     }

@@ -179,7 +179,7 @@ def test_a_server_that_stops_at_calls(monkeypatch):
     """It leaves out what it stopped at; a call in a thought is no end; pictures arrive pixel for pixel."""
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     here = host()
-    told = json.loads(json.dumps(describe(here, BUDGET)))
+    told = {**json.loads(json.dumps(describe(here, BUDGET))), 'banned_ids': list(here.chat.banned_ids)}
     call = json.dumps({'name': TOOL_NAME, 'arguments': {'bbox_2d': [10, 10, 90, 90]}})
     endpoint = Endpoint(
         ('<think>I could <tool_call>{}', 'stop', '</tool_call>'),

@@ -40,7 +40,9 @@ def source(tmp_path):
 def exported(source, name='export', **tool):
     target = source.parent / name
     target.mkdir()
-    write_words(target, source, dataclasses.replace(host(**tool), page=PAGE, crop=CROP), BUDGET)
+    write_words(
+        target, source, dataclasses.replace(host(**tool), page=PAGE, crop=CROP), BUDGET, host().chat.vocab_size + 2
+    )
     return target
 
 
@@ -85,7 +87,11 @@ def test_generation_ends_at_a_call_and_bends_nothing(source, ends):
     told, chat = read(exported(source) / 'generation_config.json'), host().chat
     assert set(chat.stop_ids) <= set(told['eos_token_id']) and (ends is None or 7 in told['eos_token_id'])
     neutral = {'do_sample': False, 'temperature': 1.0, 'top_p': 1.0, 'repetition_penalty': 1.0}
-    assert neutral.items() <= told.items() and 'top_k' not in told and told['suppress_tokens'] == list(chat.banned_ids)
+    assert (
+        neutral.items() <= told.items()
+        and 'top_k' not in told
+        and told['suppress_tokens'] == [*chat.banned_ids, chat.vocab_size, chat.vocab_size + 1]
+    )
     (source / 'generation_config.json').unlink()
     assert read(exported(source, 'other') / 'generation_config.json')['eos_token_id'] == list(chat.stop_ids)
 
