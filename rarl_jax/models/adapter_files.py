@@ -84,8 +84,9 @@ def load_adapter(folder: str | Path, config: Config, lora: LoraConfig, dtype: DT
             f'{folder}: {FILE} or {SETTINGS} is missing; give a folder with an adapter in PEFT layout.'
         )
     problems = _problems(load_json(folder / SETTINGS, fix='fetch or save the adapter again'), lora)
-    tensors, wrong = inspect_file(folder / FILE)
-    tensors = {_plain(name): stored for name, stored in tensors.items()}
+    found, wrong = inspect_file(folder / FILE)
+    tensors = {_plain(name): stored for name, stored in found.items()}
+    wrong += [f'{name}: twice, by names of two versions' for name in found if tensors[_plain(name)].name != name]
     weights, structure = jax.tree.flatten(adapter_table(config, lora))
     names = [[_plain(weight.hub.format(layer)) for layer in range(weight.shape[0])] for weight in weights]
     expected = {name: weight.shape[:0:-1] for weight, layers in zip(weights, names, strict=True) for name in layers}

@@ -39,19 +39,23 @@ class Stored:
     shape: tuple[int, ...]
 
 
-def inspect_folder(folder: Path) -> tuple[dict[str, Stored], list[str]]:
-    """Reads the headers only. Returns every tensor by its name, in the order in which they lie in the files, and what is wrong, one sentence each."""
+def inspect_folder(folder: Path, rename: Callable[[str], str]) -> tuple[dict[str, Stored], list[str]]:
+    """Reads the headers only. Returns every tensor by its name, in the order in which they lie in the files, and what is wrong, one sentence each.
+
+    `rename` gives the name that a tensor goes by here: versions name them differently, and two of them may not be in one folder.
+    """
     files, listed, problems = _files(folder)
     tensors: dict[str, Stored] = {}
     for file in files:
         found, wrong = inspect_file(file)
         problems += wrong
-        for name, stored in found.items():
-            if name in tensors:
-                problems.append(f'{name}: in both {tensors[name].file.name} and {file.name}')
+        for stored in found.values():
+            name, other = stored.name, tensors.get(rename(stored.name))
+            if other is not None:
+                problems.append(f'{name}: in {file.name}, and as {other.name} in {other.file.name}; which is meant?')
             elif listed.get(name, file.name) != file.name:
                 problems.append(f'{name}: in {file.name}, but {INDEX} says {listed[name]}')
-            tensors[name] = stored
+            tensors[rename(name)] = stored
     return tensors, problems
 
 

@@ -58,8 +58,7 @@ def load_params(folder: str | Path, config: Config, dtype: DTypeLike, shardings:
     """
     folder = Path(folder)
     weights, structure = jax.tree.flatten(weight_table(config))
-    tensors, problems = inspect_folder(folder)
-    tensors = {hub_name(name): stored for name, stored in tensors.items()}
+    tensors, problems = inspect_folder(folder, hub_name)
     slots = _slots(weights)
     problems += _mismatches(weights, slots, tensors, config.text.tie_word_embeddings)
     if not problems and HEAD in tensors and HEAD not in slots:

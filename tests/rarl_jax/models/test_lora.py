@@ -164,6 +164,15 @@ def test_settings_that_are_not_honoured(saved, tmp_path, extra):
         load_adapter(folder, CONFIG, LORA)
 
 
+def test_one_factor_by_two_names(saved):
+    path = saved / 'adapter_model.safetensors'
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    save_file({**tensors, name.replace('.weight', '.default.weight'): tensors[name] + 1}, path)
+    with pytest.raises(ValueError, match='twice, by names of two versions'):
+        load_adapter(saved, CONFIG, LORA)
+
+
 def test_settings_that_mean_nothing(saved, tmp_path):
     """What PEFT writes of itself."""
     idle = {'use_rslora': False, 'rank_pattern': {}, 'modules_to_save': None, 'bias': 'none', 'init_lora_weights': True}

@@ -278,6 +278,18 @@ def test_a_save_that_was_killed_is_no_mixture(folder, tmp_path, monkeypatch):
         load_params(tmp_path / 'copy', CONFIG, jnp.float32)
 
 
+def test_one_tensor_by_two_names(folder, tmp_path):
+    """What another program has saved under its names over ours, without removing ours."""
+    name = 'model.norm.weight'
+
+    def add(stored):
+        stored[name_of_transformers_5(name)] = stored[name] + 1
+
+    rewrite(folder, tmp_path, add)
+    with pytest.raises(ValueError, match=r'model\.norm\.weight: .* as model\..*norm\.weight in model\.safetensors'):
+        load_params(tmp_path, CONFIG, jnp.float32)
+
+
 def test_one_file_beside_the_index_of_others(folder, tmp_path):
     copy = tmp_path / 'copy'
     shutil.copytree(folder, copy)
