@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +25,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 from rarl_jax.conversation.boxes import iou
+from rarl_jax.runtime.plugins import load_plugin
 
 if TYPE_CHECKING:
     from input_pipeline.schema import Question
@@ -47,15 +48,19 @@ class RewardSettings:
     gate_threshold: float = 0.0  # R_acc must be larger than this to open the gate
     max_paid_zooms: int = 1  # cap of R_count, in zooms
     think: Literal['optional', 'required'] = 'optional'  # whether every turn must begin with <think>...</think>
+    # Rewards of a user's own, 'module:function': (Episode, Question) -> {part: value}. Each part is added to R as it is.
+    extra: tuple[str, ...] = ()
 
     def __post_init__(self):
-        numbers = [value for value in dataclasses.astuple(self) if not isinstance(value, str)]
+        numbers = [value for value in dataclasses.astuple(self) if isinstance(value, int | float)]
         if not np.isfinite(numbers).all() or self.max_paid_zooms < 0:
             raise ValueError(f'{self}: weights must be finite, max_paid_zooms 0 or more.')
+        for path in self.extra:
+            load_reward(path)
 
     def warm_start(self) -> RewardSettings:
         """The same settings with only format and tool_count, and no gate: the stage that teaches the policy to call the tool at all."""
-        return dataclasses.replace(self, accuracy=0.0, tool_iou=0.0, constant=1.0, gate=0.0)
+        return dataclasses.replace(self, accuracy=0.0, tool_iou=0.0, constant=1.0, gate=0.0, extra=())
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Reward:
     """The reward of one episode."""
 
     total: float  # R, what the advantage is computed from
-    # accuracy, format, tool_count, tool_iou: before weights, reported even where they weigh nothing; tool: R_tool.
+    # accuracy, format, tool_count, tool_iou: before weights, reported even where they weigh nothing; tool: R_tool; and those of settings.extra.
     parts: Mapping[str, float]
 
 
@@ -77,7 +82,21 @@ def reward(episode: Episode, question: Question, accuracy: float, settings: Rewa
     tool = gate * (settings.tool_count * count + settings.tool_iou * overlap)
     total = settings.accuracy * accuracy + settings.format * well_formed + tool
     parts = {'accuracy': accuracy, 'format': well_formed, 'tool_count': count, 'tool_iou': overlap, 'tool': tool}
+    for path in settings.extra:
+        added = load_reward(path)(episode, question)
+        if known := sorted(added.keys() & parts.keys()):
+            raise ValueError(
+                f'The reward {path} gives the parts {known}, which there are already: name them otherwise.'
+            )
+        parts |= added
+        total += sum(added.values())
     return Reward(float(total), {name: float(value) for name, value in parts.items()})
+
+
+def load_reward(path: str) -> Callable[[Episode, Question], Mapping[str, float]]:
+    """The function of a path 'module:function'; ValueError where there is none."""
+    module, _, name = path.partition(':')
+    return load_plugin(module, name, Callable, "A reward's module")
 
 
 # ---------------------------------------------------------------- boxes

@@ -194,3 +194,30 @@ def test_any_text_is_judged(turns):
     paid = reward(episode_of((), tuple(turns)), ONE, 0.0, PLAIN)
     assert paid.total in (0.0, 1.0)
     assert is_well_formed(read(turns)) <= (answer_of(*turns) is not None)
+
+
+def brief(episode, question) -> dict[str, float]:
+    """A reward of a user's own: short answers to short questions."""
+    return {'brief': 0.5 * (len(episode.answer or '') < len(question.answer) + 3)}
+
+
+def taken(episode, question) -> dict[str, float]:
+    return {'accuracy': 1.0}
+
+
+def test_rewards_of_a_user_are_added_as_they_are():
+    settings = replace(PLAIN, extra=(f'{__name__}:brief',))
+    plain, more = (reward(episode_of(), ONE, 1.0, each) for each in (PLAIN, settings))
+    assert more.total == plain.total + 0.5 and more.parts == {**plain.parts, 'brief': 0.5}
+    assert settings.warm_start().extra == ()
+
+
+@pytest.mark.parametrize('path', ['nowhere:f', 'json:nothing', 'json', '', f'{__name__}:PLAIN'])
+def test_a_reward_that_is_none_is_named_when_settings_are_made(path):
+    with pytest.raises(ValueError, match="A reward's module"):
+        replace(PLAIN, extra=(path,))
+
+
+def test_a_part_that_there_is_already_is_refused():
+    with pytest.raises(ValueError, match=r"gives the parts \['accuracy'\]"):
+        reward(episode_of(), ONE, 1.0, replace(PLAIN, extra=(f'{__name__}:taken',)))
