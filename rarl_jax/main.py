@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
-import signal
 import sys
 import tempfile
 import traceback
@@ -17,9 +16,9 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rarl_jax.runtime import signals
 from rarl_jax.runtime.lock import holds
 from rarl_jax.runtime.messages import describe, shown
-from rarl_jax.runtime.signals import Stopped
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 
@@ -66,10 +65,12 @@ def main(argv: list[str]) -> None:
     from rarl_jax import preflight, run
     from rarl_jax.runtime import processes
 
+    signals.handle(signals.interrupt)
     if _PREFLIGHT.value:
         sys.exit(not preflight.preflight(_CONFIG.value, _DEVICE_GB.value, _PROCESSES.value))
     if _COORDINATOR.value:
         processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        signals.handle(signals.interrupt)  # JAX has taken SIGTERM for itself
     run.run(_CONFIG.value, workdir())
 
 
@@ -92,6 +93,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def cli() -> None:
     """Run `main`; what ends it is told in one sentence, with the traceback in a file. Exit status 130 or 143 after a signal, else 1."""
+    signals.handle(signals.exit_at_once)
     sys.modules['__main__'].__doc__ = f'{__doc__}\nConfigs:\n{describe_configs()}\n'
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors='backslashreplace')  # an ASCII terminal must not end a run
@@ -101,12 +103,9 @@ def cli() -> None:
         check_config_path(sys.argv[1:])
         flags.mark_flag_as_required('config')
         app.run(main, flags_parser=parse)
-    except Stopped as stopped:
+    except signals.Stopped as stopped:
         print(stopped)
         sys.exit(stopped.status)
-    except KeyboardInterrupt:
-        print('Stopped by SIGINT. Run the same command again to go on.')
-        sys.exit(128 + signal.SIGINT)
     except Exception as error:  # the outermost place: nothing may end in a traceback on the terminal
         print(
             f'error: {describe(error)}\n{write_log(chr(10).join([traceback.format_exc(), *strays[:3]]))}',

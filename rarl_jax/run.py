@@ -245,15 +245,15 @@ def write_reports(run: Run) -> None:
 def build_data(settings: BuildSettings) -> None:
     """Builds a data set, and says what it lacks and where its report lies.
 
-    Raises ValueError if the config does not say from what and where to, Stopped at Ctrl-C.
+    Raises ValueError if the config does not say from what and where to, Stopped at a signal.
     """
     if empty := [f'config.data.{name}' for name in ('raw', 'out') if not getattr(settings, name)]:
         raise ValueError('\n'.join(f'{key} is empty: give a folder, --{key}=DIR.' for key in empty))
     try:
         with FolderLock(Path(settings.out).absolute(), beside=True), naming(Path(settings.out)):
             report = build(settings)
-    except KeyboardInterrupt:
-        raise Stopped(f'Stopped; {settings.out} was not made. Run the same command again to build it.') from None
+    except Stopped as stopped:
+        raise Stopped(f'{settings.out} was not made. {stopped}', stopped.name) from None
     for notice in notices(report):
         print(notice)
     print(f'Data set: {settings.out}, report: {settings.out}/report/index.html')

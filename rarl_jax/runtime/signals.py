@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the first is a wish, which a stage fulfils at its next step; the second acts at once."""
+"""Ctrl-C and SIGTERM: before the stages they end the run where it stands; there the first is a wish, which a stage fulfils at its next step, and the
+second acts at once."""
 
 from __future__ import annotations
 
@@ -6,20 +7,37 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):
-    """The user asked the run to end; everything is saved.
+class Stopped(KeyboardInterrupt):
+    """The user asked the run to end; everything is saved. No `except Exception` on its way may take it for a fault.
 
-    Attributes: status (the exit status of what a signal has ended: 128 and its number).
+    Attributes: name (of the signal), status (the exit status of what a signal has ended: 128 and its number).
     """
 
-    def __init__(self, message: str, name: str = 'SIGINT'):
+    def __init__(self, message: str, name: str):
         super().__init__(message)
-        self.status = 128 + signal.Signals[name]
+        self.name, self.status = name, 128 + signal.Signals[name]
+
+
+def exit_at_once(number: int, frame: object) -> None:
+    """The handler while modules are imported: an exception there may be swallowed, or end in a crash."""
+    os._exit(128 + number)
+
+
+def interrupt(number: int, frame: object) -> None:
+    """The handler while data and policy are made ready: what is not whole is made again."""
+    name = signal.Signals(number).name
+    raise Stopped(f'Stopped by {name}. Run the same command again to go on.', name)
+
+
+def handle(handler: Callable[[int, object], None]) -> None:
+    """Makes it the handler of both signals."""
+    for number in SIGNALS:
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager

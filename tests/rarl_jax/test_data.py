@@ -30,11 +30,12 @@ def test_a_build_tells_what_it_lacks_and_where_its_report_lies(tmp_path, capsys)
 
 def test_ctrl_c_says_that_nothing_was_made(tmp_path, monkeypatch):
     def interrupted(_):
-        raise KeyboardInterrupt
+        raise Stopped('Stopped by SIGTERM.', 'SIGTERM')
 
     monkeypatch.setattr('rarl_jax.run.build', interrupted)
-    with pytest.raises(Stopped, match='out was not made'):
+    with pytest.raises(Stopped, match='out was not made') as told:
         build_data(settings(tmp_path))
+    assert told.value.status == 143
 
 
 def test_a_value_of_another_kind_is_named_with_what_is_expected(tmp_path):

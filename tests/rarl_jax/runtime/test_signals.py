@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rarl_jax.runtime.signals import Stopped, stop_on_signal
+from rarl_jax.runtime.signals import Stopped, handle, interrupt, stop_on_signal
 from tests.commands import ROOT
 
 # A C call that holds the main thread, as a compilation does.
@@ -73,3 +73,14 @@ def test_handlers_are_put_back():
 @pytest.mark.parametrize(('name', 'status'), [('SIGINT', 130), ('SIGTERM', 143)])
 def test_a_stopped_run_has_the_status_of_its_signal(name, status):
     assert Stopped('x', name).status == status
+
+
+def test_what_reads_pictures_does_not_take_a_signal_for_a_fault(monkeypatch):
+    monkeypatch.setattr(signal, 'signal', lambda number, handler: handlers.update({number: handler}))
+    handlers = {}
+    handle(interrupt)
+    with pytest.raises(Stopped, match='Stopped by SIGTERM'):
+        try:
+            handlers[signal.SIGTERM](signal.SIGTERM, None)
+        except Exception:
+            pytest.fail('a reader has swallowed it')
