@@ -7,7 +7,6 @@ written into its donated stack there. So the host holds one tensor at a time, wh
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from rarl_jax.models.hub_files import (
 from rarl_jax.models.interface import Config
 from rarl_jax.models.names import Weight, weight_table
 from rarl_jax.models.params import Params
+from rarl_jax.runtime.files import write_json
 
 HEAD, EMBEDDING = 'lm_head.weight', 'model.embed_tokens.weight'
 
@@ -89,8 +89,7 @@ def save_params(folder: str | Path, params: Params, config: Config, max_shard_by
     first = jax.process_index() == 0
     write_folder(folder, outgoing, max_shard_bytes, write=first)
     if first:
-        dtype = outgoing[0].dtype.name
-        (folder / 'config.json').write_text(json.dumps({**config.to_hf(), 'torch_dtype': dtype}, indent=2) + '\n')
+        write_json(folder / 'config.json', {**config.to_hf(), 'torch_dtype': outgoing[0].dtype.name})
 
 
 def tensors_of(params: Params, config: Config) -> Iterator[tuple[str, np.ndarray]]:
