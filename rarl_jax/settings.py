@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -130,6 +131,8 @@ class CompareSettings:
 
 def settings_from(config: Mapping[str, Any]) -> RunSettings | BuildSettings | CompareSettings:
     """Typed settings of a resolved config. ValueError names the key, what was found and what was expected."""
+    if wrong := next(not_finite(config, 'config'), None):
+        raise ValueError(f'{wrong} is NaN or infinite, expected a number.')
     if tuple(config['stages']) == ('build',):
         return _typed(BuildSettings, config['data'], 'config.data')
     if tuple(config['stages']) == ('compare_torch',):
@@ -141,6 +144,18 @@ def settings_from(config: Mapping[str, Any]) -> RunSettings | BuildSettings | Co
         'conversation': _conversation(config.get('conversation', {})),
     }
     return _typed(RunSettings, {**config, **parts}, 'config')
+
+
+def not_finite(value: Any, path: str) -> Iterator[str]:
+    """Dotted names of the numbers in a config that are NaN or infinite."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from not_finite(each, f'{path}.{name}')
+    elif isinstance(value, (list, tuple)):
+        for number, each in enumerate(value):
+            yield from not_finite(each, f'{path}[{number}]')
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path
 
 
 def _stage(values: Mapping[str, Any], path: str) -> Any:

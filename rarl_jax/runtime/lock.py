@@ -68,8 +68,12 @@ class FolderLock(AbstractContextManager):
         except FileNotFoundError:
             return False
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(error, Exception):
+                self.check()  # a folder that vanished is the reason of whatever else failed
+        finally:
+            self.close()
 
 
 def holds(folder: Path) -> bool:

@@ -250,6 +250,8 @@ def test_an_ascii_terminal_ends_no_run(tmp_path):
         ('mesh.tensor', 0, 'tensor 0 and cpu_devices 2'),
         ('mesh.data', -1, 'data is -1'),
         ('mesh.rules.embed', ('x',), "rules has embed=('x',)"),
+        ('stage.main.optimizer.learning_rate', float('nan'), 'config.stage.main.optimizer.learning_rate is NaN'),
+        ('data.draw.balloon_rate', float('inf'), 'config.data.draw.balloon_rate is NaN or infinite'),
         ('seed', -1, '^config.seed is -1, expected 0'),
         ('keep_checkpoints', 0, '^config.keep_checkpoints is 0'),
         ('compare', ('main:zoom',), "config.compare names ['main:zoom']"),

@@ -64,6 +64,12 @@ def test_a_folder_that_vanished_is_noticed(tmp_path, again):
         lock.check()
 
 
+def test_a_folder_that_vanished_is_the_reason_of_what_failed(tmp_path):
+    with pytest.raises(FileNotFoundError, match='was removed or moved away'), FolderLock(tmp_path / 'run'):
+        shutil.rmtree(tmp_path / 'run')
+        (tmp_path / 'run' / 'rows').write_text('')
+
+
 def test_a_lock_that_its_holder_removes_in_that_moment_is_taken_anew(tmp_path, monkeypatch):
     taken, first = fcntl.flock, FolderLock(tmp_path / 'out', beside=True)
 
