@@ -14,7 +14,7 @@ import jinja2
 
 from rarl_jax.evaluation.tables import Result, Table, side_by_side
 from rarl_jax.report import charts, episodes
-from rarl_jax.report.workdir import Run, read_run
+from rarl_jax.report.workdir import RunData, read_run
 from rarl_jax.runtime import files as jsonl
 
 TEMPLATES = Path(__file__).parent / 'templates'
@@ -153,7 +153,7 @@ def tiles(results: Sequence[Result]) -> list[Tile]:
     return found
 
 
-def comparisons(runs: Sequence[Run]) -> list[Comparison]:
+def comparisons(runs: Sequence[RunData]) -> list[Comparison]:
     """Each evaluation over the stages of a run; the last stage's evaluations beside each other; the last results of several runs."""
     found = []
     for run in runs:
@@ -180,7 +180,7 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     return [each for each in found if each is not None]
 
 
-def _comparison(title: str, results: Sequence[Result], run: Run) -> Comparison | None:
+def _comparison(title: str, results: Sequence[Result], run: RunData) -> Comparison | None:
     try:
         table = side_by_side(results)
     except ValueError as error:
@@ -203,7 +203,7 @@ class Family:
     per_task: tuple[charts.Chart, ...]  # folded away at first
 
 
-def families(runs: Sequence[Run]) -> list[Family]:
+def families(runs: Sequence[RunData]) -> list[Family]:
     """Every metric of every run, by the first part of its name; a name of three parts is one task's."""
     names = sorted({name for run in runs for name in run.metrics})
     drawn: dict[str, list[charts.Chart]] = {}

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from input_pipeline.schema import Box
 from rarl_jax.conversation.episodes import RolloutRecord, ZoomRecord
-from rarl_jax.report.workdir import Group, Run
+from rarl_jax.report.workdir import Group, RunData
 
 LABEL_SHARE = 0.026  # height of a label's letters, as a share of the page's longer side
 STATUS_WORDS = {
@@ -106,7 +106,7 @@ class GroupView:
     episodes: tuple[EpisodeView, ...]
 
 
-def views(runs: Sequence[Run], report: Path) -> list[GroupView]:
+def views(runs: Sequence[RunData], report: Path) -> list[GroupView]:
     """What the template needs of the groups of all runs; addresses are relative to the report's folder.
 
     An anchor also names the group's tabs, so that no two may be alike, whatever stages and questions are called.

@@ -46,7 +46,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunData:
     """Everything the report shows of one folder."""
 
     label: str
@@ -60,7 +60,7 @@ class Run:
     notes: list[str] = field(default_factory=list)  # what could not be read
 
 
-def read_run(folder: Path, label: str) -> Run:
+def read_run(folder: Path, label: str) -> RunData:
     """Reads a run that is finished or still going.
 
     Raises FileNotFoundError where the folder holds nothing of a run.
@@ -73,7 +73,7 @@ def read_run(folder: Path, label: str) -> Run:
     files = sorted((folder / 'rollouts').glob('*.jsonl'))
     shown = choose_steps(files)
     groups = [group for path in shown for group in _try(lambda path=path: _read_groups(path), [], notes)]
-    return Run(
+    return RunData(
         label=label,
         folder=folder,
         config=_try(lambda: _read_config(folder), {}, notes),
