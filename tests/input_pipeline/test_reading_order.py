@@ -1,8 +1,13 @@
 """Reading order by geometry on layouts that naive sorting gets wrong."""
 
-import pytest
+import time
 
-from input_pipeline.reading_order import Place, find_places, order_boxes, order_panels
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from input_pipeline import reading_order
+from input_pipeline.reading_order import OVERLAP, Place, area, find_places, intersection, order_boxes, order_panels
 from input_pipeline.schema import Page, Panel
 
 GRID = {'a': (0, 0, 90, 90), 'b': (100, 0, 190, 90), 'c': (0, 100, 90, 190), 'd': (100, 100, 190, 190)}
@@ -95,3 +100,90 @@ def test_places_are_rows_and_columns_of_single_panels():
 def test_no_panels():
     assert order_boxes([], False) == []
     assert find_places([]) == []
+
+
+# --- The same as the definitions, pair by pair
+
+
+def precedes(a, b, axis):
+    return a[axis + 2] - b[axis] <= OVERLAP * min(b[axis + 2] - b[axis], a[axis + 2] - a[axis])
+
+
+def plain_cut(boxes, axis):
+    line = sorted(range(len(boxes)), key=lambda i: boxes[i][axis] + boxes[i][axis + 2])
+    parts, start = [], 0
+    for k in range(1, len(line) + 1):
+        if k == len(line) or all(precedes(boxes[a], boxes[b], axis) for a in line[:k] for b in line[k:]):
+            parts.append(line[start:k])
+            start = k
+    return parts
+
+
+def reads_before(a, b):
+    beside = not precedes(b, a, axis=1) and precedes(a, b, axis=0)
+    return precedes(a, b, axis=1) or (beside and a[1] < (b[1] + b[3]) / 2)
+
+
+def plain_one_by_one(boxes):
+    left, ordered = list(range(len(boxes))), []
+    while left:
+        free = [i for i in left if not any(reads_before(boxes[j], boxes[i]) for j in left if j != i)]
+        ordered.append(min(free or left, key=lambda i: (boxes[i][1], boxes[i][0])))
+        left.remove(ordered[-1])
+    return ordered
+
+
+def plain_parents(boxes):
+    parents = []
+    for box in boxes:
+        around = [
+            j
+            for j, other in enumerate(boxes)
+            if other is not box and area(other) >= 1.5 * area(box) and intersection(box, other) >= 0.8 * area(box)
+        ]
+        parents.append(min(around, key=lambda j: area(boxes[j]), default=None))
+    return parents
+
+
+SIDE = st.integers(0, 12) | st.floats(0, 12)
+BOXES = st.lists(st.builds(lambda x, y, w, h: (x, y, x + 0.5 + w, y + 0.5 + h), SIDE, SIDE, SIDE, SIDE), max_size=9)
+
+
+@given(BOXES)
+def test_cuts_parents_and_the_rest_are_what_the_definitions_say(boxes):
+    everything = list(range(len(boxes)))
+    for axis in (0, 1):
+        assert reading_order._cut(everything, boxes, axis) == plain_cut(boxes, axis)
+    assert reading_order._one_by_one(everything, boxes) == plain_one_by_one(boxes)
+    assert reading_order._parents(boxes) == plain_parents(boxes)
+
+
+@given(BOXES, st.booleans(), st.none() | st.floats(0, 20))
+def test_every_box_is_read_once(boxes, right_to_left, spine):
+    assert sorted(order_boxes(boxes, right_to_left, spine)) == list(range(len(boxes)))
+
+
+def grid(i):
+    return (i % 32 * 100, i // 32 * 100, i % 32 * 100 + 90, i // 32 * 100 + 90)
+
+
+def spiral(i):
+    """Each cut takes one box off the rest."""
+    return (i, i, i + 0.9, 4000) if i % 2 else (i, i, 4000, i + 0.9)
+
+
+def crowd(i):
+    return (i * 7 % 900, i * 11 % 900, 1000 + i % 99, 1000 + i * 3 % 99)
+
+
+def staircase(i):
+    return (i, 1000 - i, i + 1.15, 1001.15 - i)
+
+
+@pytest.mark.parametrize('layout', [grid, spiral, crowd, staircase])
+def test_a_thousand_panels_take_seconds_at_most(layout):
+    started = time.process_time()
+    boxes = [tuple(map(float, layout(i))) for i in range(1000)]
+    assert sorted(order_boxes(boxes, False)) == list(range(1000))
+    assert len(find_places(boxes)) == 1000
+    assert time.process_time() - started < 10
