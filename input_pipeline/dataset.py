@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -95,11 +96,15 @@ def split_pages(
     rng = np.random.default_rng(seed)
     assigned = {page.id: page.split for page in pages if keep_source_split and page.split is not None}
     edges = np.cumsum(shares)
-    for series in sorted({page.series for page in pages}):
-        free = sorted(page.id for page in pages if page.series == series and page.id not in assigned)
+    unassigned: dict[str, list[str]] = {page.series: [] for page in pages}
+    for page in pages:
+        if page.id not in assigned:
+            unassigned[page.series].append(page.id)
+    for _, free in sorted(unassigned.items()):
+        free.sort()
         offset = rng.random()  # so that a series of one page is not always put into train
-        for place, i in enumerate(rng.permutation(len(free))):
-            share = (place + offset) / len(free)
+        for position, i in enumerate(rng.permutation(len(free))):
+            share = (position + offset) / len(free)
             assigned[free[i]] = SPLITS[min(int(np.searchsorted(edges, share, side='right')), 2)]
     return [replace(page, split=assigned[page.id]) for page in pages]
 
@@ -116,44 +121,83 @@ def write(
     """
     _check(pages, questions)
     tfds.disable_progress_bar()
-    by_split = {split: [page for page in pages if page.split == split] for split in SPLITS}
-    place = {page.id: i for group in by_split.values() for i, page in enumerate(group)}
-    page_shards = {
-        split: [partial(_page_records, shard, progress) for shard in _cut_by_size(group)]
-        for split, group in by_split.items()
-        if group
-    }
-    question_shards = {}
+    page_shards, question_shards, index = {}, {}, {}
     for split in SPLITS:
+        shown = [page for page in pages if page.split == split]
         asked = [question for question in questions if question.split == split]
+        index |= {page.id: i for i, page in enumerate(shown)}
+        if shown:
+            page_shards[split] = [partial(_page_records, shard, progress) for shard in _cut_by_size(shown)]
         if asked:
-            cuts = [asked[i : i + SHARD_QUESTIONS] for i in range(0, len(asked), SHARD_QUESTIONS)]
-            question_shards[split] = [partial(_question_records, cut, place, progress) for cut in cuts]
+            shards = [asked[i : i + SHARD_QUESTIONS] for i in range(0, len(asked), SHARD_QUESTIONS)]
+            question_shards[split] = [partial(_question_records, shard, index, progress) for shard in shards]
     # TFDS announces a download that does not take place, and makes a folder for it.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
         Comics(out, 'pages', page_shards).download_and_prepare(download_dir=downloads)
         Comics(out, 'questions', question_shards).download_and_prepare(download_dir=downloads)
 
 
-def open_records(folder: str | Path, kind: str, split: Split) -> Sequence[Mapping[str, Any]]:
-    """Random access to the records of one split; kind is 'pages' or 'questions'. Images stay encoded bytes.
+class Records(Sequence[Mapping[str, Any]]):
+    """Random access to the records of one split; images stay encoded bytes. A record that cannot be read is a ValueError with its number."""
 
-    Raises FileNotFoundError where there is no data set, ValueError for a split that it does not have.
+    def __init__(self, path: Path, split: Split, source: Sequence[Mapping[str, Any]]):
+        self._path, self._split, self._source = path, split, source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        with _undamaged(self._path, f'record {index} of {self._split}'):
+            record = self._source[index]
+            if record['id'] is None:  # what TFDS makes of a record that is cut off
+                raise ValueError('it is empty')
+            return record
+
+
+def open_records(folder: str | Path, kind: str, split: Split) -> Records:
+    """The records of one split; kind is 'pages' or 'questions'.
+
+    Raises FileNotFoundError where there is no data set, ValueError for a split that it does not have and for damaged files.
     """
     path = Path(folder) / NAME / kind / VERSION
     if not (path / 'dataset_info.json').is_file():
         raise FileNotFoundError(
             f'{folder} holds no data set ({path} is missing): build one with configs/build_ai4va_fg.py.'
         )
-    builder = tfds.builder_from_directory(path)
+    with _undamaged(path, 'its description'):
+        builder = tfds.builder_from_directory(path)
     if split not in builder.info.splits:
         raise ValueError(f'{folder} has no {kind} of split {split!r}: it has {sorted(builder.info.splits)}.')
     decoders = {'image': tfds.decode.SkipDecoding()} if kind == 'pages' else None
-    return builder.as_data_source(split, decoders=decoders)
+    with _undamaged(path, f'split {split}'):
+        source = builder.as_data_source(split, decoders=decoders)
+        len(source)  # opens its files
+    return Records(path, split, source)
 
 
-def to_question(record: Mapping[str, Any], split: Split) -> Question:
-    """The question of a record."""
+def read_question_table(folder: str | Path, split: Split) -> list[tuple[int, Question]]:
+    """Every question of a split with the record number of its page."""
+    records = open_records(folder, 'questions', split)
+    with _undamaged(Path(folder) / NAME / 'questions' / VERSION, f'a question of {split}'):
+        return [(int(record['page_index']), _to_question(record, split)) for record in records]
+
+
+@contextlib.contextmanager
+def _undamaged(path: Path, what: str) -> Iterator[None]:
+    """An error of the block becomes a sentence: TFDS, protobuf and ArrayRecord raise what they like where a file is damaged."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f'{path}: {what} cannot be read ({reason}): the data set is damaged; remove it and build it again.'
+        ) from error
+
+
+def _to_question(record: Mapping[str, Any], split: Split) -> Question:
     task = record['task'].decode()
     return Question(
         id=record['id'].decode(),
@@ -176,10 +220,8 @@ def _check(pages: Sequence[Page], questions: Sequence[Question]) -> None:
         )
     split_of = {page.id: page.split for page in pages}
     if len(split_of) < len(pages):
-        twice = sorted({page.id for page in pages if sum(other.id == page.id for other in pages) > 1})
-        raise ValueError(
-            f"page id {twice[0]!r} occurs twice: two sources use the same file names; rename one source's images."
-        )
+        twice, _ = Counter(page.id for page in pages).most_common(1)[0]
+        raise ValueError(f'page id {twice!r} occurs twice: the reader must give each page an id of its own.')
     if len({question.id for question in questions}) < len(questions):
         raise ValueError('a question id occurs twice: the questions were made twice from the same pages.')
     for question in questions:
@@ -205,36 +247,19 @@ def _cut_by_size(pages: Sequence[Page]) -> list[list[Page]]:
 
 def _page_records(pages: Sequence[Page], progress: Callable[[int], None]) -> Iterator[tuple[int, dict[str, Any]]]:
     for i, page in enumerate(pages):
-        yield (
-            i,
-            {
-                'id': page.id,
-                'source': page.source,
-                'series': page.series,
-                'width': page.width,
-                'height': page.height,
-                'image': Path(page.image).read_bytes(),
-            },
-        )
+        fields = {name: getattr(page, name) for name in ('id', 'source', 'series', 'width', 'height')}
+        yield i, fields | {'image': Path(page.image).read_bytes()}
         progress(1)
 
 
 def _question_records(
-    questions: Sequence[Question], place: Mapping[str, int], progress: Callable[[int], None]
+    questions: Sequence[Question], page_index: Mapping[str, int], progress: Callable[[int], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for i, question in enumerate(questions):
-        yield (
-            i,
-            {
-                'id': question.id,
-                'page_id': question.page_id,
-                'page_index': place[question.page_id],
-                'task': question.task,
-                'prompt': question.prompt,
-                'choices': list(question.choices),
-                'answer': question.answer,
-                'regions': np.array(question.regions, np.float64).reshape(-1, 4),
-                'zoom_needed': question.zoom_needed,
-            },
-        )
+        fields = {
+            name: getattr(question, name) for name in ('id', 'page_id', 'task', 'prompt', 'answer', 'zoom_needed')
+        }
+        regions = np.array(question.regions, np.float64).reshape(-1, 4)
+        choices, page = list(question.choices), page_index[question.page_id]
+        yield i, fields | {'page_index': page, 'choices': choices, 'regions': regions}
         progress(1)

@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from input_pipeline.dataset import open_records, to_question
+from input_pipeline.dataset import open_records, read_question_table
 from input_pipeline.pictures import decode
-from input_pipeline.schema import CATEGORY_OF, TASKS, Category, Question, Split, Task
+from input_pipeline.schema import TASKS, Question, Split, Task
 
 Item, Prepared = TypeVar('Item'), TypeVar('Prepared')
 
@@ -35,8 +35,6 @@ class LoaderSettings:
     batch_size: int = 8  # questions a batch on each process
     split: Split = 'train'
     tasks: tuple[Task, ...] = TASKS  # only these tasks
-    categories: tuple[Category, ...] = ('recognition', 'reorder', 'character')  # only tasks of these categories
-    zoom_needed: bool | None = None  # only questions that need a zoom (True), that need none (False), or both (None)
     per_task: int | None = None  # at most so many questions of each task, drawn by the seed; None = all
     shuffle: bool = True  # a new order in each epoch
     seed: int = 0
@@ -69,7 +67,7 @@ class PageStore:
     def __init__(self, folder: str | Path, split: Split, cache_bytes: int):
         self._records = open_records(folder, 'pages', split)
         self._cache: OrderedDict[int, Image.Image] = OrderedDict()
-        self._room = cache_bytes
+        self._free_bytes = cache_bytes
         self._lock = Lock()
 
     def __getitem__(self, index: int) -> Image.Image:
@@ -83,9 +81,9 @@ class PageStore:
         with self._lock:
             if index not in self._cache:
                 self._cache[index] = image
-                self._room -= _bytes(image)
-            while self._room < 0 and self._cache:
-                self._room += _bytes(self._cache.popitem(last=False)[1])
+                self._free_bytes -= _bytes(image)
+            while self._free_bytes < 0 and self._cache:
+                self._free_bytes += _bytes(self._cache.popitem(last=False)[1])
         return image
 
 
@@ -95,11 +93,11 @@ class SampleSource(grain.sources.RandomAccessDataSource):
     def __init__(self, folder: str | Path, settings: LoaderSettings):
         self._questions = _table(str(Path(folder).resolve()), settings.split)
         self._pages = PageStore(folder, settings.split, settings.cache_bytes)
-        self._chosen = _choose(folder, settings)
+        self._chosen = _choose(self._questions, settings)
         if not len(self._chosen):
             raise ValueError(
-                f'{folder} has no question in split {settings.split!r} of tasks {settings.tasks} in categories {settings.categories} '
-                f'with zoom_needed {settings.zoom_needed}: widen the filters or see report.json in that folder.'
+                f'{folder} has no question in split {settings.split!r} of tasks {settings.tasks}: '
+                'widen the filters or see report.json in that folder.'
             )
 
     def __len__(self) -> int:
@@ -179,40 +177,29 @@ def _batches(source, settings: LoaderSettings, process_index: int, process_count
     )
 
 
-def count(folder: str | Path, settings: LoaderSettings) -> int:
-    """How many questions pass the filters, over all processes: the length of an epoch."""
-    return len(_choose(folder, settings))
-
-
 def read_questions(folder: str | Path, split: Split) -> list[Question]:
     """All questions of a split without their pages."""
     return [question for _, question in _table(str(Path(folder).resolve()), split)]
 
 
-def _choose(folder: str | Path, settings: LoaderSettings) -> Int[np.ndarray, 'n']:
+def _choose(questions: list[tuple[int, Question]], settings: LoaderSettings) -> Int[np.ndarray, 'n']:
     """Record numbers of the questions that pass the filters, in the order of the records."""
-    questions = read_questions(folder, settings.split)
-    tasks = np.array([question.task for question in questions])
-    zooms = np.array([question.zoom_needed for question in questions])
-    chosen = []
-    for task in (task for task in settings.tasks if CATEGORY_OF[task] in settings.categories):
-        fits = tasks == task
-        if settings.zoom_needed is not None:
-            fits &= zooms == settings.zoom_needed
-        own = np.flatnonzero(fits)
+    tasks = np.array([question.task for _, question in questions])
+    chosen = [np.zeros(0, np.int64)]
+    for task in settings.tasks:
+        fitting = np.flatnonzero(tasks == task)
         if settings.per_task is not None:
-            # Drawn for each task on its own: asking for fewer tasks leaves the others' questions as they were.
+            # Drawn for each task by itself: asking for fewer tasks leaves the others' questions as they were.
             rng = np.random.default_rng([settings.seed, crc32(task.encode())])
-            own = rng.permutation(own)[: settings.per_task]
-        chosen.append(own)
-    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+            fitting = rng.permutation(fitting)[: settings.per_task]
+        chosen.append(fitting)
+    return np.sort(np.concatenate(chosen))
 
 
 @functools.lru_cache(maxsize=6)
 def _table(folder: str, split: Split) -> list[tuple[int, Question]]:
-    """Every question with the record number of its page; kept, because a run opens the same data set for stage after stage."""
-    records = open_records(folder, 'questions', split)
-    return [(int(record['page_index']), to_question(record, split)) for record in records]
+    """Kept, because a run opens the same data set for stage after stage."""
+    return read_question_table(folder, split)
 
 
 def _bytes(image: Image.Image) -> int:
