@@ -213,9 +213,10 @@ def _text_from_hf(text: Mapping[str, Any], whole: Mapping[str, Any]) -> TextConf
         raise ValueError('use_sliding_window is true, which no published Qwen2.5-VL uses; set it to false.')
     if text.get('num_key_value_heads', 0) is None:  # as many as there are query heads
         text = {**text, 'num_key_value_heads': text.get('num_attention_heads', TEXT_SIZES['num_heads'][1])}
-    names = ('rope_parameters', 'rope_scaling')
-    rope = next((part[name] for part in (text, whole) for name in names if part.get(name)), {})
-    kind = (rope.get('rope_type') or rope.get('type') or 'default') if isinstance(rope, dict) else rope
+    rope: dict[str, Any] = {}
+    for found in (part.get(name) for part in (whole, text) for name in ('rope_scaling', 'rope_parameters')):
+        rope |= found if isinstance(found, dict) else {'rope_type': found} if found else {}
+    kind = rope.get('rope_type') or rope.get('type') or 'default'
     if kind not in ('mrope', 'default'):
         raise ValueError(f"rope type is {kind!r}, expected 'mrope' or 'default'; other scalings are not supported.")
     return TextConfig(

@@ -60,6 +60,13 @@ def test_nested_form():
     assert Config.from_hf({**flat, 'text_config': {**text, 'rope_parameters': rope}}) == CONFIG
 
 
+def test_rope_in_two_places():
+    flat = CONFIG.to_hf()
+    assert Config.from_hf(
+        {**flat, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 7.0}}
+    ) == dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, rope_theta=7.0))
+
+
 def test_every_weight_has_an_axis_name_per_dimension():
     axes = jax.tree.leaves(logical_axes(build_model(CONFIG)), is_leaf=lambda node: isinstance(node, tuple))
     shapes = [leaf.shape for leaf in jax.tree.leaves(abstract_params(build_model(CONFIG)))]
