@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from datetime import date, timedelta
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 from input_pipeline.synthetic.pages import DrawnPage, DrawSettings, PixelBox, check, draw_page
 
 SPLIT_FILES = {'train': 'train', 'validation': 'val', 'test': 'test'}  # split -> the start of its file's name
-CATEGORIES = ('panel', 'character', 'speech balloon', 'onomatopoeia')  # category id = place + 1
+CATEGORIES = ('panel', 'character', 'speech balloon', 'onomatopoeia')  # category id = position + 1
 SERIES = 'The Rubber Hose Gang'
 PAGES_AN_ISSUE = 16
+
+Drawn = tuple[dict[str, Any], dict[str, Any]]  # COCO records of a page without ids; its part of the sidecar
 
 
 def write_pages(
@@ -46,22 +52,45 @@ def write_pages(
     draw = partial(_draw_one, folder, settings, seed)
     annotated: dict[str, list[dict[str, Any]]] = {split: [] for split in pages}
     sidecar: dict[str, Any] = {}
-    for (split, _), (records, about) in zip(numbers, _map(draw, numbers, processes), strict=True):
-        annotated[split].append(records)
-        sidecar[records['file_name']] = about
-        progress(1)
+    with closing(_map(draw, numbers, processes)) as drawn:
+        for (split, _), (records, about) in zip(numbers, drawn, strict=True):
+            annotated[split].append(records)
+            sidecar[records['file_name']] = about
+            progress(1)
     for split, records in annotated.items():
         _write_json(folder / f'{SPLIT_FILES[split]}-annotations.json', _coco(records))
     _write_json(folder / 'sidecar.json', {'version': 1, 'pages': sidecar})
 
 
-def _map(draw, numbers, processes: int):
+def _map(
+    draw: Callable[[tuple[str, int]], Drawn], numbers: Sequence[tuple[str, int]], processes: int
+) -> Iterator[Drawn]:
+    """The pages in order, drawn side by side."""
     if processes == 1 or len(numbers) < 8:
         yield from map(draw, numbers)
         return
     # A forked child of a process that runs JAX's threads may hang.
-    with ProcessPoolExecutor(processes or None, mp_context=get_context('spawn')) as pool:
-        yield from pool.map(draw, numbers, chunksize=8)
+    pool = ProcessPoolExecutor(processes or None, mp_context=get_context('spawn'), initializer=_follow_parent)
+    try:
+        # Ctrl-C reaches workers too, but is their parent's to handle: they inherit that it is blocked, from their first moment on.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            drawn = pool.map(draw, numbers, chunksize=8)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield from drawn
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """A worker ends when its parent does, however that ended."""
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def page_name(split: str, number: int) -> str:
@@ -72,7 +101,7 @@ def page_name(split: str, number: int) -> str:
     return f'Gang_{issue + 1:04d}_{day:%Y_%m_%d}-{page + 1:02d}.png'
 
 
-def _draw_one(folder: Path, settings: DrawSettings, seed: int, which: tuple[str, int]) -> tuple[dict, dict]:
+def _draw_one(folder: Path, settings: DrawSettings, seed: int, which: tuple[str, int]) -> Drawn:
     """Draws and saves one page; its COCO records without ids, and its part of the sidecar by place among them."""
     split, number = which
     page = draw_page(seed + 1_000_003 * list(SPLIT_FILES).index(split), number, settings)
@@ -149,4 +178,7 @@ def _coco(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content) + '\n', encoding='utf-8')
+    """Replaces the file at once: one that a killed process left half would not be drawn anew."""
+    whole = path.with_name(f'.{path.name}.partial')
+    whole.write_text(json.dumps(content) + '\n', encoding='utf-8')
+    whole.replace(path)

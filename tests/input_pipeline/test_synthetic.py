@@ -1,5 +1,13 @@
 """Drawn pages: exact boxes, what the settings promise, the same page for the same seed, and files that the reader of AI4VA takes without loss."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -167,3 +175,88 @@ def test_all_seven_tasks_find_questions(tmp_path):
 def test_an_unknown_split_is_named(tmp_path):
     with pytest.raises(ValueError, match="'dev' is unknown"):
         write_pages(tmp_path, CLEAN, {'dev': 1}, seed=0)
+
+
+# --- Workers
+
+DRAW = """
+import sys
+from input_pipeline.synthetic.files import write_pages
+from input_pipeline.synthetic.pages import DrawSettings
+
+if __name__ == '__main__':
+    try:
+        write_pages(sys.argv[1], DrawSettings(), {'train': 4000}, seed=0, processes=2, progress=lambda n: print('drawn', flush=True))
+    except KeyboardInterrupt:
+        print('interrupted', flush=True)
+"""
+
+
+def children(process):
+    return [int(pid) for pid in Path(f'/proc/{process}/task/{process}/children').read_text().split()]
+
+
+def alive(process):
+    try:
+        return Path(f'/proc/{process}/stat').read_text().split()[2] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def drawing_process(tmp_path):
+    """A process that draws with two workers."""
+    (tmp_path / 'draw.py').write_text(DRAW, encoding='utf-8')
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / 'draw.py'), str(tmp_path / 'raw')],
+        env=os.environ | {'PYTHONPATH': str(root)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_until(true, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert true()
+
+
+needs_proc = pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds the workers in /proc')
+
+
+@needs_proc
+def test_workers_die_with_their_parent(drawing_process):
+    assert drawing_process.stdout.readline() == 'drawn\n'
+    workers = children(drawing_process.pid)
+    assert len(workers) >= 2
+    drawing_process.kill()
+    drawing_process.wait()
+    wait_until(lambda: not any(map(alive, workers)))
+
+
+@needs_proc
+@pytest.mark.parametrize('begun', [True, False])
+def test_an_interrupt_is_the_parent_s_alone(drawing_process, begun):
+    """Ctrl-C reaches the whole group; it is told once, also while the workers are still starting."""
+    if begun:
+        assert drawing_process.stdout.readline() == 'drawn\n'
+    wait_until(lambda: len(children(drawing_process.pid)) >= 3)  # the third follows what they share
+    workers = children(drawing_process.pid)
+    os.killpg(drawing_process.pid, signal.SIGINT)
+    out, err = drawing_process.communicate(timeout=60)
+    assert out.splitlines()[-1] == 'interrupted'
+    assert (err, drawing_process.returncode) == ('', 0)
+    wait_until(lambda: not any(map(alive, workers)))
+
+
+def test_an_interrupted_drawing_leaves_no_file_that_passes_for_a_whole_one(tmp_path):
+    def interrupt(n):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_pages(tmp_path, CLEAN, {'train': 3}, seed=1, processes=1, progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ['images']
