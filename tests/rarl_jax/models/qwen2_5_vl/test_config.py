@@ -5,8 +5,10 @@ import math
 import flax.linen as nn
 import jax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rarl_jax.models.interface import PRESETS, Config, build_model, read_config
+from rarl_jax.models.interface import PRESETS, Config, build_model, config_from_hf, read_config
 from rarl_jax.models.params import abstract_params, count_params, init_params, logical_axes
 from rarl_jax.models.qwen2_5_vl.config import TEXT_SIZES, VISION_SIZES
 from tests.rarl_jax.models.small import CONFIG, TIED
@@ -143,6 +145,26 @@ def test_lists_are_lists_of_small_whole_numbers(field, value):
     values['vision_config' if field.startswith('full') else 'rope_scaling'][field] = value
     with pytest.raises(ValueError, match=field):
         Config.from_hf(values)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(data=st.data(), value=ANYTHING)
+@settings(max_examples=300, deadline=None)
+def test_any_value_in_any_field(data, value):
+    """A config that can be compiled for, or one sentence."""
+    values = CONFIG.to_hf()
+    part = data.draw(st.sampled_from([values, values['vision_config'], values['rope_scaling']]))
+    part[data.draw(st.sampled_from(sorted({*part, 'text_config', 'rope_parameters', 'quantization_config'})))] = value
+    try:
+        hash(config_from_hf(values))
+    except ValueError as told:
+        assert '\n' not in str(told) and len(str(told)) < 300
 
 
 # ---- what others leave out
