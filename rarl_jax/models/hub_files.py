@@ -67,9 +67,8 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str], list[str]]:
     if not index.is_file():
         if single.is_file():
             return [single], {}, []
-        others = sorted(
-            path.name for path in folder.iterdir() if path.suffix in ('.bin', '.pt', '.pth', '.safetensors')
-        )
+        weights = ('.bin', '.pt', '.pth', '.safetensors')
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in weights)
         found = f' (only {shortened(others)})' if others else ''
         raise FileNotFoundError(
             f'{folder}: found neither {SINGLE} nor {INDEX}{found}; only safetensors are read, so fetch those files or '
@@ -109,9 +108,8 @@ def read_tensor(stored: Stored) -> np.ndarray:
     """The tensor's array, in memory of its own: nothing stays mapped. ValueError where it holds a NaN or an infinity."""
     with safe_open(stored.file, 'numpy', backend='pread') as opened:
         array = opened.get_tensor(stored.name)
-    with np.errstate(
-        all='ignore'
-    ):  # the sum takes no memory and is finite unless a number is not, or numbers are absurd
+    # The sum takes no memory, and is finite unless a number is not or numbers are absurd.
+    with np.errstate(all='ignore'):
         if not np.isfinite(array.sum(dtype=np.float32)) and not np.isfinite(array).all():
             raise ValueError(
                 f'{stored.file}: {stored.name} holds numbers that are not finite: its training has diverged, or the file '
