@@ -288,25 +288,15 @@ def _ending(values: Mapping[str, Any], name: str, default: int | None) -> int | 
     return tuple(found) if isinstance(found, list) else found
 
 
-def _published(
-    hidden: int,
-    mlp: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    vision_mlp: int,
-    vocab: int = 152_064,
-    tied: bool = False,
-) -> Config:
-    """The published sizes share everything that is not an argument here."""
-    section = (16, 24, 24)
-    text = TextConfig(vocab, hidden, mlp, layers, heads, kv_heads, 1e6, section, 1e-6, tied)
-    return Config(text, VisionConfig(32, 1280, vision_mlp, 16, hidden, (7, 15, 23, 31)))
+def _published(*sizes: int, vision_mlp: int = 3420, vocab: int = 152_064, tied: bool = False) -> Config:
+    """`sizes`: width, MLP, layers, query heads and kv heads of the decoder; the published models share what is no argument."""
+    text = TextConfig(vocab, *sizes, ROPE_THETA, MROPE_SECTION, 1e-6, tied)
+    return Config(text, VisionConfig(32, 1280, vision_mlp, 16, text.hidden_size, FULL_BLOCKS))
 
 
 PRESETS: dict[str, Config] = {
-    '3B': _published(2048, 11008, 36, 16, 2, 3420, vocab=151_936, tied=True),
-    '7B': _published(3584, 18944, 28, 28, 4, 3420),
-    '32B': _published(5120, 27648, 64, 40, 8, 3456),
-    '72B': _published(8192, 29568, 80, 64, 8, 3456),
+    '3B': _published(2048, 11008, 36, 16, 2, vocab=151_936, tied=True),
+    '7B': _published(3584, 18944, 28, 28, 4),
+    '32B': _published(5120, 27648, 64, 40, 8, vision_mlp=3456),
+    '72B': _published(8192, 29568, 80, 64, 8, vision_mlp=3456),
 }
