@@ -11,6 +11,7 @@ import difflib
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -97,6 +98,7 @@ def cli() -> None:
     sys.modules['__main__'].__doc__ = f'{__doc__}\nConfigs:\n{describe_configs()}\n'
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors='backslashreplace')  # an ASCII terminal must not end a run
+    warnings.formatwarning = lambda message, *_: f'warning: {shown(str(message))}\n'
     strays: list[str] = []  # what threads of C++ libraries would print, by the hundred, when a disk is full
     sys.unraisablehook = lambda stray: strays.append(''.join(traceback.format_exception(stray.exc_value)))
     try:
