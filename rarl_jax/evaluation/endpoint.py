@@ -1,26 +1,32 @@
 """A language model as judge, behind any endpoint that speaks OpenAI's chat completions.
 
 Every verdict is on disk when it is known, under the hash of all that led to it, so a judge that dies or a run that is killed loses none and asks none twice.
+Retries, their waits and Retry-After are the `openai` client's; here stand the bounds of a reply, what counts as an error, and how a grade is read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import random
 import re
-import threading
-import time
+import textwrap
+import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
+import httpx2
+import openai
 
+from rarl_jax.conversation.episodes import record_from
 from rarl_jax.evaluation.judge import Item
 from rarl_jax.evaluation.records import hash_text
-from rarl_jax.runtime import files as jsonl
+from rarl_jax.evaluation.replies import inner_status, parse, read_content, read_grade
+from rarl_jax.runtime import files
+from rarl_jax.runtime.messages import shown
 
 INSTRUCTION = (
     'You grade answers to questions about a comic page. You get a JSON object with the question, the reference answer and a candidate answer. The candidate '
@@ -28,34 +34,83 @@ INSTRUCTION = (
     'language do not matter. Give 1 if it says the same, 0.5 if it is right in part, 0 if it is wrong, empty or contradicts the reference. End with one '
     'line of the form GRADE: x, where x is 0, 0.5 or 1.'
 )
-PASSING = frozenset({408, 409, 425, 429})  # statuses worth another try, beside all of 5xx
-LARGEST_REPLY = 1 << 20  # bytes
-_GRADE = re.compile(r'GRADE[\s*_`]*:[\s*_`]*(0(?:\.\d+)?|1(?:\.0+)?)[\s*_`.]*$', re.IGNORECASE)
+LARGEST_REPLY = 1 << 20  # bytes, inflated
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the judge is and how patiently it is asked."""
+    """Where the judge is and how patiently it is asked. ValueError, which repeats neither, for an address or a key that cannot be one."""
 
-    base_url: str  # up to and with /v1
+    # Up to and with /v1.
+    base_url: str
     model: str
-    key: str | None = field(default=None, repr=False)  # bearer token; None for a server without one
-    temperature: float | None = 0.0  # None leaves it to the server: some models refuse any value
-    timeout: float = 60.0  # s for one reply, from first to last byte
-    attempts: int = 6  # tries of one question before it is given up
-    backoff: float = 1.0  # s before the second try; doubled at every further one
-    longest_wait: float = 30.0  # s, also of what the server asks for by Retry-After
-    concurrency: int = 8  # questions under way at once
+    # Bearer token; None for a server without one.
+    key: str | None = field(default=None, repr=False)
+    # None leaves it to the server, as does a server's refusal.
+    temperature: float | None = 0.0
+    # Seconds for one reply, from the connection to its last byte.
+    timeout: float = 60.0
+    # Tries of one question before it is given up.
+    attempts: int = 8
+    # Questions under way at once.
+    concurrency: int = 8
+
+    def __post_init__(self):
+        address, key = (
+            self.base_url.strip().rstrip('/').removesuffix('/chat/completions'),
+            (self.key or '').strip('\ufeff \t\r\n'),
+        )
+        if not _is_address(address):
+            raise ValueError(
+                "The judge's address (OPENAI_BASE_URL) is none: expected http(s)://HOST[:PORT]/v1, without a name, a password, '?' or '#'; "
+                'a key belongs into OPENAI_API_KEY.'
+            )
+        if not re.fullmatch(r'[!-~]*', key):
+            raise ValueError(
+                "The judge's key (OPENAI_API_KEY) holds characters that no key has: its file is damaged or in another encoding."
+            )
+        object.__setattr__(self, 'base_url', address)
+        object.__setattr__(self, 'key', key or None)
+
+    def excerpt(self, text: str) -> str:
+        """The beginning of what a server or a library says, fit for a message: without the key, on one line, nothing in it that steers a terminal."""
+        for secret in {self.key, json.dumps(self.key or '')[1:-1]} - {None, ''}:
+            text = text.replace(secret, '***')
+        return textwrap.shorten(shown(' '.join(text[:2000].split())), 200, placeholder=' ...') or 'no text'
+
+
+def _is_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        whole = url.scheme in ('http', 'https') and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return whole and text.isprintable() and not re.search(r'[\s@?#\\]', text)
 
 
 def endpoint_from_environment() -> Endpoint:
     """The judge named by OPENAI_BASE_URL and JUDGE_MODEL, with OPENAI_API_KEY where it needs one; ValueError names what is not set."""
-    missing = [name for name in ('OPENAI_BASE_URL', 'JUDGE_MODEL') if not os.environ.get(name)]
+    missing = [name for name in ('OPENAI_BASE_URL', 'JUDGE_MODEL') if not os.environ.get(name, '').strip()]
     if missing:
         raise ValueError(
             f'the judge needs {" and ".join(missing)} in the environment: set them, or choose the judge "exact" or "token_f1".'
         )
-    return Endpoint(os.environ['OPENAI_BASE_URL'], os.environ['JUDGE_MODEL'], os.environ.get('OPENAI_API_KEY') or None)
+    return Endpoint(os.environ['OPENAI_BASE_URL'], os.environ['JUDGE_MODEL'].strip(), os.environ.get('OPENAI_API_KEY'))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A line of the cache."""
+
+    # Hash of the address and the request.
+    key: str
+    model: str
+    # 0 to 1.
+    grade: float
+
+    def __post_init__(self):
+        if isinstance(self.grade, bool) or not 0 <= self.grade <= 1:
+            raise ValueError(f'its grade is {self.grade}, expected 0 to 1')
 
 
 class EndpointJudge:
@@ -73,144 +128,169 @@ class EndpointJudge:
         """
         bodies = [_body(self._endpoint, item) for item in items]
         keys = [hash_text(self._endpoint.base_url + json.dumps(body, sort_keys=True)) for body in bodies]
-        with jsonl.Appender(self._cache) as appender:
-            known: dict[str, float | None] = {row['key']: row['grade'] for row in jsonl.read(self._cache)}
+        with files.Appender(self._cache) as appender:
+            known: dict[str, float | None] = read_verdicts(self._cache)
             todo = {key: body for key, body in zip(keys, bodies, strict=True) if key not in known}
-            known |= _ask_all(self._endpoint, todo, appender)
+            known |= asyncio.run(_Asking(self._endpoint, appender).ask_all(todo)) if todo else {}
         return [known[key] for key in keys]
 
 
-def _body(endpoint: Endpoint, item: Item) -> dict[str, object]:
+def read_verdicts(cache: Path) -> dict[str, float]:
+    """Grades by key; ValueError names a line that is no verdict."""
+    found = {}
+    for number, row in enumerate(files.read(cache), 1):
+        try:
+            verdict = record_from(Verdict, row)
+        except ValueError as error:
+            raise ValueError(
+                f'{cache}, line {number} holds no verdict ({error}): delete that line, and the judge is asked again.'
+            ) from error
+        found[verdict.key] = verdict.grade
+    return found
+
+
+def _body(endpoint: Endpoint, item: Item) -> dict[str, Any]:
     """The request. The candidate is inside a JSON string, so that no text of it can pass for the end of it."""
     asked = json.dumps(
         {'question': item.question, 'reference': item.answer, 'candidate': item.prediction}, ensure_ascii=False
     )
-    body: dict[str, object] = {
+    body: dict[str, Any] = {
         'model': endpoint.model,
         'messages': [{'role': 'system', 'content': INSTRUCTION}, {'role': 'user', 'content': asked}],
     }
     return body if endpoint.temperature is None else {**body, 'temperature': endpoint.temperature}
 
 
-def read_grade(reply: str) -> float | None:
-    """The grade on the last line of a judge's reply; None if there is none. Earlier lines may quote the candidate."""
-    lines = [line for line in reply.splitlines() if line.strip()]
-    found = _GRADE.search(lines[-1]) if lines else None
-    return float(found[1]) if found else None
-
-
 # ---------------------------------------------------------------- asking
 
 
-class _Failed(Exception):
-    """The endpoint cannot be used; the sentence says why."""
+class _BoundedClient(openai.DefaultAsyncHttpxClient):
+    """Reads every reply whole, within the timeout and LARGEST_REPLY; one that holds an error gets that error's status. The key follows no redirect."""
 
-
-def _ask_all(
-    endpoint: Endpoint, todo: dict[str, dict[str, object]], appender: jsonl.Appender
-) -> dict[str, float | None]:
-    """Verdicts by key. The first failure stops the asking; verdicts that arrived are in the file by then."""
-    verdicts: dict[str, float | None] = {}
-    failures: list[str] = []
-    stop, writing = threading.Event(), threading.Lock()
-
-    def ask(key: str, client: httpx.Client) -> None:
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        seconds = self.timeout.read
         try:
-            verdict = _ask(endpoint, client, todo[key], stop)
-        except _Failed as failure:
-            failures.append(str(failure))
-            stop.set()
-            return
-        with writing:
-            verdicts[key] = verdict
-            if verdict is not None:
-                appender.append([{'key': key, 'model': endpoint.model, 'grade': verdict}])
+            async with asyncio.timeout(seconds):
+                response = await super().send(request, stream=True, **options)
+                try:
+                    content = await _read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise httpx2.ReadTimeout(f'no whole reply within {seconds:g} s', request=request) from None
+        status = response.status_code
+        if response.is_success:
+            status = inner_status(parse(content)) or status
+        kept = ('retry-after', 'retry-after-ms', 'x-should-retry')
+        headers = {name: value for name, value in response.headers.items() if name in kept}
+        return httpx2.Response(status, headers=headers, content=content, request=request)
 
-    headers = {'Authorization': f'Bearer {endpoint.key}'} if endpoint.key else {}
-    with (
-        httpx.Client(headers=headers, timeout=endpoint.timeout) as client,
-        ThreadPoolExecutor(endpoint.concurrency) as pool,
-    ):
+
+async def _read(response: httpx2.Response) -> bytes:
+    raw = bytearray()
+    async for part in response.aiter_raw():
+        raw += part
+        if len(raw) > LARGEST_REPLY:
+            break
+    if response.headers.get('content-encoding') in ('gzip', 'deflate'):  # though it was asked not to
         try:
-            for future in [pool.submit(ask, key, client) for key in todo]:
-                future.result()
-        finally:
-            stop.set()  # an interrupt: threads leave their waiting
-    if failures:
-        judged = sum(verdict is not None for verdict in verdicts.values())
-        raise ValueError(
-            f'{failures[0]} {judged} of {len(todo)} verdicts were reached and are kept: run again to ask for the rest.'
-        )
-    return verdicts
+            raw = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(raw, LARGEST_REPLY + 1)
+        except zlib.error as error:
+            raise httpx2.DecodingError(str(error), request=response.request) from None
+    if len(raw) > LARGEST_REPLY:
+        raise httpx2.DecodingError(f'a reply of more than {LARGEST_REPLY} bytes', request=response.request)
+    return bytes(raw)
 
 
-def _ask(endpoint: Endpoint, client: httpx.Client, body: dict[str, object], stop: threading.Event) -> float | None:
-    """One verdict, with as many tries as the endpoint is allowed; None if its replies hold no grade."""
-    failure = ''
-    for attempt in range(endpoint.attempts):
-        if stop.is_set():
-            raise _Failed('the judge was stopped.')
-        asked_to_wait = 0.0
-        try:
-            status, headers, text = _post(endpoint, client, body)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            failure = f'{type(error).__name__} {error}'.strip()
-        else:
-            if 200 <= status < 300:
-                reply = _content(text)
-                if (grade := read_grade(reply or '')) is not None:
-                    return grade
-                failure = ''
-            elif status in PASSING or status >= 500:
-                failure, asked_to_wait = (
-                    f'status {status}: {_excerpt(endpoint, text)}',
-                    _seconds(headers.get('retry-after', '')),
-                )
+class _Asking:
+    """One round of questions. The first failure stops the asking; verdicts that arrive are in the file by then."""
+
+    def __init__(self, endpoint: Endpoint, appender: files.Appender):
+        self._endpoint, self._appender = endpoint, appender
+        self._verdicts: dict[str, float | None] = {}
+        self._failures: list[str] = []
+        self._refused: set[str] = set()  # fields of a request that the server does not take
+        self._strange: str | None = None  # a reply that is no completion
+        self._completions = 0
+
+    async def ask_all(self, todo: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+        """Verdicts by key; ValueError if the endpoint cannot be used."""
+        endpoint, gate = self._endpoint, asyncio.Semaphore(self._endpoint.concurrency)
+        limits = {'timeout': endpoint.timeout, 'headers': {'Accept-Encoding': 'identity'}, 'follow_redirects': False}
+        async with (
+            _BoundedClient(**limits) as http,
+            openai.AsyncOpenAI(
+                api_key=endpoint.key or 'none',
+                base_url=endpoint.base_url,
+                timeout=endpoint.timeout,
+                max_retries=endpoint.attempts - 1,
+                http_client=http,
+            ) as client,
+        ):
+
+            async def ask(key: str) -> None:
+                async with gate:
+                    if self._failures:
+                        return
+                    try:
+                        self._verdicts[key] = await self._ask(client, todo[key])
+                    except openai.APIError as error:
+                        self._failures.append(self._told(error))
+                        return
+                if self._verdicts[key] is not None:
+                    self._appender.append([{'key': key, 'model': endpoint.model, 'grade': self._verdicts[key]}])
+
+            await asyncio.gather(*map(ask, todo))
+        if self._strange is not None and not self._completions:
+            self._failures.append(
+                f'the judge at {endpoint.base_url} sends no chat completions ({self._strange}): check its address.'
+            )
+        if self._failures:
+            judged = sum(verdict is not None for verdict in self._verdicts.values())
+            raise ValueError(
+                f'{self._failures[0]} {judged} of {len(todo)} verdicts were reached and are kept: run again to ask for the rest.'
+            )
+        return self._verdicts
+
+    async def _ask(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> float | None:
+        """One verdict; None if as many replies as are allowed hold no grade."""
+        for _ in range(self._endpoint.attempts):
+            reply = await self._post(client, body)
+            content = read_content(parse(reply))
+            if content is None:
+                self._strange = self._endpoint.excerpt(reply)
             else:
-                raise _Failed(
-                    f'the judge at {endpoint.base_url} refused with status {status} ({_excerpt(endpoint, text)}): check its address, model and key.'
-                )
-        if attempt + 1 < endpoint.attempts:
-            wait = (
-                endpoint.backoff * 2**attempt * random.uniform(0.5, 1.0)
-            )  # spread out, lest all threads come back at once
-            stop.wait(min(max(wait, asked_to_wait), endpoint.longest_wait))
-    if failure:
-        raise _Failed(
-            f'the judge at {endpoint.base_url} did not answer in {endpoint.attempts} attempts (last: {failure}): see that it runs.'
-        )
-    return None
-
-
-def _post(endpoint: Endpoint, client: httpx.Client, body: dict[str, object]) -> tuple[int, httpx.Headers, str]:
-    """Status, headers and text of one reply. A server that sends a byte now and then is cut off at the timeout all the same."""
-    deadline = time.monotonic() + endpoint.timeout
-    with client.stream('POST', f'{endpoint.base_url.rstrip("/")}/chat/completions', json=body) as response:
-        content = bytearray()
-        for part in response.iter_bytes():
-            content += part
-            if time.monotonic() > deadline:
-                raise httpx.ReadTimeout(f'no whole reply within {endpoint.timeout:g} s')
-            if len(content) > LARGEST_REPLY:
-                raise httpx.DecodingError(f'a reply of more than {LARGEST_REPLY} bytes')
-        return response.status_code, response.headers, content.decode('utf-8', 'replace')
-
-
-def _content(text: str) -> str | None:
-    """The words of the first choice; None where the reply is not of that form."""
-    try:
-        content = json.loads(text)['choices'][0]['message']['content']
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+                self._completions += 1
+            if (grade := read_grade(content or '')) is not None:
+                return grade
         return None
-    return content if isinstance(content, str) else None
 
+    async def _post(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> str:
+        """The reply as text. A temperature that the model does not take is left out from then on."""
+        body = {name: value for name, value in body.items() if name not in self._refused}
+        headers = None if self._endpoint.key else {'Authorization': openai.Omit()}
+        try:
+            done = await client.chat.completions.with_raw_response.create(**body, extra_headers=headers)
+        except openai.APIStatusError as error:
+            if (
+                error.status_code not in (400, 422)
+                or 'temperature' not in body
+                or 'temperature' not in error.response.text
+            ):
+                raise
+            self._refused.add('temperature')
+            return await self._post(client, body)
+        return done.http_response.text
 
-def _seconds(header: str) -> float:
-    """Retry-After in seconds; 0 for a date or nonsense, where the usual waiting does."""
-    return float(header) if re.fullmatch(r'\d{1,6}(\.\d+)?', header.strip()) else 0.0
-
-
-def _excerpt(endpoint: Endpoint, text: str) -> str:
-    """The beginning of a reply, for a message; a key that the server repeats is left out."""
-    text = text.replace(endpoint.key, '***') if endpoint.key else text
-    return ' '.join(text.split())[:200] or 'no text'
+    def _told(self, error: openai.APIError) -> str:
+        """Why the endpoint cannot be used."""
+        endpoint = self._endpoint
+        if isinstance(error, openai.APIStatusError):
+            status, said = error.status_code, endpoint.excerpt(error.response.text)
+            if status not in (408, 409, 429) and status < 500:
+                return f'the judge at {endpoint.base_url} refused with status {status} ({said}): check its address, model and key.'
+            last = f'status {status}: {said}'
+        else:
+            cause = error.__cause__ or error
+            last = endpoint.excerpt(f'{type(cause).__name__} {cause}')
+        return f'the judge at {endpoint.base_url} did not answer in {endpoint.attempts} attempts (last: {last}): see that it runs.'
