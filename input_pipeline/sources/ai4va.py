@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from input_pipeline.pictures import MAX_PIXELS
 from input_pipeline.schema import Balloon, Box, Character, Page, Panel, Region, Split
 from input_pipeline.sources.reading import (
     Progress,
@@ -70,7 +71,7 @@ class ReadSettings:
     categories: Mapping[str, Role] = field(default_factory=CATEGORIES.copy)  # lower-case category name -> role
     larger_is_farther: bool = True  # direction of Interdepth
     source: str = 'ai4va'  # name of the source in pages and reports
-    max_pixels: int = 40_000_000  # px; larger images are not opened (decompression bombs)
+    max_pixels: int = MAX_PIXELS  # px; larger images are not opened (decompression bombs)
     max_annotations: int = 1000  # of a page; one with more is left out: 200 to 260 are usual
     min_side: float = 2.0  # px; narrower or lower boxes are dropped
     threads: int = 2  # images decoded at once while they are checked

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from input_pipeline.pictures import MAX_PIXELS
 from input_pipeline.schema import Balloon, Box, Character, Page, Panel, Region
 from input_pipeline.sources.reading import (
     Progress,
@@ -59,7 +60,7 @@ class ReadSettings:
     # names that stand for nobody in particular, in any spelling (see `plain_name`): no identity
     anonymous: tuple[str, ...] = ('Other', 'Ohter', 'その他')
     source: str = 'manga109'  # name of the source in pages and reports
-    max_pixels: int = 40_000_000  # px; larger images are not opened
+    max_pixels: int = MAX_PIXELS  # px; larger images are not opened
     max_annotations: int = 1000  # of a page; one with more is left out
     min_side: float = 2.0  # px; narrower or lower boxes are dropped
     threads: int = 2  # images decoded at once while they are checked

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+PixelBox = tuple[int, int, int, int]  # x1, y1, x2, y2; px of the page
+Point = tuple[float, float]  # x, y
+
 INK = (32, 26, 30)
 PAPER = (250, 247, 238)
 SCALE = 2  # figures are drawn this much larger and reduced, for smooth edges
@@ -42,43 +45,44 @@ SOUNDS = ('BANG', 'SPLASH', 'CRACK', 'ZOOM', 'THUD', 'RING', 'WHOOSH', 'SNAP')
 ACTIONS = ('cheering', 'waving', 'pointing', 'reading', 'sleeping', 'drinking', 'running', 'juggling')
 
 
-def _points(size: tuple[int, int], pairs, mirror: bool) -> list[tuple[float, float]]:
+def _points(size: tuple[int, int], pairs: list[Point], mirror: bool) -> list[Point]:
     w, h = size
     return [((1 - x if mirror else x) * w, y * h) for x, y in pairs]
 
 
+# Ears, hats and the like in the upper fifth of the sprite, all reaching its upper edge.
+_HEADGEAR: dict[str, list[list[Point]]] = {
+    'ears': [[(0.2, 0.3), (0.18, 0), (0.42, 0.2)], [(0.8, 0.3), (0.82, 0), (0.58, 0.2)]],
+    'horns': [[(0.3, 0.22), (0.12, 0), (0.42, 0.16)], [(0.7, 0.22), (0.88, 0), (0.58, 0.16)]],
+    'tuft': [[(0.4, 0.2), (0.3, 0.02), (0.45, 0.1), (0.5, 0), (0.55, 0.1), (0.7, 0.02), (0.6, 0.2)]],
+    'hat': [[(0.25, 0.2), (0.5, 0), (0.75, 0.2)]],
+    'antenna': [[(0.48, 0.2), (0.42, 0), (0.58, 0), (0.52, 0.2)]],
+    'crown': [[(0.3, 0.2), (0.28, 0), (0.4, 0.09), (0.5, 0), (0.6, 0.09), (0.72, 0), (0.7, 0.2)]],
+    'bow': [[(0.5, 0.11), (0.27, 0), (0.27, 0.2)], [(0.5, 0.11), (0.73, 0), (0.73, 0.2)]],
+    'cap': [[(0.3, 0.2), (0.32, 0), (0.68, 0), (0.7, 0.14), (0.95, 0.18), (0.7, 0.2)]],
+}
+
+
 def _headgear(draw: ImageDraw.ImageDraw, kind: str, size: tuple[int, int], colour, line: int) -> None:
-    """Ears, hats and the like in the upper fifth of the sprite, all reaching its upper edge."""
-    shapes = {
-        'ears': [[(0.2, 0.3), (0.18, 0), (0.42, 0.2)], [(0.8, 0.3), (0.82, 0), (0.58, 0.2)]],
-        'horns': [[(0.3, 0.22), (0.12, 0), (0.42, 0.16)], [(0.7, 0.22), (0.88, 0), (0.58, 0.16)]],
-        'tuft': [[(0.4, 0.2), (0.3, 0.02), (0.45, 0.1), (0.5, 0), (0.55, 0.1), (0.7, 0.02), (0.6, 0.2)]],
-        'hat': [[(0.25, 0.2), (0.5, 0), (0.75, 0.2)]],
-        'antenna': [[(0.48, 0.2), (0.42, 0), (0.58, 0), (0.52, 0.2)]],
-        'crown': [[(0.3, 0.2), (0.28, 0), (0.4, 0.09), (0.5, 0), (0.6, 0.09), (0.72, 0), (0.7, 0.2)]],
-        'bow': [[(0.5, 0.11), (0.27, 0), (0.27, 0.2)], [(0.5, 0.11), (0.73, 0), (0.73, 0.2)]],
-        'cap': [[(0.3, 0.2), (0.32, 0), (0.68, 0), (0.7, 0.14), (0.95, 0.18), (0.7, 0.2)]],
-    }
-    for shape in shapes[kind]:
+    for shape in _HEADGEAR[kind]:
         points = _points(size, shape, False)
         draw.polygon(points, fill=colour)
         draw.line([*points, points[0]], fill=INK, width=line, joint='curve')
 
 
-def _arms(action: str) -> list[list[tuple[float, float]]]:
-    """The two arms of each action as lines through unit coordinates of the sprite."""
-    left, right = (0.24, 0.6), (0.76, 0.6)
-    down = [left, (0.17, 0.7), (0.27, 0.8)]
-    return {
-        'cheering': [[left, (0.14, 0.48), (0.22, 0.3)], [right, (0.86, 0.48), (0.78, 0.3)]],
-        'waving': [down, [right, (0.87, 0.5), (0.78, 0.3)]],
-        'pointing': [down, [(0.6, 0.63), (0.76, 0.63), (0.95, 0.63)]],
-        'reading': [[left, (0.24, 0.76), (0.36, 0.76)], [right, (0.76, 0.76), (0.64, 0.76)]],
-        'sleeping': [[left, (0.4, 0.72), (0.62, 0.66)], [right, (0.6, 0.72), (0.38, 0.66)]],
-        'drinking': [down, [right, (0.82, 0.68), (0.64, 0.58)]],
-        'running': [[left, (0.2, 0.74), (0.4, 0.7)], [right, (0.9, 0.66), (0.8, 0.5)]],
-        'juggling': [[left, (0.2, 0.76), (0.34, 0.66)], [right, (0.8, 0.76), (0.66, 0.66)]],
-    }[action]
+# The two arms of each action as lines through unit coordinates of the sprite.
+_LEFT, _RIGHT = (0.24, 0.6), (0.76, 0.6)
+_DOWN = [_LEFT, (0.17, 0.7), (0.27, 0.8)]
+_ARMS: dict[str, list[list[Point]]] = {
+    'cheering': [[_LEFT, (0.14, 0.48), (0.22, 0.3)], [_RIGHT, (0.86, 0.48), (0.78, 0.3)]],
+    'waving': [_DOWN, [_RIGHT, (0.87, 0.5), (0.78, 0.3)]],
+    'pointing': [_DOWN, [(0.6, 0.63), (0.76, 0.63), (0.95, 0.63)]],
+    'reading': [[_LEFT, (0.24, 0.76), (0.36, 0.76)], [_RIGHT, (0.76, 0.76), (0.64, 0.76)]],
+    'sleeping': [[_LEFT, (0.4, 0.72), (0.62, 0.66)], [_RIGHT, (0.6, 0.72), (0.38, 0.66)]],
+    'drinking': [_DOWN, [_RIGHT, (0.82, 0.68), (0.64, 0.58)]],
+    'running': [[_LEFT, (0.2, 0.74), (0.4, 0.7)], [_RIGHT, (0.9, 0.66), (0.8, 0.5)]],
+    'juggling': [[_LEFT, (0.2, 0.76), (0.34, 0.66)], [_RIGHT, (0.8, 0.76), (0.66, 0.66)]],
+}
 
 
 def _face(draw: ImageDraw.ImageDraw, action: str, size: tuple[int, int], mirror: bool, line: int) -> None:
@@ -99,30 +103,25 @@ def _face(draw: ImageDraw.ImageDraw, action: str, size: tuple[int, int], mirror:
         draw.arc([0.4 * w, 0.4 * h, 0.6 * w, 0.52 * h], 20, 160, fill=INK, width=line)
 
 
+# The thing in its hands and the marks around it, in line art only: nothing that shows from afar.
+_PROPS: dict[str, list[list[Point]]] = {
+    'reading': [
+        [(0.35, 0.64), (0.5, 0.68), (0.65, 0.64), (0.65, 0.82), (0.5, 0.86), (0.35, 0.82), (0.35, 0.64)],
+        [(0.5, 0.68), (0.5, 0.86)],
+    ],
+    'drinking': [[(0.46, 0.5), (0.48, 0.66), (0.62, 0.66), (0.64, 0.5), (0.46, 0.5)]],
+    'sleeping': [[(0.68, 0.2), (0.8, 0.2), (0.68, 0.3), (0.8, 0.3)]],
+    'waving': [[(0.66, 0.24), (0.68, 0.3)], [(0.9, 0.3), (0.92, 0.36)]],
+    'running': [[(0.1, 0.5), (0.24, 0.5)], [(0.1, 0.55), (0.2, 0.55)], [(0.36, 0.84), (0.5, 0.78), (0.64, 0.88)]],
+    'pointing': [[(0.86, 0.58), (0.95, 0.63), (0.86, 0.68)]],
+}
+
+
 def _prop(draw: ImageDraw.ImageDraw, action: str, size: tuple[int, int], mirror: bool, line: int) -> None:
-    """The thing in its hands and the marks around it, in line art only: nothing that shows from afar."""
     w, h = size
-
-    def lines(*strokes):
-        for stroke in strokes:
-            draw.line(_points(size, stroke, mirror), fill=INK, width=line, joint='curve')
-
-    if action == 'reading':
-        lines(
-            [(0.35, 0.64), (0.5, 0.68), (0.65, 0.64), (0.65, 0.82), (0.5, 0.86), (0.35, 0.82), (0.35, 0.64)],
-            [(0.5, 0.68), (0.5, 0.86)],
-        )
-    elif action == 'drinking':
-        lines([(0.46, 0.5), (0.48, 0.66), (0.62, 0.66), (0.64, 0.5), (0.46, 0.5)])
-    elif action == 'sleeping':
-        lines([(0.68, 0.2), (0.8, 0.2), (0.68, 0.3), (0.8, 0.3)])
-    elif action == 'waving':
-        lines([(0.66, 0.24), (0.68, 0.3)], [(0.9, 0.3), (0.92, 0.36)])
-    elif action == 'running':
-        lines([(0.1, 0.5), (0.24, 0.5)], [(0.1, 0.55), (0.2, 0.55)], [(0.36, 0.84), (0.5, 0.78), (0.64, 0.88)])
-    elif action == 'pointing':
-        lines([(0.86, 0.58), (0.95, 0.63), (0.86, 0.68)])
-    elif action == 'juggling':
+    for stroke in _PROPS.get(action, ()):
+        draw.line(_points(size, stroke, mirror), fill=INK, width=line, joint='curve')
+    if action == 'juggling':
         for x, y in ((0.3, 0.58), (0.5, 0.6), (0.7, 0.58)):
             draw.ellipse([(x - 0.04) * w, (y - 0.04) * h, (x + 0.04) * w, (y + 0.04) * h], outline=INK, width=line)
 
@@ -155,7 +154,7 @@ def figure_sprite(identity: str, action: str, width: int, height: int, mirror: b
     _headgear(draw, costume.headgear, size, costume.colour, stroke)
     _face(draw, action, size, mirror, stroke)
     _prop(draw, action, size, mirror, stroke)
-    for arm in _arms(action):
+    for arm in _ARMS[action]:
         points = _points(size, arm, mirror)
         draw.line(points, fill=INK, width=round(stroke * 1.2), joint='curve')
         x, y = points[-1]
@@ -167,7 +166,7 @@ def figure_sprite(identity: str, action: str, width: int, height: int, mirror: b
 TINTS = ((236, 226, 205), (214, 226, 232), (226, 234, 214), (238, 220, 214), (226, 220, 234), (240, 236, 224))
 
 
-def panel(rng: np.random.Generator, image: Image.Image, box: tuple[int, int, int, int], is_round: bool) -> None:
+def panel(rng: np.random.Generator, image: Image.Image, box: PixelBox, is_round: bool) -> None:
     """Frame, sky, ground and a little scenery in pale tints; nothing as bright as a figure."""
     x1, y1, x2, y2 = box
     w, h = x2 - x1, y2 - y1
@@ -200,9 +199,7 @@ def panel(rng: np.random.Generator, image: Image.Image, box: tuple[int, int, int
     (frame.ellipse if is_round else frame.rectangle)([x1, y1, x2 - 1, y2 - 1], outline=INK, width=3)
 
 
-def balloon(
-    rng: np.random.Generator, image: Image.Image, room: tuple[int, int, int, int], text: str, speaker: tuple[int, int]
-) -> tuple[int, int, int, int] | None:
+def balloon(rng, image: Image.Image, room: PixelBox, text: str, speaker: tuple[int, int]) -> PixelBox | None:
     """Draws a speech balloon inside `room` with its tail towards `speaker`; its box without the tail, or None if it does not fit. Pixels."""
     font = ImageFont.load_default(int(rng.integers(13, 17)))
     x1, y1, x2, y2 = font.getbbox(text)
@@ -221,9 +218,7 @@ def balloon(
     return (x, y, x + w, y + h)
 
 
-def sound_word(
-    rng: np.random.Generator, image: Image.Image, room: tuple[int, int, int, int], word: str
-) -> tuple[int, int, int, int] | None:
+def sound_word(rng, image: Image.Image, room: PixelBox, word: str) -> PixelBox | None:
     """Draws an onomatopoeia in outlined letters inside `room`; its box, or None if it does not fit. Pixels."""
     font = ImageFont.load_default(int(rng.integers(24, 34)))
     x1, y1, x2, y2 = (int(v) for v in font.getbbox(word, stroke_width=2))

@@ -15,14 +15,16 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from input_pipeline.synthetic.pages import DrawnPage, DrawSettings, PixelBox, check, draw_page
+from input_pipeline.synthetic.drawing import PixelBox
+from input_pipeline.synthetic.pages import DrawnPage, DrawSettings, check, draw_page
 
 SPLIT_FILES = {'train': 'train', 'validation': 'val', 'test': 'test'}  # split -> the start of its file's name
 CATEGORIES = ('panel', 'character', 'speech balloon', 'onomatopoeia')  # category id = position + 1
 SERIES = 'The Rubber Hose Gang'
 PAGES_AN_ISSUE = 16
 
-Drawn = tuple[dict[str, Any], dict[str, Any]]  # COCO records of a page without ids; its part of the sidecar
+# COCO's image and annotations of a page, and its part of the sidecar.
+Drawn = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
 
 
 def write_pages(
@@ -50,15 +52,17 @@ def write_pages(
     (folder / 'images').mkdir(parents=True, exist_ok=True)
     numbers = [(split, number) for split in pages for number in range(pages[split])]
     draw = partial(_draw_one, folder, settings, seed)
-    annotated: dict[str, list[dict[str, Any]]] = {split: [] for split in pages}
+    categories = [{'id': number, 'name': name} for number, name in enumerate(CATEGORIES, start=1)]
+    coco = {split: {'images': [], 'annotations': [], 'categories': categories} for split in pages}
     sidecar: dict[str, Any] = {}
     with closing(_map(draw, numbers, processes)) as drawn:
-        for (split, _), (records, about) in zip(numbers, drawn, strict=True):
-            annotated[split].append(records)
-            sidecar[records['file_name']] = about
+        for (split, _), (image, annotations, about) in zip(numbers, drawn, strict=True):
+            coco[split]['images'].append(image)
+            coco[split]['annotations'] += annotations
+            sidecar[image['file_name']] = about
             progress(1)
-    for split, records in annotated.items():
-        _write_json(folder / f'{SPLIT_FILES[split]}-annotations.json', _coco(records))
+    for split, content in coco.items():
+        _write_json(folder / f'{SPLIT_FILES[split]}-annotations.json', content)
     _write_json(folder / 'sidecar.json', {'version': 1, 'pages': sidecar})
 
 
@@ -102,45 +106,36 @@ def page_name(split: str, number: int) -> str:
 
 
 def _draw_one(folder: Path, settings: DrawSettings, seed: int, which: tuple[str, int]) -> Drawn:
-    """Draws and saves one page; its COCO records without ids, and its part of the sidecar by place among them."""
+    """Draws and saves one page."""
     split, number = which
     page = draw_page(seed + 1_000_003 * list(SPLIT_FILES).index(split), number, settings)
-    name = page_name(split, number)
-    page.image.save(folder / 'images' / name, compress_level=1)
-    annotations, about = describe(page)
-    size = {'width': settings.width, 'height': settings.height}
-    ids = number * 1000 + 1  # unique in the split's file
-    for facts in about.values():
-        if 'speaker' in facts:
-            facts['speaker'] += ids
-    records = {'file_name': name, **size, 'first_id': ids, 'annotations': annotations}
-    return records, {
-        'series': SERIES,
-        'reading_direction': 'left_to_right',
-        'description': tell(page),
-        'annotations': {str(ids + place): facts for place, facts in about.items()},
+    image = {
+        'id': number + 1,
+        'file_name': page_name(split, number),
+        'width': settings.width,
+        'height': settings.height,
     }
+    page.image.save(folder / 'images' / image['file_name'], compress_level=1)
+    first_id = number * 1000 + 1  # unique in the split's file
+    annotations, facts = [], {}
+    for key, (category, box, depth, known) in enumerate(_describe(page, first_id), start=first_id):
+        annotations.append({'id': key, 'image_id': image['id'], **_annotation(category, box, depth)})
+        facts[str(key)] = known
+    about = {'series': SERIES, 'reading_direction': 'left_to_right', 'description': tell(page)}
+    return image, annotations, about | {'annotations': facts}
 
 
-def describe(page: DrawnPage) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
-    """COCO annotations of a page without ids, and what the sidecar adds, by place among them."""
-    annotations: list[dict[str, Any]] = []
-    about: dict[int, dict[str, Any]] = {}
-    first_figure = len(page.panels)
+def _describe(page: DrawnPage, first_id: int) -> Iterator[tuple[str, PixelBox, float | None, dict[str, Any]]]:
+    """Category, box, depth and the sidecar's facts of each thing; ids are counted from `first_id` in this order."""
     for order, (box, is_round) in enumerate(zip(page.panels, page.round_panels, strict=True)):
-        about[len(annotations)] = {'reading_order': order, 'round': is_round, 'description': _scene(page, order)}
-        annotations.append(_annotation('panel', box))
+        yield 'panel', box, None, {'reading_order': order, 'round': is_round, 'description': _scene(page, order)}
     for figure in page.figures:
-        about[len(annotations)] = {'action': figure.action, 'identity': figure.identity}
-        annotations.append(_annotation('character', figure.box, figure.depth))
+        yield 'character', figure.box, figure.depth, {'action': figure.action, 'identity': figure.identity}
     for order, balloon in enumerate(page.balloons):
-        facts = {'text': balloon.text, 'reading_order': order}
-        about[len(annotations)] = facts | {'speaker': first_figure + balloon.speaker}
-        annotations.append(_annotation('speech balloon', balloon.box))
+        speaker = first_id + len(page.panels) + balloon.speaker
+        yield 'speech balloon', balloon.box, None, {'text': balloon.text, 'reading_order': order, 'speaker': speaker}
     for sound in page.sounds:
-        about[len(annotations)] = {'text': sound.text}
-        annotations.append(_annotation('onomatopoeia', sound.box))
-    return annotations, about
+        yield 'onomatopoeia', sound.box, None, {'text': sound.text}
 
 
 def tell(page: DrawnPage) -> str:
@@ -154,27 +149,16 @@ def _scene(page: DrawnPage, panel: int) -> str:
     return f'{" and ".join(doings)}.' if doings else 'Nobody is there.'
 
 
-def _annotation(category: str, box: PixelBox, depth: float | None = None) -> dict[str, Any]:
+def _annotation(category: str, box: PixelBox, depth: float | None) -> dict[str, Any]:
     x1, y1, x2, y2 = box
-    attributes = {} if depth is None else {'Interdepth': depth}
     return {
         'category_id': CATEGORIES.index(category) + 1,
         'bbox': [x1, y1, x2 - x1, y2 - y1],
         'area': (x2 - x1) * (y2 - y1),
         'iscrowd': 0,
         'segmentation': [],
-        'attributes': attributes,
+        'attributes': {} if depth is None else {'Interdepth': depth},
     }
-
-
-def _coco(records: list[dict[str, Any]]) -> dict[str, Any]:
-    images, annotations = [], []
-    for number, record in enumerate(records, start=1):
-        images.append({'id': number} | {key: record[key] for key in ('file_name', 'width', 'height')})
-        for place, annotation in enumerate(record['annotations']):
-            annotations.append({'id': record['first_id'] + place, 'image_id': number} | annotation)
-    categories = [{'id': number, 'name': name} for number, name in enumerate(CATEGORIES, start=1)]
-    return {'images': images, 'annotations': annotations, 'categories': categories}
 
 
 def _write_json(path: Path, content: Any) -> None:

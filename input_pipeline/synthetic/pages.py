@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.synthetic import drawing
+from input_pipeline.synthetic.drawing import PixelBox
 
-PixelBox = tuple[int, int, int, int]  # x1, y1, x2, y2; px of the page
 FRAME = 4  # px that figures keep from their panel's edge
 
 
