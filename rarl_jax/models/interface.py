@@ -7,7 +7,7 @@ A family is a folder in models/ with
                     encode_images(images) -> features            embed(ids, features, feature_index) -> embeds
                     hidden(embeds, positions, segments) -> hidden    logits(hidden)
                     prefill(cache, embeds, positions) -> hidden, cache    extend(cache, embeds, positions, start, lengths) -> hidden, cache
-                and, without params, init_cache(batch, length) and example()
+                and, without params, init_cache(batch, length), cache_axes and example()
     names.py    NAMES: the hub's name of every param
 
 Features, embeds and the cache are pytrees that nobody else looks into: leaves of features lead with the image, those of the cache with the row.
@@ -22,15 +22,14 @@ from typing import Any
 
 import flax.linen as nn
 
+from rarl_jax.models.cache import Cache, LayerCache
 from rarl_jax.models.qwen2_5_vl.config import PRESETS, Config, VisionConfig
 from rarl_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.models.qwen2_5_vl.names import NAMES
-from rarl_jax.models.qwen2_5_vl.text import CACHE, Cache, LayerCache
 from rarl_jax.models.qwen2_5_vl.vision import VisionBatch, VisionBuckets, as_part, plan_vision
 from rarl_jax.runtime.files import load_json
 
 __all__ = [
-    'CACHE',
     'PRESETS',
     'Cache',
     'Config',

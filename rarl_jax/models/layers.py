@@ -17,9 +17,9 @@ from flax.typing import Dtype
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from rarl_jax.models.cache import AttentionKind
 from rarl_jax.models.params import LAYERS, Params, unstack_layers
 
-AttentionKind = Literal['xla', 'cudnn']  # jax.nn.dot_product_attention's implementation; 'cudnn' wants a GPU and bf16
 # What the backward pass recomputes of a layer: nothing, all but q, k, v and attention's output, all.
 Remat = Literal['none', 'attention', 'full']
 Constrain = Callable[

@@ -183,7 +183,11 @@ def abstract_sampling(model: Model, rows: int, mesh: Mesh) -> SamplingParams:
 def abstract_cache(model: Model, rows: int, length: int, mesh: Mesh) -> Cache:
     """The sampler's keys and values."""
     cache = jax.eval_shape(lambda: model.init_cache(rows, length))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(x.shape, mesh)), cache)
+
+    def placed(x, axes):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(x.shape, axes, mesh))
+
+    return tuple(jax.tree.map(placed, layer, model.cache_axes) for layer in cache)
 
 
 def sampler_mesh(mesh: Mesh, processes: int) -> Mesh:

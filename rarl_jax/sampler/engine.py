@@ -117,7 +117,7 @@ class Decoder:
         self.cached = np.array([len(d.ids) for d in self.rows], np.int32)
         self.positions = positions[prompts]
         self._length = self._room(int(self.cached.max()) + self.settings.segment)
-        self._cache = take_rows(list(cache), prompts, self._length, self.policy.mesh)
+        self._cache = take_rows(self.policy.model, list(cache), prompts, self._length, self.policy.mesh)
         arrays = self._put((prompts, self.cached))
         first = first_tokens(self._program, self.policy.params, hidden, *arrays, self._sampling)
         self._record_first(first, range(len(self.dialogues)))
@@ -247,7 +247,7 @@ class Decoder:
 
     def _take(self, rows: Int[np.ndarray, 'C']) -> None:
         layers, self._cache = list(self._cache), ()  # nobody else holds the old layers, so each goes when it is copied
-        self._cache = take_rows(layers, rows, self._length, self.policy.mesh)
+        self._cache = take_rows(self.policy.model, layers, rows, self._length, self.policy.mesh)
 
     def _put(self, batch: Any) -> Any:
         return on_mesh(batch, self.policy.mesh)

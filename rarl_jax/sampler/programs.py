@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rarl_jax.models.interface import CACHE, Cache, LayerCache, Model, VisionBatch
+from rarl_jax.models.cache import Axes
+from rarl_jax.models.interface import Cache, LayerCache, Model, VisionBatch
 from rarl_jax.models.params import Params
 from rarl_jax.runtime.sharding import ACTIVATION_RULES, spec
 from rarl_jax.sampler.choice import SamplingMethod, choose, uniforms
@@ -84,10 +85,10 @@ def prefill(model: Model, params: Params, features: Float[Array, 'I M D'], chunk
 
 def pinned(model: Model, cache: Cache) -> Cache:
     """The cache where the mesh wants it: rows over data and fsdp, heads over tensor."""
-    return jax.tree.map(lambda x: model.constrain(x, CACHE), cache)
+    return tuple(jax.tree.map(model.constrain, layer, model.cache_axes) for layer in cache)
 
 
-def take_rows(layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh: Mesh) -> Cache:
+def take_rows(model: Model, layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh: Mesh) -> Cache:
     """The cache's `rows`, in a cache of `length` tokens: forks a prompt to its group, leaves finished rows out, or makes room.
 
     Empties `layers` one by one as they are copied, so that never more than one layer exists twice.
@@ -95,25 +96,36 @@ def take_rows(layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh
     taken = []
     while layers:
         layer = layers.pop(0)
-        sharding = cache_sharding((len(rows), length, *layer[0].shape[2:]), mesh)
-        taken.append(_taker(sharding)(layer, rows, length))
+        shardings = jax.tree.map(lambda x, axes: _taken(x, axes, len(rows), length, mesh), layer, model.cache_axes)
+        taken.append(_taker(shardings, model.cache_axes)(layer, rows, length))
     return tuple(taken)
 
 
-def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Of keys or values [B S K H]."""
-    return NamedSharding(mesh, spec(shape, CACHE, mesh, ACTIVATION_RULES))
+def _taken(array: Array, axes: tuple[str, ...], rows: int, length: int, mesh: Mesh) -> NamedSharding:
+    sizes = {'batch': rows, 'length': length}
+    return cache_sharding(
+        tuple(sizes.get(axis, size) for axis, size in zip(axes, array.shape, strict=True)), axes, mesh
+    )
+
+
+def cache_sharding(shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> NamedSharding:
+    """Of a cache's keys or values with these logical axes."""
+    return NamedSharding(mesh, spec(shape, axes, mesh, ACTIVATION_RULES))
 
 
 @functools.cache
-def _taker(sharding: NamedSharding) -> Callable[[LayerCache, Array, int], LayerCache]:
-    """Leaves its result at `sharding`, which is spelled out: an equal but shorter spec would compile the programs that follow once more."""
+def _taker(shardings: LayerCache, axes: Axes) -> Callable[[LayerCache, Array, int], LayerCache]:
+    """Leaves its results at `shardings`, which are spelled out: an equal but shorter spec would compile the programs that follow once more."""
 
     def take(layer, rows, length):
-        room = max(length - layer[0].shape[1], 0)
-        return jax.tree.map(lambda x: jnp.pad(x[rows], ((0, 0), (0, room), (0, 0), (0, 0)))[:, :length], layer)
+        def fit(x, names):
+            x, axis = x[rows], names.index('length')
+            x = jax.lax.slice_in_dim(x, 0, min(length, x.shape[axis]), axis=axis)
+            return jnp.pad(x, [(0, length - x.shape[axis] if each == axis else 0) for each in range(x.ndim)])
 
-    return jax.jit(take, static_argnums=2, out_shardings=sharding)
+        return jax.tree.map(fit, layer, axes)
+
+    return jax.jit(take, static_argnums=2, out_shardings=shardings)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -8,10 +8,11 @@ import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
+from rarl_jax.models.cache import AXES, AttentionKind, Axes, Cache, empty_layer
 from rarl_jax.models.images import Patches
-from rarl_jax.models.layers import AttentionKind, Constrain, Remat, unconstrained
+from rarl_jax.models.layers import Constrain, Remat, unconstrained
 from rarl_jax.models.qwen2_5_vl.config import Config
-from rarl_jax.models.qwen2_5_vl.text import Cache, Decoder, init_cache
+from rarl_jax.models.qwen2_5_vl.text import Decoder
 from rarl_jax.models.qwen2_5_vl.vision import VisionBatch, VisionTower, plan_vision
 
 
@@ -85,7 +86,14 @@ class Qwen2_5_VL(nn.Module):
 
     def init_cache(self, batch: int, length: int) -> Cache:
         """An empty cache for `batch` rows of at most `length` tokens. Not a method of `apply`: it needs no params."""
-        return init_cache(self.config.text, batch, length, self.dtype)
+        text = self.config.text
+        sizes = {'batch': batch, 'length': length, 'kv_heads': text.num_kv_heads, 'head': text.head_dim}
+        return tuple(empty_layer(self.attention, sizes, self.dtype) for _ in range(text.num_layers))
+
+    @property
+    def cache_axes(self) -> Axes:
+        """Logical axes of the arrays of one layer's cache."""
+        return AXES[self.attention]
 
     def prefill(
         self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T']

@@ -6,15 +6,13 @@ from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from rarl_jax.models.cache import AttentionKind, Cache, LayerCache, attend_cached, write
 from rarl_jax.models.layers import (
-    AttentionKind,
     Constrain,
     Dense,
     GatedMlp,
@@ -30,10 +28,8 @@ from rarl_jax.models.layers import (
 from rarl_jax.models.qwen2_5_vl.config import TextConfig
 
 Rope = tuple[Float[Array, 'B T H/2'], Float[Array, 'B T H/2']]  # cos, sin
-LayerCache = tuple[Float[Array, 'B S K H'], Float[Array, 'B S K H']]  # rotated keys, values
-Cache = tuple[LayerCache, ...]  # one per layer
 ACTIVATION = ('batch', 'length', 'embed')
-CACHE = ('batch', 'length', 'kv_heads', 'head')
+NO_SLOT = np.iinfo(np.int32).max  # in no cache: what is written there is dropped
 
 
 def rope(text: TextConfig, positions: Int[Array, '3 B T']) -> Rope:
@@ -49,16 +45,11 @@ def rope(text: TextConfig, positions: Int[Array, '3 B T']) -> Rope:
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def init_cache(text: TextConfig, batch: int, length: int, dtype: DTypeLike) -> Cache:
-    """An empty cache for `batch` rows of at most `length` tokens."""
-    shape = (batch, length, text.num_kv_heads, text.head_dim)
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(text.num_layers))
-
-
 class Seen(NamedTuple):
     """What the queries of a chunk see."""
 
-    mask: Bool[Array, 'B 1 T S'] | None = None  # beside causality; None = all that causality allows
+    mask: Bool[Array, 'B 1 T T'] | None = None  # beside causality; None = all that causality allows
+    start: Int[Array, 'B'] | None = None  # tokens that the cache holds before the chunk; None = it is empty
     slots: Int[Array, 'B T'] | None = None  # where the chunk goes in the cache; None = at its beginning
 
 
@@ -83,21 +74,12 @@ class Attention(nn.Module):
         k = rotate(project('k', text.num_kv_heads, 'kv_heads'), *turn)
         v = project('v', text.num_kv_heads, 'kv_heads')
         if cache is not None:
-            cache = tuple(_write(old, seen.slots, new) for old, new in zip(cache, (k, v), strict=True))
-        if cache is None or seen.slots is None:
+            cache = write(self.implementation, cache, k, v, seen.slots)
+        if seen.start is None:
             out = attend(q, k, v, self.implementation, mask=seen.mask, causal=True)
         else:
-            out = attend(q, *(array.astype(q.dtype) for array in cache), self.implementation, mask=seen.mask)
+            out = attend_cached(self.implementation, q, cache, seen.start, (k, v))
         return self.dense(text.hidden_size, ('heads', 'embed'), name='o')(out.reshape(b, t, -1)), cache
-
-
-def _write(
-    old: Float[Array, 'B S K H'], slots: Int[Array, 'B T'] | None, new: Float[Array, 'B T K H']
-) -> Float[Array, 'B S K H']:
-    if slots is None:
-        return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), 0, axis=1)
-    rows = jnp.arange(len(old))[:, None]
-    return old.at[rows, slots].set(new.astype(old.dtype), mode='drop')
 
 
 class DecoderLayer(nn.Module):
@@ -206,11 +188,9 @@ class Decoder(nn.Module):
             start: tokens that the row's cache holds.
             lengths: tokens of the chunk that count, 0 leaves the row as it is. Nothing is written past the cache's end: keep start + lengths <= S.
         """
-        t, s = embeds.shape[1], cache[0][0].shape[1]
-        place = start[:, None] + jnp.arange(t)
-        slots = jnp.where(jnp.arange(t) < lengths[:, None], place, s)  # slot S does not exist: dropped
-        mask = (jnp.arange(s) <= place[:, :, None])[:, None]
-        return self._over_cache(cache, embeds, positions, Seen(mask, slots))
+        chunk = jnp.arange(embeds.shape[1])
+        slots = jnp.where(chunk < lengths[:, None], start[:, None] + chunk, NO_SLOT)
+        return self._over_cache(cache, embeds, positions, Seen(start=start, slots=slots))
 
     def _over_cache(
         self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], seen: Seen

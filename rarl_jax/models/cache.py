@@ -1,0 +1,109 @@
+"""The KV cache, and attention over it through one seam, `attend_cached`: no kernel is handed a mask.
+
+'xla'     keys [B K H S], values [B K S H]: the scores of a token are one batched product over memory in its order, which a CPU does near the
+          rate at which it copies (5 times as fast as jax.nn.dot_product_attention with a mask)
+'cudnn'   keys and values [B S K H], as the kernels take them, and lengths. A chunk of several tokens looks at the cache and at itself apart, and
+          the two are joined by their log-sum-exp: cuDNN's causal rule is aligned to the top left
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+AttentionKind = Literal['xla', 'cudnn']  # 'cudnn' wants a GPU and bf16
+LayerCache = tuple[Float[Array, 'B ...'], Float[Array, 'B ...']]  # rotated keys, values
+Cache = tuple[LayerCache, ...]  # one per layer
+Axes = tuple[tuple[str, ...], tuple[str, ...]]  # logical axes of keys and of values
+AXES: dict[AttentionKind, Axes] = {
+    'xla': (('batch', 'kv_heads', 'head', 'length'), ('batch', 'kv_heads', 'length', 'head')),
+    'cudnn': (('batch', 'length', 'kv_heads', 'head'),) * 2,
+}
+SCORES_AT_ONCE = 1 << 28  # scores that 'xla' holds: a chunk of more queries goes piece by piece
+
+
+def empty_layer(kind: AttentionKind, sizes: dict[str, int], dtype: DTypeLike) -> LayerCache:
+    """A layer's empty cache; `sizes` of the axes batch, length, kv_heads and head."""
+    return tuple(jnp.zeros([sizes[axis] for axis in axes], dtype) for axes in AXES[kind])
+
+
+def write(
+    kind: AttentionKind,
+    layer: LayerCache,
+    k: Float[Array, 'B T K H'],
+    v: Float[Array, 'B T K H'],
+    slots: Int[Array, 'B T'] | None,
+) -> LayerCache:
+    """The cache with a chunk in it: at `slots`, those beyond its end left out, or at its beginning if None."""
+    rows = None if slots is None else jnp.arange(len(slots))[:, None]
+
+    def put(old: Array, new: Float[Array, 'B T K H'], axes: tuple[str, ...]) -> Array:
+        new, length = new.astype(old.dtype), axes.index('length')
+        if slots is None:
+            order = [('batch', 'length', 'kv_heads', 'head').index(axis) for axis in axes]
+            return jax.lax.dynamic_update_slice_in_dim(old, new.transpose(order), 0, axis=length)
+        # Indices of two axes with others between them: numpy's rule puts theirs first, so that `new` fits as it is.
+        return old.at[(rows, *[slice(None)] * (length - 1), slots)].set(new, mode='drop')
+
+    return tuple(put(old, new, axes) for old, new, axes in zip(layer, (k, v), AXES[kind], strict=True))
+
+
+def attend_cached(
+    kind: AttentionKind,
+    q: Float[Array, 'B T N H'],
+    layer: LayerCache,
+    start: Int[Array, 'B'],
+    chunk: LayerCache,
+) -> Float[Array, 'B T N H']:
+    """softmax(q k' / sqrt(H)) v over what a row's cache holds: query t sees the first start + t + 1 tokens. Scores and softmax in float32.
+
+    Args:
+        layer: the cache with the chunk written into it.
+        start: tokens that it held before.
+        chunk: the chunk's own keys and values [B T K H].
+    """
+    if kind == 'cudnn':
+        layer = tuple(array.astype(q.dtype) for array in layer)
+        return attend_apart(q, layer, start, chunk, 'cudnn')
+    pieces = -(-q.shape[0] * q.shape[1] * q.shape[2] * layer[0].shape[-1] // SCORES_AT_ONCE)
+    if pieces == 1:
+        return _attend_transposed(q, layer, start)
+    width = -(-q.shape[1] // pieces)
+    parts = range(0, q.shape[1], width)
+    return jnp.concatenate([_attend_transposed(q[:, at : at + width], layer, start + at) for at in parts], axis=1)
+
+
+def _attend_transposed(
+    q: Float[Array, 'B T N H'], layer: LayerCache, start: Int[Array, 'B']
+) -> Float[Array, 'B T N H']:
+    """Over keys [B K H S] and values [B K S H]."""
+    keys, values = (array.astype(q.dtype) for array in layer)
+    (b, t, n, h), (_, k, _, s) = q.shape, keys.shape
+    grouped = q.reshape(b, t, k, n // k, h)
+    scores = jnp.einsum('btkgh,bkhs->bkgts', grouped, keys, preferred_element_type=jnp.float32) * h**-0.5
+    seen = jnp.arange(s) <= (start[:, None] + jnp.arange(t))[:, None, None, :, None]
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1).astype(q.dtype)
+    return jnp.einsum('bkgts,bksh->btkgh', weights, values).reshape(q.shape)
+
+
+def attend_apart(
+    q: Float[Array, 'B T N H'],
+    layer: tuple[Float[Array, 'B S K H'], Float[Array, 'B S K H']],
+    start: Int[Array, 'B'],
+    chunk: LayerCache,
+    implementation: AttentionKind,
+) -> Float[Array, 'B T N H']:
+    """`attend_cached` by kernels that know lengths and causality and return their log-sum-exp."""
+    attend = partial(jax.nn.dot_product_attention, implementation=implementation)
+    if q.shape[1] == 1:
+        return attend(q, *layer, key_value_seq_lengths=start + 1)
+    before, weight = attend(q, *layer, key_value_seq_lengths=jnp.maximum(start, 1), return_residual=True)
+    weight = jnp.where(start[:, None, None] > 0, weight, -jnp.inf)
+    within, other = attend(q, *chunk, is_causal=True, return_residual=True)
+    share = jax.nn.sigmoid(other - weight)[..., None]  # of the chunk itself: exp(other) / (exp(weight) + exp(other))
+    return (before * (1 - share) + within * share).astype(q.dtype)
