@@ -124,9 +124,9 @@ def judge_problem(stage: str) -> str | None:
 
 def take_workdir(workdir: Path, config: ConfigDict) -> FolderLock:
     """Makes the workdir this process's own, and this config's. ValueError if it is another process's, another run's or no run's at all."""
-    begun = (workdir / 'config.json').is_file()
-    found = [] if begun or not workdir.is_dir() else sorted(path.name for path in workdir.iterdir())
-    if strange := [name for name in found if name not in ('.lock', '.config.json.partial')]:
+    found = sorted(path.name for path in workdir.iterdir()) if workdir.is_dir() else []
+    strange = [name for name in found if name not in ('.lock', '.config.json.partial')]
+    if strange and not (workdir / 'config.json').is_file():  # asked last: another launch may be writing it
         raise ValueError(
             f'{workdir} is no workdir of a run: it holds {strange[0]!r}, but no config.json; give another --workdir.'
         )
