@@ -25,7 +25,7 @@ BIGGER = 1.5  # how many times larger the enclosing box is at least
 
 
 @dataclass(frozen=True)
-class Place:
+class Cell:
     """Where a panel stands in a page of rows; all from 0."""
 
     row: int  # from the top
@@ -57,18 +57,18 @@ def order_boxes(boxes: Sequence[Box], right_to_left: bool, spine: float | None =
     return visit(None)
 
 
-def find_places(boxes: Sequence[Box]) -> list[Place | None]:
-    """Each box's place in the rows of the page; None for a box that is no single cell of a row (stacked or nested)."""
+def find_cells(boxes: Sequence[Box]) -> list[Cell | None]:
+    """Where each box stands in the rows of the page; None for a box that is no single cell of a row (stacked or nested)."""
     parents = _parents(boxes)
     enclosing = set(parents)
-    places: list[Place | None] = [None] * len(boxes)
+    cells: list[Cell | None] = [None] * len(boxes)
     rows = _cut([i for i, parent in enumerate(parents) if parent is None], boxes, axis=1)
     for row, members in enumerate(rows):
         columns = _cut(members, boxes, axis=0)
-        for column, cell in enumerate(columns):
-            if len(cell) == 1 and cell[0] not in enclosing:
-                places[cell[0]] = Place(row, len(rows), column, len(columns))
-    return places
+        for column, stack in enumerate(columns):
+            if len(stack) == 1 and stack[0] not in enclosing:
+                cells[stack[0]] = Cell(row, len(rows), column, len(columns))
+    return cells
 
 
 def _order(indices: list[int], boxes: Sequence[Box], spine: float | None) -> list[int]:

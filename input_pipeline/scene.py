@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from input_pipeline.reading_order import Place, area, find_places, intersection, order_boxes, order_panels
+from input_pipeline.reading_order import Cell, area, find_cells, intersection, order_boxes, order_panels
 from input_pipeline.schema import Balloon, Box, Character, Page, Panel, Region
 
 LEAST_SHARE = 0.5  # share of a thing's box that must lie in a panel for it to belong there
@@ -20,7 +20,7 @@ class Scene:
 
     page: Page
     panels: tuple[Panel, ...]
-    places: tuple[Place | None, ...]  # row and column, where the page has them
+    cells: tuple[Cell | None, ...]  # row and column, where the page has them
     characters: tuple[tuple[Character, ...], ...]  # from left to right
     balloons: tuple[tuple[Balloon, ...], ...]  # in reading order
     regions: tuple[tuple[Region, ...], ...]  # from left to right
@@ -38,7 +38,7 @@ def make_scene(page: Page) -> Scene:
     return Scene(
         page=page,
         panels=panels,
-        places=tuple(find_places(boxes)) if not page.double else (None,) * len(panels),
+        cells=tuple(find_cells(boxes)) if not page.double else (None,) * len(panels),
         characters=tuple(_left_to_right(group) for group in _sort_in(page.characters, boxes)),
         balloons=tuple(_in_order(group, page.right_to_left) for group in _sort_in(page.balloons, boxes)),
         regions=tuple(_left_to_right(group) for group in _sort_in(page.regions, boxes)),

@@ -30,9 +30,9 @@ from input_pipeline.sources.reading import (
     as_key,
     check_count,
     find_image,
+    fit_box,
     keep_readable,
     path_parts,
-    place_box,
     read_json,
     tidy,
     whole,
@@ -260,7 +260,7 @@ class _Reader:
         if corners is None:
             self.tally.drop('annotation without a usable bbox', where)
             return None
-        return place_box(corners, (page.width, page.height), self.settings.min_side, self.tally, where)
+        return fit_box(corners, (page.width, page.height), self.settings.min_side, self.tally, where)
 
     def _thing(
         self,

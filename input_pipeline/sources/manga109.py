@@ -34,8 +34,8 @@ from input_pipeline.sources.reading import (
     Tally,
     check_count,
     find_image,
+    fit_box,
     keep_readable,
-    place_box,
     tidy,
     whole,
 )
@@ -291,7 +291,7 @@ class _Reader:
                 self.tally.drop('annotation id missing or used twice', where)
             elif (corners := _corners(child)) is None:
                 self.tally.drop('annotation without a usable box', where)
-            elif (box := place_box(corners, size, self.settings.min_side, self.tally, where)) is not None:
+            elif (box := fit_box(corners, size, self.settings.min_side, self.tally, where)) is not None:
                 seen.add(key)
                 things[child.tag].append(self._thing(child, key, box, names, where))
         return things

@@ -129,33 +129,21 @@ def as_key(value: object) -> str | None:
     return str(number) if number is not None else value.strip() or None if isinstance(value, str) else None
 
 
-# ---------------------------------------------------------------- boxes
+def fit_box(corners: Sequence[float], size: tuple[int, int], min_side: float, tally: Tally, where: str) -> Box | None:
+    """The part of a box (x1, y1, x2, y2 px) on its page of `size` (width, height).
 
-
-def place_box(corners: Sequence[float], size: tuple[int, int], min_side: float, tally: Tally, where: str) -> Box | None:
-    """A box (x1, y1, x2, y2 px) clipped to its page of `size` (width, height); None with the reason counted."""
-    box, changed = clip_box(corners, *size, min_side)
-    if box is None:
-        tally.drop('box outside its page, empty or not a number', where)
-    elif changed:
-        tally.lack('box clipped to its page', where)
-    return box
-
-
-def clip_box(box: Sequence[float], width: int, height: int, min_side: float) -> tuple[Box | None, bool]:
-    """The part of a box (x1, y1, x2, y2 px) on its page, and whether it had to be changed.
-
-    None for a box that is not finite, is reversed, or whose part on the page is narrower or lower than `min_side` px.
+    None, with the reason counted, for a box that is not finite, is reversed, or whose part on the page is narrower or lower than `min_side` px.
     """
-    if not all(math.isfinite(v) for v in box):
-        return None, True
-    x1, y1, x2, y2 = (float(v) for v in box)
-    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-    if clipped[2] - clipped[0] < min_side or clipped[3] - clipped[1] < min_side:
-        return None, True
+    x1, y1, x2, y2 = (float(v) for v in corners)
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(size[0])), min(y2, float(size[1])))
+    finite = all(map(math.isfinite, corners))
+    if not finite or clipped[2] - clipped[0] < min_side or clipped[3] - clipped[1] < min_side:
+        tally.drop('box outside its page, empty or not a number', where)
+        return None
     # Half a pixel over the border is rounding by the annotation tool, not a loss worth a line in the report.
-    moved = max(abs(a - b) for a, b in zip(clipped, (x1, y1, x2, y2), strict=True)) > 0.5
-    return clipped, moved
+    if max(abs(a - b) for a, b in zip(clipped, (x1, y1, x2, y2), strict=True)) > 0.5:
+        tally.lack('box clipped to its page', where)
+    return clipped
 
 
 # ---------------------------------------------------------------- images

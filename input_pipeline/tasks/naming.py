@@ -11,15 +11,15 @@ APART = 0.15  # share of the panel's width by which a figure must stand beyond i
 
 def panel_name(scene: Scene, i: int, naming: PanelNaming) -> str:
     """Panel `i` (reading order, from 0) in words: 'panel 3' or 'the left panel of row 2'."""
-    place = scene.places[i]
-    if naming == 'number' or place is None:
+    cell = scene.cells[i]
+    if naming == 'number' or cell is None:
         return f'panel {i + 1}'
-    if place.columns == 1:
-        return f'the panel of row {place.row + 1}'
-    if place.columns <= 3:
-        side = {0: 'left', place.columns - 1: 'right'}.get(place.column, 'middle')
-        return f'the {side} panel of row {place.row + 1}'
-    return f'panel {place.column + 1} from the left in row {place.row + 1}'
+    if cell.columns == 1:
+        return f'the panel of row {cell.row + 1}'
+    if cell.columns <= 3:
+        side = {0: 'left', cell.columns - 1: 'right'}.get(cell.column, 'middle')
+        return f'the {side} panel of row {cell.row + 1}'
+    return f'panel {cell.column + 1} from the left in row {cell.row + 1}'
 
 
 def character_name(asking: Asking, i: int, character: Character, reveal_identity: bool = True) -> str | None:

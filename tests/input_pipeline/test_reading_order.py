@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from input_pipeline import reading_order
-from input_pipeline.reading_order import OVERLAP, Place, area, find_places, intersection, order_boxes, order_panels
+from input_pipeline.reading_order import OVERLAP, Cell, area, find_cells, intersection, order_boxes, order_panels
 from input_pipeline.schema import Page, Panel
 
 GRID = {'a': (0, 0, 90, 90), 'b': (100, 0, 190, 90), 'c': (0, 100, 90, 190), 'd': (100, 100, 190, 190)}
@@ -89,9 +89,9 @@ def test_the_source_s_own_order_wins():
 
 def test_places_are_rows_and_columns_of_single_panels():
     boxes = [(0, 0, 200, 90), (0, 100, 90, 190), (100, 100, 200, 140), (100, 150, 200, 190)]
-    assert find_places(boxes) == [
-        Place(0, 2, 0, 1),
-        Place(1, 2, 0, 2),
+    assert find_cells(boxes) == [
+        Cell(0, 2, 0, 1),
+        Cell(1, 2, 0, 2),
         None,
         None,
     ]  # the stacked ones have no place in a row
@@ -99,7 +99,7 @@ def test_places_are_rows_and_columns_of_single_panels():
 
 def test_no_panels():
     assert order_boxes([], False) == []
-    assert find_places([]) == []
+    assert find_cells([]) == []
 
 
 # --- The same as the definitions, pair by pair
@@ -185,5 +185,5 @@ def test_a_thousand_panels_take_seconds_at_most(layout):
     started = time.process_time()
     boxes = [tuple(map(float, layout(i))) for i in range(1000)]
     assert sorted(order_boxes(boxes, False)) == list(range(1000))
-    assert len(find_places(boxes)) == 1000
+    assert len(find_cells(boxes)) == 1000
     assert time.process_time() - started < 10

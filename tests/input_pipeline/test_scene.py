@@ -31,4 +31,4 @@ def test_a_scene_sorts_everything_along_the_reading_order():
     assert [panel.id for panel in scene.panels] == ['right', 'left', 'below']
     assert [[c.id for c in group] for group in scene.characters] == [[], [], ['a', 'b']]  # from left to right, always
     assert [[b.id for b in group] for group in scene.balloons] == [[], ['top'], ['first', 'second']]  # as they are read
-    assert [(place.row, place.column) for place in scene.places] == [(0, 1), (0, 0), (1, 0)]
+    assert [(place.row, place.column) for place in scene.cells] == [(0, 1), (0, 0), (1, 0)]
