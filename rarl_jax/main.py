@@ -95,13 +95,13 @@ def parse(argv: list[str]) -> list[str]:
 def cli() -> None:
     """Run `main`; what ends it is told in one sentence, with the traceback in a file. Exit status 130 or 143 after a signal, else 1."""
     signals.handle(signals.exit_at_once)
-    sys.modules['__main__'].__doc__ = f'{__doc__}\nConfigs:\n{describe_configs()}\n'
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors='backslashreplace')  # an ASCII terminal must not end a run
     warnings.formatwarning = lambda message, *_: f'warning: {shown(str(message))}\n'
     strays: list[str] = []  # what threads of C++ libraries would print, by the hundred, when a disk is full
     sys.unraisablehook = lambda stray: strays.append(''.join(traceback.format_exception(stray.exc_value)))
     try:
+        sys.modules['__main__'].__doc__ = f'{__doc__}\nConfigs:\n{describe_configs()}\n'
         check_config_path(sys.argv[1:])
         flags.mark_flag_as_required('config')
         app.run(main, flags_parser=parse)
@@ -109,17 +109,15 @@ def cli() -> None:
         print(stopped)
         sys.exit(stopped.status)
     except Exception as error:  # the outermost place: nothing may end in a traceback on the terminal
-        print(
-            f'error: {describe(error)}\n{write_log(chr(10).join([traceback.format_exc(), *strays[:3]]))}',
-            file=sys.stderr,
-        )
+        log = write_log('\n'.join([traceback.format_exc(), *strays[:3]]))
+        print(f'error: {describe(error)}\n{log}', file=sys.stderr)
         sys.exit(1)
 
 
 def write_log(text: str) -> str:
     """Keeps a traceback in the workdir, or in a temporary folder where the run has none; says where."""
     name, folders = 'error.log', []
-    with contextlib.suppress(flags.Error):  # before the flags are read there is no workdir
+    with contextlib.suppress(Exception):  # there may be no workdir yet, or none that can be named
         name = f'error-{_PROCESS.value}.log' if _PROCESS.value else name
         folders = [workdir()] if holds(workdir()) else []
     for folder in (*folders, None):

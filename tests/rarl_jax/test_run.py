@@ -285,5 +285,13 @@ def test_a_config_file_from_another_folder_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_workdir_that_leads_in_a_circle_is_told(tmp_path):
+    (tmp_path / 'a').symlink_to(tmp_path / 'b')
+    (tmp_path / 'b').symlink_to(tmp_path / 'a')
+    done = launch('--config=configs/quickstart.py:smoke', f'--workdir={tmp_path}/a/run')
+    assert done.returncode == 1
+    assert 'error: ' in done.stderr and 'Traceback' not in done.stderr
+
+
 def test_help_lists_the_configs():
     assert 'configs/quickstart.py: RARL on drawn comic pages' in launch('--help').stdout
