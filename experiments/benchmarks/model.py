@@ -260,7 +260,7 @@ def main() -> None:
     cases = [
         case
         for name, config in CONFIGS.items()
-        for case in compare(name, _shrunk(config) if small else config, rows, length, page)
+        for case in compare(name, shrunk(config) if small else config, rows, length, page)
     ]
     if jax.default_backend() == 'gpu':
         cases += on_gpu(2, 1024, PAGE) if small else on_gpu(4, 4096, (1008, 1008))
@@ -268,7 +268,7 @@ def main() -> None:
     print(json.dumps({'name': 'model', 'machine': machine, 'cases': cases}))
 
 
-def _shrunk(config: Config) -> Config:
+def shrunk(config: Config) -> Config:
     return dataclasses.replace(
         config,
         text=dataclasses.replace(config.text, num_layers=2, vocab_size=4096),
