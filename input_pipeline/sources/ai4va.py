@@ -19,7 +19,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from input_pipeline.pictures import MAX_PIXELS
 from input_pipeline.schema import Balloon, Box, Character, Page, Panel, Region, Split
@@ -47,6 +47,7 @@ ANNOTATIONS: tuple[tuple[Split, str], ...] = (
     ('validation', 'val-annotations.json'),
     ('test', 'test-annotations.json'),
 )
+TWICE = 'image listed twice'
 LARGEST = 1e9  # no coordinate or depth is beyond it, and Python's unbounded integers would not fit a float
 
 # What a category is here <- its names in lower case. Names absent from this table are counted in the report.
@@ -118,7 +119,7 @@ class _Reader:
     tally: Tally
     sidecar: dict[str, dict[str, Any]]  # path of an image, with '/' -> what the sidecar says about its page
     named: set[str] = field(default_factory=set)  # the sidecar's pages that an annotation file lists
-    images: set[Path] = field(default_factory=set)  # that have become a page
+    images: set[Path] = field(default_factory=set)  # that have become a page, without links
     page_ids: set[str] = field(default_factory=set)  # in lower case: they become file names
 
     # ------------------------------------------------------------ a file of COCO's
@@ -130,10 +131,13 @@ class _Reader:
             if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
                 raise ValueError(f'{path} is not a COCO instances file: it has no list {key!r}.')
         names = self._name_categories(coco['categories'])
-        images = list(self._entries(coco['images'], 'image', ('id',), ('file_name',)))
-        annotations = self._group_annotations(coco['annotations'], {image['id'] for image in images})
-        for image in images:
-            found = annotations.pop(image['id'], {})  # an image listed a second time has none
+        images: dict[str, dict[str, Any]] = {}
+        for image in self._entries(coco['images'], 'image', ('id',), ('file_name',)):
+            if images.setdefault(image['id'], image) is not image:
+                self.tally.drop(TWICE, f'{image["id"]}: {image["file_name"]}')
+        annotations = self._group_annotations(coco['annotations'], images)
+        for key, image in images.items():
+            found = annotations.get(key, {})
             page = self._start_page(image, split, path.name.split('-')[0])
             if page is None:
                 self.tally.lost_with_pages += len(found)
@@ -165,7 +169,7 @@ class _Reader:
                 names[category['id']] = (tidy(category['name']) or '').lower()
         return names
 
-    def _group_annotations(self, things: list[Any], images: set[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    def _group_annotations(self, things: list[Any], images: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
         """Image id -> annotation id -> annotation; an id that repeats on its image keeps its first."""
         grouped: dict[str, dict[str, dict[str, Any]]] = {}
         for annotation in self._entries(things, 'annotation', ('id', 'image_id', 'category_id')):
@@ -190,10 +194,10 @@ class _Reader:
             return None
         of_split = (prefix, f'images/{prefix}')  # each split may number its images anew
         path, problem = find_image(self.folder, (*of_split, *self.settings.image_folders), name)
-        if path is None or path in self.images:
-            self.tally.drop(problem or 'image listed twice', name)
+        if path is None or path.resolve() in self.images:
+            self.tally.drop(problem or TWICE, name)
             return None
-        self.images.add(path)
+        self.images.add(path.resolve())
         page_id = self._new_id('_'.join((*parts[:-1], Path(parts[-1]).stem)))
         series = parts[0] if len(parts) > 1 else page_id.split('_')[0]
         return Page(page_id, str(path), width, height, self.settings.source, series=tidy(series) or '?', split=split)
@@ -226,8 +230,8 @@ class _Reader:
         self, page: Page, annotations: Mapping[str, Any], names: Mapping[str, str], about: Mapping[str, Any]
     ) -> Page:
         """The page with its annotations and what the sidecar adds."""
-        things: dict[Role, list[Any]] = {'panel': [], 'character': [], 'balloon': [], 'region': []}
-        facts = about.get('annotations') or {}
+        things: dict[Role, list[Any]] = {role: [] for role in get_args(Role)}
+        facts, size = about.get('annotations') or {}, (page.width, page.height)
         for key, annotation in annotations.items():
             where = f'{page.id}, annotation {key}'
             name = names.get(annotation['category_id'])
@@ -236,7 +240,9 @@ class _Reader:
                 self.tally.drop(f'category not mapped: {name or annotation["category_id"]}', where)
             elif role == 'ignore':
                 self.tally.drop(f'category ignored: {name}', where)
-            elif (box := self._box(annotation, page, where)) is not None:
+            elif (corners := _corners(annotation)) is None:
+                self.tally.drop('annotation without a usable bbox', where)
+            elif (box := fit_box(corners, size, self.settings.min_side, self.tally, where)) is not None:
                 things[role].append(self._thing(role, key, name, annotation, box, facts.get(key, {}), where))
         for key in sorted(facts.keys() - annotations.keys()):
             self.tally.drop('sidecar annotation without an annotation', f'{page.id}, annotation {key}')
@@ -253,14 +259,6 @@ class _Reader:
         )
 
     # ------------------------------------------------------------ a thing
-
-    def _box(self, annotation: Mapping[str, Any], page: Page, where: str) -> Box | None:
-        """The annotation's box inside its page, or None with the reason counted."""
-        corners = _corners(annotation)
-        if corners is None:
-            self.tally.drop('annotation without a usable bbox', where)
-            return None
-        return fit_box(corners, (page.width, page.height), self.settings.min_side, self.tally, where)
 
     def _thing(
         self,

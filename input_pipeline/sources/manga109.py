@@ -176,9 +176,11 @@ class _Reader:
     def read_book(self, path: Path) -> Iterator[Page]:
         """The pages of one book; images are found but not yet decoded."""
         root, book = parse_xml(path), path.stem
-        names = {
-            character.get('id'): tidy(character.get('name')) for character in root.iterfind('characters/character')
-        }
+        names: dict[str | None, str | None] = {}
+        for character in root.iterfind('characters/character'):
+            if character.get('id') in names:
+                self.tally.drop('character listed twice', f'{book}, character {character.get("id")}')
+            names.setdefault(character.get('id'), tidy(character.get('name')))
         sounds = self._read_sounds(book)
         speakers = self._read_speakers(book, {text.get('id') for text in root.iter('text')})
         self._count_strays(root, book)

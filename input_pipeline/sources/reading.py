@@ -36,7 +36,7 @@ class ReadReport:
     annotations: int  # annotations handed on
     lost_with_pages: int  # annotations of pages that were left out
     dropped: dict[str, int]  # reason -> pages or annotations left out for it
-    incomplete: dict[str, int]  # reason -> annotations kept, but without a field or with a changed box
+    incomplete: dict[str, int]  # reason -> annotations or pages kept, but changed or without a field
     examples: dict[str, tuple[str, ...]]  # reason -> the first few names it applies to
 
 

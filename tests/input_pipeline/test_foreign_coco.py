@@ -66,6 +66,21 @@ def test_each_split_may_number_its_images_anew(tmp_path):
     assert [Path(page.image).parent.name for page in pages] == ['train', 'val']
 
 
+def test_an_image_is_one_page_however_often_it_is_listed(tmp_path):
+    folder = series(tmp_path, ['a.png', 'b.png'])
+    (folder / 'images/link.png').symlink_to(folder / 'images/a.png')
+
+    def change(coco):
+        one = coco['images'][0]
+        coco['images'] += [one, one | {'file_name': 'b.png'}, one | {'id': 7, 'file_name': 'images\\a.png'}]
+        coco['images'].append(one | {'id': 8, 'file_name': 'link.png'})
+
+    edit(folder, change)
+    pages, report = ai4va.read(folder, SETTINGS)
+    assert [(page.id, len(page.characters)) for page in pages] == [('a', 1), ('b', 1)]
+    assert report.dropped == {'image listed twice': 4}
+
+
 @pytest.mark.parametrize('form', ['{}', 'images/{}', 'images\\{}', '.\\{}', './images/./{}', 'images//{}'])
 def test_windows_paths_name_the_same_pages(tmp_path, form):
     folder = write_folder(tmp_path, pages=2)

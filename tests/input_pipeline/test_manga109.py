@@ -2,9 +2,10 @@
 
 import re
 import time
+from xml.sax import saxutils
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -225,6 +226,7 @@ def test_a_text_of_white_space_takes_no_time():
         ('character="c3"/>', 'character="c3"><face id="hx"/></body>', 'face outside every page'),
         ('<pages>', '<page index="9" width="800" height="600"/><pages>', 'element out of its place: page'),
         ('<pages>', '<pages><note/>', 'element out of its place: note'),
+        ('</characters>', '<character id="c1" name="ケン"/></characters>', 'character listed twice'),
         ('index="3"', 'index="3.5"', 'page without index, width or height'),
     ],
 )  # fmt: skip
@@ -331,3 +333,22 @@ def test_a_page_of_too_many_things_is_left_out(folder):
     assert pages == []
     assert report.dropped['page with more than 1000 annotations'] == 1
     assert report.lost_with_pages == 1013
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_an_attribute_says_the_book_is_read_or_refused_in_a_sentence(folder, data):
+    attributes = list(re.finditer(r'"([^"<>?]*)"', BOOK))[2:]
+    chosen = data.draw(st.sampled_from(attributes))
+    value = data.draw(st.text(max_size=8) | st.sampled_from(['-1', '1e999', 'nan', '9' * 400, 'c1', 'b0', 'TEST', '']))
+    (folder / 'annotations/TEST.xml').write_text(
+        BOOK[: chosen.start(1)] + saxutils.escape(value, {'"': '&quot;'}) + BOOK[chosen.end(1) :],
+        encoding='utf-8', errors='replace',
+    )  # fmt: skip
+    try:
+        pages, report = manga109.read(folder, SETTINGS)
+    except ValueError as error:
+        assert str(error).endswith('.')
+        return
+    assert report.pages == len(pages)
+    assert len(pages) == 1 or report.dropped
