@@ -57,14 +57,10 @@ class ZoomTool:
     """The zoom tool: it cuts a region out of the page at full resolution."""
 
     kind: str = 'zoom'
-    # Frame in which the policy writes boxes.
-    box_frame: BoxFrame = 'model'
-    # Crops shown for a question; a further call is refused.
-    max_crops: int = 4
-    # Px of the original; a smaller box grows about its centre.
-    min_side: int = 28
-    # A box that overlaps an earlier one at least this much is refused as seen already.
-    duplicate_iou: float = 0.9
+    box_frame: BoxFrame = 'model'  # frame in which the policy writes boxes
+    max_crops: int = 4  # crops shown for a question; a further call is refused
+    min_side: int = 28  # px of the original; a smaller box grows about its centre
+    duplicate_iou: float = 0.9  # a box that overlaps an earlier one at least this much is refused as seen already
 
     def __post_init__(self):
         if self.max_crops < 0 or self.min_side < 1 or not self.duplicate_iou > 0:
@@ -107,16 +103,13 @@ def load_tool(kind: object) -> type[Tool]:
 class Zoom:
     """One tool call and what became of it."""
 
-    # The four numbers as the policy wrote them, in `frame`; None if it wrote none.
-    requested: Box | None
+    requested: Box | None  # the four numbers as the policy wrote them, in `frame`; None if it wrote none
     # What was cut: original px, clipped to the page and grown if tiny; None if unusable.
     box: Box | None
     frame: BoxFrame
     status: ZoomStatus
-    # The policy's turn it was made in, from 0.
-    turn: int
-    # The policy's name for the region.
-    label: str | None = None
+    turn: int  # the policy's turn it was made in, from 0
+    label: str | None = None  # the policy's name for the region
 
     @property
     def succeeded(self) -> bool:

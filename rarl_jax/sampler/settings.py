@@ -13,16 +13,12 @@ class SamplerSettings:
 
     # Episodes that a process decodes together, whole groups; 0 = all. Their KV cache must fit its devices.
     rows: int = 0
-    # Decode steps between two looks of the host at the rows.
-    segment: int = 16
-    # Leave a segment when every row has stopped: free on a CPU, a sync a step on a GPU.
-    early_exit: bool = True
+    segment: int = 16  # decode steps between two looks of the host at the rows
+    early_exit: bool = True  # leave a segment when every row has stopped: free on a CPU, a sync a step on a GPU
     # Patches that the vision tower takes in one call: so few stay in a CPU's cache; a GPU wants 64 times as many.
     patches_at_once: int = 1024
-    # Padded tokens of prompts and observations; () = four sizes an octave.
-    lengths: tuple[int, ...] = ()
-    # Tokens that the KV cache has room for; () = four sizes an octave.
-    cache_lengths: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()  # padded tokens of prompts and observations; () = four sizes an octave
+    cache_lengths: tuple[int, ...] = ()  # tokens that the KV cache has room for; () = four sizes an octave
 
     def __post_init__(self):
         if self.rows < 0 or min(self.segment, self.patches_at_once, *self.lengths, *self.cache_lengths) < 1:
