@@ -22,7 +22,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -83,10 +83,11 @@ def read(folder: str | Path, settings: ReadSettings, progress: Progress | None =
             f'{folder}/annotations has no book {sorted(missing)[0]!r}: correct `books` or copy its XML there.'
         )
     tally = Tally()
-    anonymous = frozenset(map(plain_name, settings.anonymous))
-    reader = _Reader(folder, settings, tally, anonymous, read_counts(folder / settings.counts, tally))
-    pages = [page for book in books if not wanted or book.stem in wanted for page in reader.read_book(book)]
-    for panel in reader.counts:
+    anonymous, counts = frozenset(map(plain_name, settings.anonymous)), read_counts(folder / settings.counts, tally)
+    chosen = [path for path in books if not wanted or path.stem in wanted]
+    readers = [_Book(folder, path.stem, settings, tally, anonymous, counts) for path in chosen]
+    pages = [page for reader in readers for page in reader.read()]
+    for panel in counts:
         tally.drop("people's count of a panel that is in none of the books", f'panel {panel}')
     pages = keep_readable(pages, tally, settings.max_pixels, settings.threads, progress)
     return pages, tally.report(settings.source, pages)
@@ -164,78 +165,72 @@ def _number(text: str | None) -> float | None:
 
 
 @dataclass
-class _Reader:
-    """A folder while it is read."""
+class _Book:
+    """A book while it is read."""
 
     folder: Path
+    name: str
     settings: ReadSettings
     tally: Tally
     anonymous: frozenset[str]  # plain names that are nobody's
     counts: dict[str, int]  # people's counts of the panels that have not been met yet
+    names: dict[str | None, str | None] = field(default_factory=dict)  # id of a character -> who it is
+    speakers: dict[str, set[str]] = field(default_factory=dict)  # id of a text -> ids of the bodies that speak it
 
-    def read_book(self, path: Path) -> Iterator[Page]:
-        """The pages of one book; images are found but not yet decoded."""
-        root, book = parse_xml(path), path.stem
-        names: dict[str | None, str | None] = {}
+    def read(self) -> Iterator[Page]:
+        """The pages; images are found but not yet decoded."""
+        root = parse_xml(self.folder / 'annotations' / f'{self.name}.xml')
         for character in root.iterfind('characters/character'):
-            if character.get('id') in names:
-                self.tally.drop('character listed twice', f'{book}, character {character.get("id")}')
-            names.setdefault(character.get('id'), tidy(character.get('name')))
-        sounds = self._read_sounds(book)
-        speakers = self._read_speakers(book, {text.get('id') for text in root.iter('text')})
-        self._count_strays(root, book)
+            if character.get('id') in self.names:
+                self.tally.drop('character listed twice', f'{self.name}, character {character.get("id")}')
+            self.names.setdefault(character.get('id'), tidy(character.get('name')))
+        self._count_strays(root)
+        self._link_speakers({text.get('id') for text in root.iter('text')})
+        sounds = self._read_sounds()
         seen = set()
         for element in root.iterfind('pages/page'):
-            where = f'{book}, page {element.get("index")}'
-            index, width, height = (whole(element.get(key)) for key in ('index', 'width', 'height'))
-            problem = None
-            if index is None or not width or not height or width < 0 or height < 0:
-                problem = 'page without index, width or height'
-            elif index in seen:
-                problem = 'page listed twice'
-            children = [*element, *(sounds.pop(index, ()) if problem is None else ())]
-            if problem is None and not children:
-                problem = 'page without annotations'
-            if problem is not None:
-                self.tally.drop(problem, where)
+            where = f'{self.name}, page {element.get("index")}'
+            index, *size = (whole(element.get(key)) for key in ('index', 'width', 'height'))
+            numbered = index is not None and None not in size and min(size) > 0
+            children = [*element, *(sounds.pop(index, ()) if numbered else ())]
+            if not numbered or index in seen or not children:
+                problem = 'listed twice' if index in seen else 'without annotations'
+                self.tally.drop(f'page {problem if numbered else "without index, width or height"}', where)
                 self.tally.lost_with_pages += len(children)
                 continue
             seen.add(index)
             if check_count(where, len(children), self.settings.max_annotations, self.tally):
-                yield from self._read_page(book, index, (width, height), children, names, speakers)
+                yield from self._read_page(index, tuple(size), children)
         for index, things in sounds.items():
             for thing in things:
-                self.tally.drop(
-                    'onomatopoeia of a page that its book lacks', f'{book}, page {index}, {thing.get("id")}'
-                )
+                where = f'{self.name}, page {index}, {thing.get("id")}'
+                self.tally.drop('onomatopoeia of a page that its book lacks', where)
 
-    def _count_strays(self, root: Element, book: str) -> None:
+    def _count_strays(self, root: Element) -> None:
         """Counts what stands where no reader looks: between pages, inside another thing."""
         for parent in root.iter():
             for child in parent:
                 if child.tag in THINGS and parent.tag != 'page':
-                    self.tally.drop(f'{child.tag} outside every page', f'{book}, {child.tag} {child.get("id")}')
+                    self.tally.drop(f'{child.tag} outside every page', f'{self.name}, {child.tag} {child.get("id")}')
                 elif (child.tag == 'page') != (parent.tag == 'pages'):
-                    self.tally.drop(f'element out of its place: {child.tag}', f'{book}, in {parent.tag}')
+                    self.tally.drop(f'element out of its place: {child.tag}', f'{self.name}, in {parent.tag}')
 
-    def _read_speakers(self, book: str, texts: set[str | None]) -> dict[str, set[str]]:
-        """Id of a text -> ids of the bodies that speak it; {} where the add-on is not there."""
-        path = self.folder / self.settings.dialog / f'{book}.xml'
-        speakers: dict[str, set[str]] = {}
+    def _link_speakers(self, texts: set[str | None]) -> None:
+        """Fills `speakers` where the add-on is there."""
+        path = self.folder / self.settings.dialog / f'{self.name}.xml'
         for link in parse_xml(path).iter('speaker_to_text') if path.is_file() else ():
             text, speaker = link.get('text_id'), link.get('speaker_id')
-            where = f'{book}, link {link.get("id")}'
+            where = f'{self.name}, link {link.get("id")}'
             if not text or not speaker:
                 self.tally.drop('dialog link without a text or a speaker', where)
             elif text not in texts:
                 self.tally.drop('dialog link to a text that its book lacks', where)
             else:
-                speakers.setdefault(text, set()).add(speaker)
-        return speakers
+                self.speakers.setdefault(text, set()).add(speaker)
 
-    def _read_sounds(self, book: str) -> dict[int | None, list[Element]]:
+    def _read_sounds(self) -> dict[int | None, list[Element]]:
         """Page index -> its onomatopoeia; {} where the add-on is not there."""
-        paths = [self.folder / name / f'{book}.xml' for name in self.settings.onomatopoeia]
+        paths = [self.folder / name / f'{self.name}.xml' for name in self.settings.onomatopoeia]
         path = next((path for path in paths if path.is_file()), None)
         sounds: dict[int | None, list[Element]] = {}
         for page in parse_xml(path).iter('page') if path else ():
@@ -245,43 +240,33 @@ class _Reader:
 
     # ------------------------------------------------------------ a page
 
-    def _read_page(
-        self,
-        book: str,
-        index: int,
-        size: tuple[int, int],  # width and height, px
-        children: list[Element],
-        names: dict[str | None, str | None],
-        speakers: dict[str, set[str]],
-    ) -> Iterator[Page]:
-        """The page, or nothing with the reason counted."""
-        where = f'{book}, page {index}'
-        found = (find_image(self.folder, ('images',), f'{book}/{index:03d}{suffix}')[0] for suffix in SUFFIXES)
+    def _read_page(self, index: int, size: tuple[int, int], children: list[Element]) -> Iterator[Page]:
+        """The page of `size` (width, height; px), or nothing with the reason counted."""
+        where = f'{self.name}, page {index}'
+        found = (find_image(self.folder, ('images',), f'{self.name}/{index:03d}{suffix}')[0] for suffix in SUFFIXES)
         image = next((path for path in found if path is not None), None)
         if image is None:
-            self.tally.drop('image file missing', f'{book}/{index:03d}.jpg')
+            self.tally.drop('image file missing', f'{self.name}/{index:03d}.jpg')
             self.tally.lost_with_pages += len(children)
             return
-        things = self._read_things(children, size, names, where)
+        things = self._read_things(children, size, where)
         bodies = {body.id for body in things['body']}
         yield Page(
-            id=f'{book}_{index:03d}',
+            id=f'{self.name}_{index:03d}',
             image=str(image),
             width=size[0],
             height=size[1],
             source=self.settings.source,
-            series=book,
+            series=self.name,
             right_to_left=self.settings.right_to_left,
             double=size[0] > size[1],
             panels=tuple(things['frame']),
             characters=tuple(things['body']),
-            balloons=tuple(self._with_speaker(text, speakers, bodies, where) for text in things['text']),
+            balloons=tuple(self._with_speaker(text, bodies, where) for text in things['text']),
             regions=(*things['face'], *things['onomatopoeia']),
         )
 
-    def _read_things(
-        self, children: list[Element], size: tuple[int, int], names: dict[str | None, str | None], page: str
-    ) -> dict[str, list]:
+    def _read_things(self, children: list[Element], size: tuple[int, int], page: str) -> dict[str, list]:
         """What the page holds, by element name."""
         things: dict[str, list] = {tag: [] for tag in THINGS}
         seen: set[str] = set()
@@ -295,12 +280,10 @@ class _Reader:
                 self.tally.drop('annotation without a usable box', where)
             elif (box := fit_box(corners, size, self.settings.min_side, self.tally, where)) is not None:
                 seen.add(key)
-                things[child.tag].append(self._thing(child, key, box, names, where))
+                things[child.tag].append(self._thing(child, key, box, where))
         return things
 
-    def _thing(
-        self, child: Element, key: str, box: Box, names: dict[str | None, str | None], where: str
-    ) -> Panel | Character | Balloon | Region:
+    def _thing(self, child: Element, key: str, box: Box, where: str) -> Panel | Character | Balloon | Region:
         if child.tag == 'frame':
             if self.counts.pop(key, None) is not None:
                 self.tally.lack("people's count of a panel, not used: counting asks about whole pages", where)
@@ -311,7 +294,7 @@ class _Reader:
             return Region(key, box, 'head')
         if child.tag == 'onomatopoeia':
             return Region(key, box, 'onomatopoeia', join_lines(child.text or ''))
-        name = names.get(child.get('character'))
+        name = self.names.get(child.get('character'))
         if name is None:
             self.tally.lack('character not in the list of its book', where)
         elif plain_name(name) in self.anonymous:
@@ -319,14 +302,15 @@ class _Reader:
             name = None
         return Character(key, box, name)
 
-    def _with_speaker(self, text: Balloon, speakers: dict[str, set[str]], bodies: set[str], page: str) -> Balloon:
+    def _with_speaker(self, text: Balloon, bodies: set[str], page: str) -> Balloon:
         """The text with its one speaker, if it is a body of the page."""
-        found, where = speakers.get(text.id, set()), f'{page}, text {text.id}'
+        found, where = self.speakers.get(text.id, set()), f'{page}, text {text.id}'
         if found - bodies:
             self.tally.lack('speaker is not a body of the page', where)
         if len(found) > 1:
             self.tally.lack('text of several speakers, left without one', where)
-        return Balloon(text.id, text.box, text.text, None, *(found if len(found) == 1 and found <= bodies else (None,)))
+        known = found if len(found) == 1 and found <= bodies else {None}
+        return replace(text, speaker=next(iter(known)))
 
 
 def _corners(child: Element) -> tuple[float, float, float, float] | None:
