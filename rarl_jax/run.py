@@ -95,7 +95,10 @@ def check_inputs(settings: RunSettings) -> None:
         problems.append(folder_problem('config.data.dir', data.dir, 'a data set made by configs/build_ai4va_fg.py'))
     for name in settings.stages:
         if isinstance(stage := settings.stage[name], EvaluateSettings) and stage.judge == 'endpoint':
-            problems.append(judge_problem(name))
+            try:
+                endpoint_from_environment()
+            except ValueError as error:
+                problems.append(f'config.stage.{name}.judge: {error}')
     if found := [problem for problem in problems if problem]:
         raise ValueError('\n'.join(found))
 
@@ -111,15 +114,6 @@ def folder_problem(key: str, given: str, what: str) -> str | None:
     if not path.is_absolute() and (ROOT / path).is_dir():
         return f'{told} in {Path.cwd()}, but one in {ROOT}: run the command there, or give the whole path.'
     return f'{told}{"" if path.is_absolute() else f" in {Path.cwd()}"}: give {what}.'
-
-
-def judge_problem(stage: str) -> str | None:
-    """What the environment does not say of a stage's judge; None if it says everything."""
-    try:
-        endpoint_from_environment()
-    except ValueError as error:
-        return f'config.stage.{stage}.judge: {error}'
-    return None
 
 
 def take_workdir(workdir: Path, config: ConfigDict) -> FolderLock:
