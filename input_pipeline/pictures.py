@@ -44,7 +44,7 @@ def open_picture(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, name:
 
     `name` stands for bytes in errors. Raises PictureError for a file that is missing, of another format, broken, or larger than `max_pixels` px.
     """
-    name = name or ('image' if isinstance(source, bytes) else str(source))
+    name = name or _name(source)
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except FileNotFoundError:
@@ -76,6 +76,7 @@ def decode(
     Raises:
       PictureError: as `open_picture`, or the pixels cannot be decoded, or the picture has another size than `size`.
     """
+    name = name or _name(source)
     with open_picture(source, max_pixels, name) as image:
         try:
             if image.mode[0] in 'IF':  # what range their values have, the file does not tell
@@ -86,9 +87,9 @@ def decode(
             image.load()
             picture = as_rgb(image if turn is None else image.transpose(turn))
         except PictureError as error:
-            raise PictureError(name or str(source)[:200], error.reason) from None
+            raise PictureError(name, error.reason) from None
         except Exception:
-            raise PictureError(name or str(source)[:200], 'image cannot be decoded') from None
+            raise PictureError(name, 'image cannot be decoded') from None
         return picture.copy() if picture is image else picture
 
 
@@ -132,6 +133,10 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # as many kinds as there are ways to break EXIF
         return 1
     return value if value in _TURNS else 1
+
+
+def _name(source: str | Path | bytes) -> str:
+    return 'image' if isinstance(source, bytes) else str(source)
 
 
 def _too_large(max_pixels: int) -> str:

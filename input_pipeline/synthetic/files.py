@@ -22,6 +22,7 @@ SPLIT_FILES = {'train': 'train', 'validation': 'val', 'test': 'test'}  # split -
 CATEGORIES = ('panel', 'character', 'speech balloon', 'onomatopoeia')  # category id = position + 1
 SERIES = 'The Rubber Hose Gang'
 PAGES_AN_ISSUE = 16
+ISSUES_A_SPLIT = 3000
 
 # COCO's image and annotations of a page, and its part of the sidecar.
 Drawn = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
@@ -47,6 +48,9 @@ def write_pages(
     """
     if unknown := sorted(set(pages) - set(SPLIT_FILES)):
         raise ValueError(f'Pages to draw: split {unknown[0]!r} is unknown, expected {", ".join(SPLIT_FILES)}.')
+    if wrong := [split for split, n in pages.items() if not 0 <= n <= PAGES_AN_ISSUE * ISSUES_A_SPLIT]:
+        most = PAGES_AN_ISSUE * ISSUES_A_SPLIT  # else two splits would share names
+        raise ValueError(f'Pages to draw: {wrong[0]} asks for {pages[wrong[0]]}, expected 0 to {most}.')
     check(settings)
     folder = Path(folder)
     (folder / 'images').mkdir(parents=True, exist_ok=True)
@@ -100,7 +104,7 @@ def _follow_parent() -> None:
 def page_name(split: str, number: int) -> str:
     """A file name like AI4VA's, Vaillant_ISSUE_YYYY_MM_DD-PAGE.png; the splits are different issues."""
     issue, page = divmod(number, PAGES_AN_ISSUE)
-    issue += 3000 * list(SPLIT_FILES).index(split)
+    issue += ISSUES_A_SPLIT * list(SPLIT_FILES).index(split)
     day = date(1945, 1, 7) + timedelta(weeks=issue)
     return f'Gang_{issue + 1:04d}_{day:%Y_%m_%d}-{page + 1:02d}.png'
 

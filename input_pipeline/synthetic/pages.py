@@ -88,14 +88,18 @@ def draw_page(seed: int, number: int, settings: DrawSettings) -> DrawnPage:
 
 
 def check(settings: DrawSettings) -> None:
-    low, high = settings.panels
-    if not 1 <= low <= high <= 13:
-        raise ValueError(f'draw.panels is {settings.panels}, expected least and most between 1 and 13.')
-    low, high = settings.figures
-    if not 0 <= low <= high <= (2 * 13 if settings.repeat_cast else len(drawing.CAST)):
-        raise ValueError(
-            f'draw.figures is {settings.figures}, expected 0 to {len(drawing.CAST)} figures, or repeat_cast for more.'
-        )
+    """Raises ValueError, naming the setting, for what cannot be drawn."""
+    sides, rates, grain = (200, 20_000), (0.0, 1.0), (0.0, 255.0)  # least and most that may be asked for
+    figures = (0, 2 * 13 if settings.repeat_cast else len(drawing.CAST))
+    bounds = {'width': sides, 'height': sides, 'panels': (1, 13), 'figures': figures, 'figure_size': (8, 20_000)}
+    bounds |= {'line': (0.1, 100.0)} | dict.fromkeys(('noise', 'blotch', 'ageing'), grain)
+    bounds |= dict.fromkeys(('pair_rate', 'round_rate', 'balloon_rate', 'sound_rate'), rates)
+    for name, (least, most) in bounds.items():
+        value = getattr(settings, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(least <= v <= most for v in values) or list(values) != sorted(values):
+            hint = ', or repeat_cast for more' if name == 'figures' and not settings.repeat_cast else ''
+            raise ValueError(f'draw.{name} is {value}, expected {least} to {most}, the least first{hint}.')
 
 
 class Canvas:

@@ -128,12 +128,24 @@ def test_a_page_may_be_as_large_as_a_scan():
     assert foot.std() > 2  # grain to the last corner
 
 
-@pytest.mark.parametrize(
-    'wrong', [DrawSettings(panels=(0, 3)), DrawSettings(panels=(4, 14)), DrawSettings(figures=(3, 9))]
-)
+WRONG = [
+    {'panels': (0, 3)}, {'panels': (4, 14)}, {'panels': (5, 4)}, {'figures': (3, 9)}, {'figures': (-1, 2)}, {'figures': (3, 27), 'repeat_cast': True},
+    {'width': 0}, {'height': 199}, {'width': 10**6}, {'figure_size': (0, 9)}, {'figure_size': (160, 110)}, {'line': (6.0, 4.0)}, {'line': (0.0, 1.0)},
+    {'noise': -1.0}, {'noise': float('nan')}, {'blotch': float('inf')}, {'ageing': 300.0}, {'round_rate': 1.5}, {'sound_rate': float('nan')},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('wrong', WRONG, ids=str)
 def test_settings_that_cannot_be_drawn(wrong):
-    with pytest.raises(ValueError, match='expected'):
-        draw_page(0, 0, wrong)
+    with pytest.raises(ValueError, match=f'draw.{next(iter(wrong))} is .*, expected'):
+        draw_page(0, 0, DrawSettings(**wrong))
+
+
+@pytest.mark.parametrize('size', [(200, 200), (200, 900), (900, 200)])
+def test_the_smallest_pages_can_be_drawn(size):
+    for panels in (1, 13):
+        settings = DrawSettings(*size, panels=(panels, panels), figure_size=(8, 160), round_rate=0.5)
+        assert len(draw_page(0, 0, settings).panels) == panels
 
 
 def test_the_reader_takes_drawn_files_without_loss(tmp_path):
@@ -175,6 +187,13 @@ def test_all_seven_tasks_find_questions(tmp_path):
 def test_an_unknown_split_is_named(tmp_path):
     with pytest.raises(ValueError, match="'dev' is unknown"):
         write_pages(tmp_path, CLEAN, {'dev': 1}, seed=0)
+
+
+@pytest.mark.parametrize('pages', [-1, 48_001])
+def test_no_split_runs_into_the_names_of_the_next(tmp_path, pages):
+    assert page_name('train', 47_999) != page_name('validation', 0) == page_name('train', 48_000)
+    with pytest.raises(ValueError, match=f'validation asks for {pages}, expected 0 to 48000'):
+        write_pages(tmp_path, CLEAN, {'train': 1, 'validation': pages}, seed=0)
 
 
 # --- Workers
