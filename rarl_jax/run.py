@@ -39,7 +39,7 @@ from rarl_jax.runtime.sharding import cut_cpu, make_mesh
 from rarl_jax.runtime.signals import Stopped, stop_on_signal
 from rarl_jax.settings import CompareSettings, DataSettings, RunSettings, settings_from
 from rarl_jax.stages.context import Run
-from rarl_jax.stages.evaluate import EvaluateSettings
+from rarl_jax.stages.evaluate import EvaluateSettings, has_lost_results
 from rarl_jax.stages.registry import load_kind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         with stop_on_signal(run.signals):
             for name in settings.stages:
                 stage = settings.stage[name]
-                if run.is_due(name):
+                if run.is_due(name) or has_lost_results(run, name):
                     load_kind(stage.kind).run(run, name, stage)
             finish(run)
 

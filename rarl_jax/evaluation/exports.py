@@ -49,7 +49,7 @@ def write_lmms_eval(folder: Path, answered: dict[str, Record], questions: Sequen
 
 def _lmms_eval_row(doc_id: int, question: Question, record: Record) -> dict[str, object]:
     """Of one reply the kit keeps the words, of several a list; replies that no filter has changed it keeps once."""
-    said = [attempt.answer or '' for attempt in record.attempts]
+    said = [attempt.prediction or '' for attempt in record.attempts]
     return {
         'doc_id': doc_id,
         'input': question.prompt,
@@ -80,4 +80,4 @@ def write_vlmevalkit(folder: Path, answered: dict[str, Record], questions: Seque
 
 def _prediction(record: Record) -> dict[str, str]:
     first = record.attempts[0]
-    return {'prediction': cell(first.answer or ''), 'hit': '' if first.grade is None else f'{first.grade:g}'}
+    return {'prediction': cell(first.prediction or ''), 'hit': '' if first.grade is None else f'{first.grade:g}'}

@@ -57,16 +57,17 @@ def judge_records(records: Sequence[Record], judge: Judge, tasks: Collection[Tas
     """The records in their order, those of `tasks` that are in open form graded by the judge. An attempt without an answer is worth 0, unasked."""
     asked = [record for record in records if record.task in tasks and not record.choices]
     items = [
-        Item(record.prompt, record.answer, attempt.answer)
+        Item(record.prompt, record.answer, attempt.prediction)
         for record in asked
         for attempt in record.attempts
-        if attempt.answer is not None
+        if attempt.prediction is not None
     ]
     grades = iter(judge.grades(items))
     judged = {}
     for record in asked:
         attempts = tuple(
-            dataclasses.replace(each, grade=0.0 if each.answer is None else next(grades)) for each in record.attempts
+            dataclasses.replace(each, grade=0.0 if each.prediction is None else next(grades))
+            for each in record.attempts
         )
         judged[record.key] = dataclasses.replace(record, metric=judge.name, attempts=attempts)
     return [judged.get(record.key, record) for record in records]

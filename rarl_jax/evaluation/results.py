@@ -1,15 +1,14 @@
 """results.json: what a set of answers amounts to, per task, with how sure we are.
 
-    {stage, step, checkpoint, commit, prompt_hash, pixel_limits, seed, ...,
+    {stage, step, checkpoint, commit, prompt_hash, pixel_limits, seed, samples: {count, sha256}, ...,
      evaluations: {NAME: {mode, decoding, k, accuracy, tasks: {TASK: {n, accuracy, interval, zoom_iou_first, ..., by_form, by_zoom_needed, by_region_size}}}}}
 
-NAME is the mode, with '@k' where k answers were sampled: 'zoom', 'blank_crop', 'zoom@8'. Everything is computed from samples.jsonl, so a result can be
-made again from the answers alone.
+NAME is the mode, with '@k' where k answers were sampled: 'zoom', 'blank_crop', 'zoom@8'. Everything is computed from samples.jsonl, whose count and
+checksum are kept: a result can be made again from the answers alone, and is refused beside others.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,11 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rarl_jax.evaluation.records import Attempt, Record
+from rarl_jax.conversation.episodes import EpisodeRecord
+from rarl_jax.evaluation.records import Record, hash_text, to_json
+from rarl_jax.evaluation.samples import SAMPLES, read_samples
 from rarl_jax.evaluation.statistics import DRAWS, LEVEL, bootstrap_interval, pass_at_k
-from rarl_jax.runtime import files as jsonl
+from rarl_jax.runtime import files
 
 RESULTS = 'results.json'
+ANEW = 'the same command makes it anew from the answers, and asks only for those that are missing'
 HIT = 0.5  # IoU from which a zoom counts as a hit
 REGION_EDGES = (0.005, 0.02, 0.08)  # shares of the page's area: a head, a figure, a panel among thirteen
 REGION_SIZES = ('tiny', 'small', 'medium', 'large')
@@ -100,7 +102,7 @@ def measure(records: Sequence[Record], seed: int) -> Measured:
         **_interval('accuracy', 'interval', [(record.score, record.page_id) for record in judged], seed),
         'exact': _mean([attempt.grade == 1 for attempt in attempts if attempt.grade is not None]),
         'pass_at': _pass_at(judged),
-        'answered': _mean([attempt.answer is not None for attempt in attempts]),
+        'answered': _mean([attempt.prediction is not None for attempt in attempts]),
         **_measure_zooms(records, seed),
         'finish_reasons': dict(sorted(Counter(attempt.finish_reason for attempt in attempts).items())),
     }
@@ -115,6 +117,7 @@ def _measure_zooms(records: Sequence[Record], seed: int) -> Measured:
         **_interval('zoom_iou_second', 'zoom_iou_second_interval', seconds, seed),
         'zoom_hit_rate': _mean([overlap >= HIT for overlap, _ in firsts]),
         'zoom_rate': _mean([any(zoom.status == 'ok' for zoom in attempt.zooms) for attempt in attempts]),
+        'refused_rate': _mean([any(zoom.status != 'ok' for zoom in attempt.zooms) for attempt in attempts]),
         'zoom_calls': len(calls) / len(attempts),
         'zoom_failed': _mean([status != 'ok' for status in calls]),
         'zoom_statuses': dict(sorted(Counter(calls).items())),
@@ -130,7 +133,7 @@ def _nth_ious(records: Sequence[Record], nth: int) -> list[tuple[float, str]]:
     return found
 
 
-def _ious(attempt: Attempt) -> list[float]:
+def _ious(attempt: EpisodeRecord) -> list[float]:
     return [zoom.iou for zoom in attempt.zooms if zoom.iou is not None]
 
 
@@ -164,10 +167,11 @@ def _split(records: Iterable[Record], name_of: Callable[[Record], str]) -> dict[
 # ---------------------------------------------------------------- the file
 
 
-def write_results(folder: Path, provenance: Provenance, records: Iterable[Record]) -> dict[str, Any]:
-    """Summarizes the records into FOLDER/results.json, at once, and returns its content."""
+def write_results(folder: Path, provenance: Provenance, records: Sequence[Record]) -> dict[str, Any]:
+    """Summarizes the records, which are those of FOLDER/samples.jsonl, into FOLDER/results.json, at once, and returns its content."""
     results = {
         **asdict(provenance),
+        'samples': _identify(records),
         'statistics': {
             'level': LEVEL,
             'bootstrap_draws': DRAWS,
@@ -177,18 +181,35 @@ def write_results(folder: Path, provenance: Provenance, records: Iterable[Record
         },
         'evaluations': summarize(records, provenance.seed),
     }
-    jsonl.write_whole(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False) + '\n')
+    files.write_json(folder / RESULTS, results)
     return results
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """FOLDER/results.json; FileNotFoundError or ValueError, in one sentence, where there is none to read."""
+def read_results(folder: Path) -> tuple[dict[str, Any], list[Record]]:
+    """FOLDER/results.json and the answers that it was made from; FileNotFoundError or ValueError, in one sentence, where they do not belong together."""
     path = folder / RESULTS
     if not path.exists():
         raise FileNotFoundError(
-            f'{path} was not found: the evaluation that writes it has not finished, so run its stage again.'
+            f'{path} was not found: the evaluation that writes it has not finished, so run its stage again, or leave it out of config.compare.'
         )
-    return jsonl.load_json(path, fix='run its stage again to write it anew')
+    results, records = files.load_json(path, fix=f'delete it: {ANEW}'), read_samples(folder)
+    check_results(folder, results, records)
+    return results, records
+
+
+def check_results(folder: Path, results: dict[str, Any], records: Sequence[Record]) -> None:
+    """ValueError where the results were made from other answers than `records`."""
+    known, found = results.get('samples'), _identify(records)
+    if known != found:
+        raise ValueError(
+            f'{folder / SAMPLES} holds {len(records)} answers, and not those that {folder / RESULTS} was made from '
+            f'({known["count"] if known else "by an earlier version"}): delete {folder / RESULTS}: {ANEW}.'
+        )
+
+
+def _identify(records: Sequence[Record]) -> dict[str, Any]:
+    """How many answers there are, and a hash of all that they hold."""
+    return {'count': len(records), 'sha256': hash_text(''.join(files.dump(to_json(record)) for record in records))}
 
 
 def source_commit() -> str:

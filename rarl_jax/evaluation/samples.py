@@ -10,7 +10,7 @@ from typing import Any
 
 from input_pipeline.schema import Question
 from rarl_jax.evaluation.records import Decoding, Mode, Record, from_json, hash_question, to_json
-from rarl_jax.runtime import files as jsonl
+from rarl_jax.runtime import files
 
 SAMPLES, IDENTITY = 'samples.jsonl', 'identity.json'
 
@@ -26,7 +26,7 @@ class SampleFile:
         _check_identity(folder, identity)
         self._folder = folder
         path = folder / SAMPLES
-        self._appender = jsonl.Appender(path) if writes else None
+        self._appender = files.Appender(path) if writes else None
         self._records = {record.key: record for record in read_samples(folder)}
 
     @property
@@ -75,9 +75,9 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     identity = json.loads(json.dumps(identity))  # tuples become lists, as they will be when read again
     path = folder / IDENTITY
     if not path.exists():
-        jsonl.write_whole(path, json.dumps(identity, indent=2) + '\n')
+        files.write_json(path, identity)
         return
-    begun = jsonl.load_json(path, fix='evaluate into another folder, or delete this one')
+    begun = files.load_json(path, fix='delete it, and the same command writes it anew')
     changed = sorted(name for name in begun.keys() | identity.keys() if begun.get(name) != identity.get(name))
     if changed:
         name = changed[0]
@@ -95,15 +95,19 @@ def read_samples(folder: Path) -> list[Record]:
       ValueError: a line is not what this version writes.
     """
     path = folder / SAMPLES
-    rows = jsonl.read(path)
+    records = [_record(path, number, row) for number, row in enumerate(files.read(path), 1)]
+    return list({record.key: record for record in records}.values())
+
+
+def _record(path: Path, number: int, row: dict[str, Any]) -> Record:
     try:
-        return [from_json(row) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+        return from_json(row)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f'{path} was not written by this version ({error!r}): evaluate again into an empty folder.'
+            f'{path}, line {number} was not written by this version ({error!r}): delete that line, and it is asked again.'
         ) from error
 
 
 def rewrite_samples(folder: Path, records: Iterable[Record]) -> None:
     """Replaces samples.jsonl at once, e.g. when a judge has graded what was answered."""
-    jsonl.write_whole(folder / SAMPLES, ''.join(jsonl.dump(to_json(record)) for record in records))
+    files.write_whole(folder / SAMPLES, ''.join(files.dump(to_json(record)) for record in records))

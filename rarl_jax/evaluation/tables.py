@@ -19,7 +19,6 @@ import rich.text
 from rarl_jax.evaluation import published
 from rarl_jax.evaluation.records import Record
 from rarl_jax.evaluation.results import evaluation_name, read_results
-from rarl_jax.evaluation.samples import read_samples
 from rarl_jax.evaluation.statistics import Paired, holm, pair
 
 SIGNIFICANT = 0.05  # of the p value after Holm's adjustment
@@ -63,11 +62,10 @@ def load(folder: Path, name: str | None = None) -> list[Result]:
     Raises:
       FileNotFoundError, ValueError: there is none, or none of that name.
     """
-    results = read_results(folder)
+    results, records = read_results(folder)
     known = results['evaluations']
     if name is not None and name not in known:
         raise ValueError(f'{folder} has no evaluation called {name!r}: it has {", ".join(known)}.')
-    records = read_samples(folder)
     chosen = list(known) if name is None else [name]
     own = {each: tuple(record for record in records if evaluation_name(record) == each) for each in chosen}
     return [_result(results, each, own[each]) for each in chosen]
@@ -167,14 +165,15 @@ def _p(value: float) -> str:
 def _zooms(measured: dict[str, Any] | None) -> tuple[str, str]:
     if measured is None:
         return '', ''
-    overlap = measured['zoom_iou_first']
-    return '' if overlap is None else f'{overlap:.2f}', f'{100 * measured["zoom_rate"]:.0f}'
+    overlap, refused = measured['zoom_iou_first'], round(100 * measured['refused_rate'])
+    zooms = f'{100 * measured["zoom_rate"]:.0f}' + (f' ({refused} refused)' if refused else '')
+    return '' if overlap is None else f'{overlap:.2f}', zooms
 
 
 def _notes(results: Sequence[Result]) -> tuple[str, ...]:
     notes = [
         'Brackets: 95 % over resampled pages. Zoom IoU: of the first successful zoom with the region that it overlaps most. '
-        'Zooms: answers with at least one. Exact: wholly right, where a grade may lie between.'
+        'Zooms: answers with at least one; refused: answers with a call that was refused, as all are where no tool is offered. Exact: wholly right, where a grade may lie between.'
     ]
     if len(results) > 1:
         notes.append(
@@ -218,7 +217,7 @@ def _stack(row: Sequence[str]) -> tuple[str, ...]:
     """A row in two lines: intervals below their means, McNemar's p below the bootstrap's, headers at their spaces."""
     name, n, score, exact, difference, p, mcnemar, *zooms = row
     two = [cell.replace(' [', '\n[') for cell in (score, difference)]
-    short = [cell.replace(' ', '\n') if cell[:1].isalpha() else cell for cell in (exact, *zooms)]
+    short = [cell.replace(' ', '\n') if cell[:1].isalpha() else cell.replace(' (', '\n(') for cell in (exact, *zooms)]
     return name, n, two[0], short[0], two[1], f'{p}\n{mcnemar}'.rstrip('\n'), *short[1:]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from input_pipeline.loader import LoaderSettings, Sample, SampleSource, read_questions
 from input_pipeline.schema import Question, Task
@@ -19,8 +21,9 @@ from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environmen
 from rarl_jax.evaluation.exports import write_exports
 from rarl_jax.evaluation.judge import ExactJudge, Judge, TokenF1Judge, judge_records
 from rarl_jax.evaluation.records import Mode, Record, from_json, hash_text, make_record, to_json
-from rarl_jax.evaluation.results import Provenance, source_commit, write_results
+from rarl_jax.evaluation.results import RESULTS, Provenance, read_results, source_commit, write_results
 from rarl_jax.evaluation.samples import SampleFile, rewrite_samples
+from rarl_jax.models.params import Params
 from rarl_jax.runtime import processes
 from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import Sampling
@@ -77,29 +80,59 @@ def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
     questions, sources = held_out(run, stage)
     for notice in notices(stage, questions, run.host.tool.max_crops):
         run.console.print(notice, markup=False)
-    policy = Policy.of(run.model, run.weights(run.params), run.host, run.mesh)
     known = identity(run, name, stage)
     with processes.first_before_others(lambda: SampleFile(folder, known, writes=processes.is_first())) as file:
+        if (folder / RESULTS).exists():
+            read_results(folder)  # refused where the answers are others than they were
         todo = {mode: file.missing(questions, mode, decoding(stage)) for mode in stage.modes}
-        answered = sum(len(questions) - len(rest) for rest in todo.values())
-        with run.progress(name, len(questions) * len(stage.modes), answered) as bar:
+        missing = sum(map(len, todo.values()))
+        params = params_at(run, name) if missing else None
+        if missing and params is None:
+            run.console.print(
+                f'{folder} lacks {missing} answers, and the policy that gave them has been trained on: its results are of the others.'
+            )
+            todo = {}
+        policy = Policy.of(run.model, run.weights(params), run.host, run.mesh) if params is not None else None
+        total = len(questions) * len(stage.modes)
+        with run.progress(name, total, total - missing) as bar:
             for mode, rest in todo.items():
                 for start in range(0, len(rest), stage.batch_size):
                     batch = rest[start : start + stage.batch_size]
                     doc_ids = [doc_id for doc_id, _ in batch[jax.process_index() :: jax.process_count()]]
-                    own = answer(run, policy, mode, stage, doc_ids, [sources[doc_id] for doc_id in doc_ids])
-                    file.add(map(from_json, processes.joined(map(to_json, own))))
+                    records = answer(run, policy, mode, stage, doc_ids, [sources[doc_id] for doc_id in doc_ids])
+                    file.add(map(from_json, processes.joined(map(to_json, records))))
                     bar.advance(len(batch))
                     run.leave_if_asked()
         records = file.records
-    if not processes.is_first():
+    if not processes.is_first() or not records:
         return
     if judge is not None:
         records = judge_records(records, judge, {'panel_understanding'})
+        if lacking := sum(each.grade is None for record in records for each in record.attempts):
+            run.console.print(
+                f'{lacking} answers have no verdict of the judge; they are counted, and no part of a score.'
+            )
         rewrite_samples(folder, records)
     results = write_results(folder, provenance(run, name), records)
     write_exports(folder / 'exports', records, read_questions(run.data_dir, stage.split))
     run.metrics.write(run.global_step(name), name, headline(results))
+
+
+def has_lost_results(run: Run, name: str) -> bool:
+    """Whether an evaluation that the run is past has no results.json any more: it is made anew, from its answers and those that can be asked again."""
+    stages = run.settings.stages
+    before = sum(stage in run.training for stage in stages[: stages.index(name)])
+    is_past = run.done >= before and not run.is_due(name) and isinstance(run.settings.stage[name], EvaluateSettings)
+    return is_past and processes.gather(not (run.workdir / 'eval' / name / RESULTS).exists())[0]
+
+
+def params_at(run: Run, name: str) -> Params | None:
+    """What is trained as it was at the stage; None where it has been trained on since."""
+    if run.is_due(name):
+        return run.params
+    stages = run.settings.stages
+    before = set(run.training).intersection(stages[: stages.index(name)])
+    return None if before else run.initial_trainable()
 
 
 def held_out(run: Run, stage: EvaluateSettings) -> tuple[list[Question], SampleSource]:
@@ -125,12 +158,24 @@ def answer(
     for episode in episodes:
         by_question.setdefault(episode.group, []).append(episode)
     records = []
-    for group, own in by_question.items():
+    for group, attempts in by_question.items():
         question = samples[group].question
-        said = [episode.answer for episode in own]
+        if not all(np.isfinite(episode.sample_logprobs).all() for episode in attempts):
+            raise ValueError(
+                f'The policy answers question {question.id!r} with log-probs that are not finite: {bad_weights(policy)}; evaluate another checkpoint.'
+            )
+        said = [episode.answer for episode in attempts]
         grades = [grade(question.task, question.answer, words, question.choices) for words in said]
-        records.append(make_record(doc_ids[group], question, own, said, grades, mode, decoding(stage)))
+        records.append(make_record(doc_ids[group], question, attempts, said, grades, mode, decoding(stage)))
     return records
+
+
+def bad_weights(policy: Policy) -> str:
+    """Names the first weight that holds NaN or infinity."""
+    for path, weight in jax.tree_util.tree_leaves_with_path(policy.params):
+        if jnp.issubdtype(weight.dtype, jnp.inexact) and not jnp.isfinite(weight).all():
+            return f'{jax.tree_util.keystr(path, simple=True, separator=".")} holds NaN or infinity'
+    return 'every weight is finite, so that a sum overflows'
 
 
 def make_judge(run: Run, stage: EvaluateSettings) -> Judge | None:

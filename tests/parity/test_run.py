@@ -146,7 +146,7 @@ def test_answers_of_the_evaluation(finished, reference_episodes):
     assert len(ours) == len(reference_episodes) == 2 * QUESTIONS
     for theirs in reference_episodes:
         mine = ours[theirs.question_id]
-        assert mine.answer == theirs.answer
+        assert mine.prediction == theirs.answer
         assert [(zoom.status, zoom.box) for zoom in mine.zooms] == [(zoom.status, zoom.box) for zoom in theirs.zooms]
         assert (mine.turns, mine.finish_reason) == (len(theirs.turns), theirs.finish_reason)
 

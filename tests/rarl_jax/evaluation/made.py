@@ -2,7 +2,8 @@
 
 from input_pipeline.schema import Question, Task
 from input_pipeline.tasks import metric_name
-from rarl_jax.evaluation.records import Attempt, Decoding, Mode, Record, ZoomRecord, hash_question
+from rarl_jax.conversation.episodes import EpisodeRecord, ZoomRecord
+from rarl_jax.evaluation.records import Decoding, Mode, Record, hash_question
 
 
 def question(
@@ -37,7 +38,7 @@ def record(
     zooms = tuple(
         ZoomRecord('bad_box' if iou is None else 'ok', None if iou is None else (1, 2, 3, 4), iou) for iou in ious
     )
-    attempts = tuple(Attempt(said, grade, zooms, turns=1 + len(ious), finish_reason='answer') for grade in grades)
+    attempts = tuple(EpisodeRecord(said, grade, zooms, turns=1 + len(ious), finish_reason='answer') for grade in grades)
     metric = metric_name(task, choices)
     asked = f'What is in {name}?'
     return Record(

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from rarl_jax.evaluation.records import ZoomRecord, make_record, smallest_share
+from rarl_jax.conversation.episodes import ZoomRecord
+from rarl_jax.evaluation.records import make_record, smallest_share
 from tests.rarl_jax.conversation.test_episodes import episode
 from tests.rarl_jax.evaluation.made import question
 
@@ -12,8 +13,8 @@ def test_a_record_of_two_attempts():
     record = make_record(4, asked, [episode(), episode(zooms=())], ['run', None], [1.0, 0.0], 'zoom', 'sampled')
     first, second = record.attempts
     assert first.zooms == (ZoomRecord('ok', (10.0, 20.0, 30.0, 60.0), 1.0), ZoomRecord('bad_box', None, None))
-    assert (first.answer, first.grade, first.turns, first.finish_reason) == ('run', 1.0, 2, 'answer')
-    assert (second.answer, second.grade, second.zooms) == (None, 0.0, ())
+    assert (first.prediction, first.grade, first.turns, first.finish_reason) == ('run', 1.0, 2, 'answer')
+    assert (second.prediction, second.grade, second.zooms) == (None, 0.0, ())
     assert record.score == 0.5 and record.key == ('zoom', 'sampled', 'q0') and record.metric == 'accuracy'
     assert record.region_share == pytest.approx(20 * 40 / (100 * 200))
 

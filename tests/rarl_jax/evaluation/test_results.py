@@ -1,8 +1,10 @@
+import dataclasses
 import json
 
 import pytest
 
 from rarl_jax.evaluation.results import Provenance, read_results, region_size, summarize, write_results
+from rarl_jax.evaluation.samples import read_samples, rewrite_samples
 from tests.rarl_jax.evaluation.made import record
 
 PROVENANCE = Provenance(
@@ -87,8 +89,11 @@ def test_region_sizes(share, name):
 
 
 def test_the_file_names_what_made_it_and_is_plain_json(tmp_path):
-    written = write_results(tmp_path, PROVENANCE, [record('a', [1.0], ious=(0.5,))])
-    read = read_results(tmp_path)
+    records = [record('a', [1.0], ious=(0.5,))]
+    rewrite_samples(tmp_path, records)
+    written = write_results(tmp_path, PROVENANCE, records)
+    read, answers = read_results(tmp_path)
+    assert answers == records and read['samples']['count'] == 1
     assert read == json.loads(json.dumps(written))
     assert (read['stage'], read['step'], read['checkpoint'], read['commit']) == ('after', 20, 'checkpoints/20', 'abc')
     assert read['pixel_limits'] == {'page': [784, 50176], 'crop': [784, 12544]} and read['prompt_hash'] == '0' * 64
@@ -102,3 +107,60 @@ def test_a_result_that_is_not_there_is_named(tmp_path):
     (tmp_path / 'results.json').write_text('{"stage": ')
     with pytest.raises(ValueError, match=r'results\.json is not JSON'):
         read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda lines: lines[:-1],
+        lambda lines: [
+            lines[0],
+            lines[1].replace('"grade": 0.0', '"grade": 1.0').replace('"accuracy": 0.0', '"accuracy": 1.0'),
+        ],
+        lambda lines: [lines[1], lines[1].replace('"b"', '"c"')],
+        lambda lines: [lines[0], lines[1].replace('"iou": 0.5', '"iou": 0.9')],
+    ],
+)
+def test_answers_that_changed_under_their_results_are_refused(tmp_path, change):
+    records = [record('a', [1.0], ious=(0.5,)), record('b', [0.0], ious=(0.5,))]
+    rewrite_samples(tmp_path, records)
+    write_results(tmp_path, PROVENANCE, records)
+    assert read_results(tmp_path)[1] == records
+    path = tmp_path / 'samples.jsonl'
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(''.join(change(lines)))
+    assert ''.join(change(lines)) != ''.join(lines)
+    with pytest.raises(
+        ValueError, match=r'not those that .*results\.json was made from \(2\): delete .*results\.json.*same command'
+    ):
+        read_results(tmp_path)
+    (tmp_path / 'results.json').unlink()
+    write_results(tmp_path, PROVENANCE, read_samples(tmp_path))
+    read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'old, new',
+    [
+        ('"grade": 0.5', '"grade": 1.0'),
+        ('"grade": 0.5', '"grade": 7'),
+        ('"turns": 1', '"turns": "x"'),
+        ('"greedy"', '"beam"'),
+    ],
+)
+def test_a_line_that_contradicts_itself_is_named(tmp_path, old, new):
+    rewrite_samples(tmp_path, [record('a', [0.5])])
+    path = tmp_path / 'samples.jsonl'
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=r'samples\.jsonl, line 1 was not written by this version.*delete that line'):
+        read_samples(tmp_path)
+
+
+def test_refused_calls_are_told_beside_the_score():
+    """Without a tool a policy may still call it, and answer when it is told that there is none."""
+    called = record('a', [1.0], mode='direct', ious=(None,))
+    zooms = tuple(dataclasses.replace(zoom, status='unknown_tool') for zoom in called.attempts[0].zooms)
+    called = dataclasses.replace(called, attempts=(dataclasses.replace(called.attempts[0], zooms=zooms),))
+    task = summarize([called, record('b', [1.0], mode='direct')])['direct']['tasks']['action_recognition']
+    assert (task['zoom_rate'], task['refused_rate'], task['zoom_statuses']) == (0.0, 0.5, {'unknown_tool': 1})

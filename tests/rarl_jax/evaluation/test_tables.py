@@ -75,6 +75,18 @@ def test_markdown_has_every_number(before, after):
     assert rows[9][0] == '| before' and rows[9][1] == '1' and rows[10][:3] == ['| after zoom', '', '']
 
 
+@pytest.mark.parametrize('width', [80, 140])
+def test_calls_of_a_tool_that_is_not_offered_are_told(tmp_path, width):
+    direct = [record('q0', [1.0], mode='direct', ious=(None,)), record('q1', [1.0], mode='direct')]
+    table = side_by_side(load(write_stage(tmp_path, 'after', direct)))
+    assert table.sections[0].rows[0][-1] == '0 (50 refused)' and 'where no tool is offered' in table.notes[0]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(to_rich(table))
+    assert '(50 refused)' in console.file.getvalue()
+    offered = side_by_side(load(write_stage(tmp_path / 'zoom', 'after', [record('q0', [1.0], ious=(0.4,))])))
+    assert offered.sections[0].rows[0][-1] == '100'
+
+
 def test_where_grades_lie_between_the_wholly_right_are_told_apart(tmp_path):
     records = [
         record(f'q{i}', [grade], page=f'p{i}', task='panel_reordering', choices=(), answer='B, A, C')

@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from input_pipeline.build import BuildSettings, build
 from input_pipeline.schema import TASKS
 from input_pipeline.synthetic.files import write_pages
 from input_pipeline.synthetic.pages import DrawSettings
-from rarl_jax.stages.evaluate import EvaluateSettings, evaluate, notices
+from rarl_jax.stages.context import Run
+from rarl_jax.stages.evaluate import EvaluateSettings, answer, evaluate, has_lost_results, notices, params_at
+from rarl_jax.stages.registry import TrainingSettings
 from tests.commands import launch
 from tests.rarl_jax.evaluation.made import question
 from tests.rarl_jax.evaluation.test_judge import Server, says
@@ -99,3 +104,52 @@ def test_what_is_not_asked_or_not_shown_is_told():
     assert shown.startswith('1 questions have more than 4 regions: oracle_zoom shows the first 4 of them')
     stage = EvaluateSettings(kind='evaluate', tasks=('action_recognition',), questions=0)
     assert notices(stage, [few], max_crops=4) == []
+
+
+def made_run(workdir: Path, done: int, saved: dict | None = None) -> Run:
+    """A run of two evaluations with a training stage between them, as far as a question about its stages needs one."""
+    run = Run.__new__(Run)
+    evaluation = EvaluateSettings(kind='evaluate', tasks=TASKS, questions=0)
+    stages = {'before': evaluation, 'rl': TrainingSettings(kind='rl', steps=3), 'after': evaluation}
+    run.settings, run.workdir = SimpleNamespace(stages=tuple(stages), stage=stages), workdir
+    run.done, run.saved, run.params, run.initial_trainable = done, saved, 'now', lambda: 'at first'
+    return run
+
+
+def test_only_an_evaluation_that_a_run_is_past_can_have_lost_its_results(tmp_path):
+    names = ('before', 'rl', 'after')
+    for done, saved in ((0, None), (1, None)):
+        run = made_run(tmp_path, done, saved)
+        assert [name for name in names if has_lost_results(run, name)] == ['before'] * done, (
+            'the rest is yet to be done'
+        )
+    for done, saved in ((0, {'stage': 'rl'}), (1, None)):
+        run = made_run(tmp_path, done, saved)
+        assert [name for name in names if has_lost_results(run, name)] == ['before']
+        assert params_at(run, 'before') == 'at first'
+    assert params_at(run, 'after') == 'now'
+    run.is_due = lambda name: False
+    assert params_at(run, 'after') is None, 'it was trained on since'
+    (tmp_path / 'eval' / 'before').mkdir(parents=True)
+    (tmp_path / 'eval' / 'before' / 'results.json').write_text('{}')
+    assert not has_lost_results(made_run(tmp_path, 1), 'before')
+
+
+def test_a_policy_of_nan_is_not_scored(monkeypatch):
+    """Its answers would all be wrong, and look like a bad policy's."""
+    episode = SimpleNamespace(group=0, sample_logprobs=np.array([0, np.nan]), answer='run')
+    monkeypatch.setattr('rarl_jax.stages.evaluate.open_dialogues', lambda *_, **__: [])
+    monkeypatch.setattr('rarl_jax.stages.evaluate.rollout', lambda *_: [episode])
+    conversation = SimpleNamespace(budget=None)
+    run = SimpleNamespace(
+        host=None, settings=SimpleNamespace(conversation=conversation, sampler=None), key=lambda *_: None
+    )
+    stage = EvaluateSettings(kind='evaluate', tasks=TASKS, questions=0)
+    weights = {'text': {'good': jnp.ones(2), 'norm': jnp.array([1, jnp.nan])}, 'ids': jnp.arange(3)}
+    ask = partial(
+        answer, run, mode='zoom', stage=stage, doc_ids=[0], samples=[SimpleNamespace(question=question('q7'))]
+    )
+    with pytest.raises(ValueError, match=r"'q7' with log-probs that are not finite: text\.norm holds NaN"):
+        ask(SimpleNamespace(params=weights))
+    with pytest.raises(ValueError, match='every weight is finite'):
+        ask(SimpleNamespace(params=weights['ids']))
