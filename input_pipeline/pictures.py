@@ -76,42 +76,42 @@ def decode(
     Raises:
       PictureError: as `open_picture`, or the pixels cannot be decoded, or the picture has another size than `size`.
     """
+    return decode_turned(source, size, max_pixels, side, name)[0]
+
+
+def is_turned(source: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> bool | None:
+    """Of a picture whose EXIF says that it is shown turned: whether `decode` turns it, or leaves it as it was annotated. None for any other."""
+    return decode_turned(source, size, max_pixels)[1]
+
+
+def decode_turned(
+    source: str | Path | bytes, size: tuple[int, int] | None, max_pixels: int, side: int | None = None, name: str = ''
+) -> tuple[Image.Image, bool | None]:
+    """Both at once: what `decode` and `is_turned` say."""
     name = name or _name(source)
     with open_picture(source, max_pixels, name) as image:
         try:
             if image.mode[0] in 'IF':  # what range their values have, the file does not tell
                 raise PictureError(name, DEEP)
-            turn = find_turn(image, size)
+            orientation, by_pillow = _orientation(image), image.format == 'TIFF'  # which Pillow turns while it loads
+            across = image.size[::-1] if orientation > 4 else image.size
+            stored, shown = (across, image.size) if by_pillow else (image.size, across)
+            if size not in (None, stored, shown):
+                raise PictureError(name, 'image size differs from its annotation')
+            turned = size in (None, shown)
             if side is not None:
                 image.draft('RGB', (side, side))
             image.load()
+            if by_pillow:
+                turn = None if turned else _TURNS.get(_BACK.get(orientation, orientation))
+            else:
+                turn = _TURNS.get(orientation) if turned else None
             picture = as_rgb(image if turn is None else image.transpose(turn))
         except PictureError as error:
             raise PictureError(name, error.reason) from None
         except Exception:
             raise PictureError(name, 'image cannot be decoded') from None
-        return picture.copy() if picture is image else picture
-
-
-def find_turn(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Transpose | None:
-    """What has to be done to the loaded pixels of an open image so that they are as people see them, or as they were annotated (see `decode`)."""
-    orientation, by_pillow = _orientation(image), image.format == 'TIFF'  # which Pillow turns while it loads
-    across = image.size[::-1] if orientation > 4 else image.size
-    stored, shown = (across, image.size) if by_pillow else (image.size, across)
-    if size is not None and size not in (stored, shown):
-        raise PictureError('image', 'image size differs from its annotation')
-    unturned = size is not None and size != shown
-    if by_pillow:
-        return _TURNS[_BACK.get(orientation, orientation)] if unturned else None
-    return None if unturned else _TURNS.get(orientation)
-
-
-def is_turned(source: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> bool | None:
-    """Of a picture whose EXIF says that it is shown turned: whether `decode` turns it, or leaves it as it was annotated. None for any other."""
-    with open_picture(source, max_pixels) as image:
-        if _orientation(image) == 1:
-            return None
-        return (find_turn(image, size) is None) == (image.format == 'TIFF')
+        return picture, turned if orientation > 1 else None
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

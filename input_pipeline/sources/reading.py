@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import TypeVar
 
-from input_pipeline.pictures import MAX_ASPECT, PictureError, decode, is_turned
+from input_pipeline.pictures import MAX_ASPECT, PictureError, decode_turned
 from input_pipeline.schema import Box, Page
 
 T = TypeVar('T')
@@ -178,8 +178,7 @@ def check_image(page: Page, max_pixels: int) -> tuple[str | None, str | None]:
     """Decodes a page's image whole; what is wrong with it, or None, and what is worth counting about it, or None."""
     size = (page.width, page.height)
     try:
-        decode(page.image, size, max_pixels)
-        turned = is_turned(page.image, size, max_pixels)
+        _, turned = decode_turned(page.image, size, max_pixels)
     except PictureError as error:
         return error.reason, None
     if max(size) > MAX_ASPECT * min(size):

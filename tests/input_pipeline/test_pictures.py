@@ -122,6 +122,14 @@ def test_a_turned_picture_is_as_people_see_it_unless_annotated_as_stored(kind, o
         decode(data, (40, 41))
 
 
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
+def test_a_decoded_picture_saved_again_is_not_turned_twice(kind):
+    picture = decode(oriented(COLOUR, kind, 6))
+    for again in ('PNG', 'JPEG', 'WEBP'):
+        assert decode(save(picture, again)).size == picture.size == (40, 24)
+    assert decode(save(decode(oriented(COLOUR, kind, 6), SIZE), 'PNG')).size == SIZE
+
+
 def test_a_jpeg_decoded_small_is_turned_too():
     picture = decode(oriented(COLOUR.resize((240, 400)), 'JPEG', 6), (400, 240), side=50)
     assert picture.width > picture.height
