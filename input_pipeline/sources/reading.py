@@ -20,7 +20,8 @@ from input_pipeline.schema import Box, Page
 
 T = TypeVar('T')
 
-EXAMPLES = 5  # names kept for each reason, so that a report stays short
+EXAMPLES, REASONS = 5, 100  # names kept for each reason, and reasons told apart
+LONGEST = 200  # characters of a name or a reason
 OUTSIDE = 'image name points outside the folder'
 _WHOLE = re.compile(r'\s*([+-]?\d{1,30})(?:\.0*)?\s*')
 
@@ -51,15 +52,18 @@ class Tally:
 
     def drop(self, reason: str, name: str) -> None:
         """Counts something left out."""
-        self.dropped[reason] += 1
-        self._remember(reason, name)
+        self._count(self.dropped, reason, name)
 
     def lack(self, reason: str, name: str) -> None:
         """Counts something kept that lost a field or was changed."""
-        self.incomplete[reason] += 1
-        self._remember(reason, name)
+        self._count(self.incomplete, reason, name)
 
-    def _remember(self, reason: str, name: str) -> None:
+    def _count(self, counter: Counter[str], reason: str, name: str) -> None:
+        # Both may hold what a file says: half a surrogate pair cannot be written, and a report stays short.
+        reason, name = (text.encode('utf-8', 'replace').decode()[:LONGEST] for text in (reason, name))
+        if reason not in counter and len(counter) >= REASONS:
+            reason = f'{reason.split(":")[0]}: others'
+        counter[reason] += 1
         names = self.examples.setdefault(reason, [])
         if len(names) < EXAMPLES:
             names.append(name)

@@ -13,6 +13,7 @@ Keyed by image file name and annotation id; every field is optional and null mea
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,5 +80,5 @@ def _clean(where: str, fields: Any, expected: Mapping[str, tuple[Callable[[Any],
         if value is not None:
             clean[key] = mean(value)
             if clean[key] is None:
-                raise ValueError(f'{where}: {key} is {value!r}, expected {wanted}.')
+                raise ValueError(f'{where}: {key} is {reprlib.repr(value)}, expected {wanted}.')
     return clean

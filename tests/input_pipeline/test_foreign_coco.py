@@ -270,6 +270,20 @@ def test_halves_of_surrogate_pairs_can_be_written_later(tmp_path):
     assert report.dropped == {'image file missing': 1}
 
 
+def test_a_report_stays_short_and_can_be_written(tmp_path):
+    folder = write_folder(tmp_path, pages=1, sidecar=False)
+
+    def change(coco):
+        many = [coco['annotations'][0] | {'id': n, 'category_id': f'\ud800{n}' + 'x' * 999} for n in range(100, 900)]
+        coco['annotations'] += many
+
+    edit(folder, change)
+    report = ai4va.read(folder, SETTINGS)[1]
+    assert sum(report.dropped.values()) == 800
+    assert len(report.dropped) == 101 and report.dropped['category not mapped: others'] == 700
+    assert len(json.dumps(report.examples, ensure_ascii=False).encode()) < 100_000
+
+
 def test_a_page_of_a_million_annotations_is_left_out(tmp_path):
     folder = write_folder(tmp_path, pages=2, sidecar=False)
 
