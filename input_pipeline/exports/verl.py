@@ -14,10 +14,25 @@ from input_pipeline.exports.parquet import write_splits
 from input_pipeline.grading import INSTRUCTION
 from input_pipeline.schema import Question
 
+_COLUMNS = {
+    'data_source': str,
+    'prompt': [{'role': str, 'content': str}],
+    'images': [{'image': str}],
+    'ability': str,
+    'reward_model': {'style': str, 'ground_truth': str},
+    'extra_info': {
+        **dict.fromkeys(('split', 'answer', 'question', 'id', 'page_id', 'task'), str),
+        'index': int,
+        'choices': [str],
+        'regions': [[float]],
+        'zoom_needed': bool,
+    },
+}
+
 
 def write(export: Export, folder: Path) -> None:
     """Writes one parquet file a split, and the reward."""
-    write_splits(folder, export.questions, lambda question, i: _row(question, i, export), _schema)
+    write_splits(folder, export.questions, _COLUMNS, lambda question, i: _row(question, i, export))
     ship(export, folder, 'reward.py', 'reward.py')
 
 
@@ -44,24 +59,3 @@ def _row(question: Question, index: int, export: Export) -> dict[str, Any]:
             'zoom_needed': question.zoom_needed,
         },
     }
-
-
-def _schema(pa: Any) -> Any:
-    text = pa.string()
-    info = {
-        **dict.fromkeys(('split', 'answer', 'question', 'id', 'page_id', 'task'), text),
-        'index': pa.int64(),
-        'choices': pa.list_(text),
-        'regions': pa.list_(pa.list_(pa.float64())),
-        'zoom_needed': pa.bool_(),
-    }
-    return pa.schema(
-        {
-            'data_source': text,
-            'prompt': pa.list_(pa.struct({'role': text, 'content': text})),
-            'images': pa.list_(pa.struct({'image': text})),
-            'ability': text,
-            'reward_model': pa.struct({'style': text, 'ground_truth': text}),
-            'extra_info': pa.struct(info),
-        }
-    )

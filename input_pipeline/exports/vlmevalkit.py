@@ -53,12 +53,10 @@ def columns(question: Question) -> dict[str, str]:
         raise ValueError(
             f'a question has {len(question.choices)} choices, and VLMEvalKit names them by one letter each: at most {len(LABELS)} can be exported.'
         )
-    offered = dict(zip(LABELS, map(cell, question.choices), strict=False))
-    answer = LABELS[question.choices.index(question.answer)] if question.choices else cell(question.answer)
     return {
         'question': bare_prompt(question),
-        **offered,
-        'answer': answer,
+        **dict(zip(LABELS, question.choices, strict=False)),
+        'answer': LABELS[question.choices.index(question.answer)] if question.choices else question.answer,
         'category': question.task,
         'l2-category': question.category,
         'split': question.split,
@@ -66,18 +64,22 @@ def columns(question: Question) -> dict[str, str]:
     }
 
 
-def cell(text: str) -> str:
-    """A text that the kit reads as this text: a word that means a missing value to pandas gets a space behind it."""
-    return f'{text} ' if text in MISSING else text
-
-
 def write_table(file: TextIO, rows: Sequence[Mapping[str, object]]) -> None:
-    """Tab-separated rows; options A, B, ... stand in front of the answer, and empty where a question has fewer than others."""
+    """Tab-separated rows; options A, B, ... stand in front of the answer, and empty where a question has fewer than others.
+
+    A text is read back as this text: quoted, and with a space behind it where it would mean a missing value to pandas.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     letters = [letter for letter in LABELS if letter in names]
     others = [name for name in names if name not in letters]
     place = others.index('answer')
     header = [*others[:place], *letters, *others[place:]]
-    table = csv.DictWriter(file, header, delimiter='\t', lineterminator='\n', restval='')
-    table.writeheader()
-    table.writerows(rows)
+    file.write('\t'.join(header) + '\n')
+    table = csv.writer(file, delimiter='\t', lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)
+    table.writerows([_cell(row.get(name, '')) for name in header] for row in rows)
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return f'{value} ' if value in MISSING else value.replace('\0', '')

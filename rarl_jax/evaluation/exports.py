@@ -13,7 +13,7 @@ from pathlib import Path
 
 from input_pipeline.exports.common import NAME, indices, plain
 from input_pipeline.exports.lmms_eval import document
-from input_pipeline.exports.vlmevalkit import by_kind, cell, columns, write_table
+from input_pipeline.exports.vlmevalkit import by_kind, columns, write_table
 from input_pipeline.schema import Question
 from rarl_jax.evaluation.records import Record, hash_text
 from rarl_jax.evaluation.results import evaluation_name
@@ -67,17 +67,11 @@ def write_vlmevalkit(folder: Path, answered: dict[str, Record], questions: Seque
     asked = [question for question in questions if question.id in answered]
     index_of = indices(asked)
     for kind, members in by_kind(asked).items():
-        out = io.StringIO()
-        write_table(
-            out,
-            [
-                {'index': index_of[question.id], **columns(question), **_prediction(answered[question.id])}
-                for question in members
-            ],
-        )
+        rows = [{'index': index_of[q.id], **columns(q), **_prediction(answered[q.id])} for q in members]
+        write_table(out := io.StringIO(), rows)
         files.write_whole(folder / f'{NAME}_{kind}.tsv', out.getvalue())
 
 
-def _prediction(record: Record) -> dict[str, str]:
+def _prediction(record: Record) -> dict[str, object]:
     first = record.attempts[0]
-    return {'prediction': cell(first.prediction or ''), 'hit': '' if first.grade is None else f'{first.grade:g}'}
+    return {'prediction': first.prediction or '', 'hit': '' if first.grade is None else first.grade}

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from input_pipeline.exports import WRITERS, export
 from input_pipeline.exports.common import indices, plain
-from input_pipeline.exports.vlmevalkit import MISSING
+from input_pipeline.exports.vlmevalkit import MISSING, columns, write_table
 from input_pipeline.schema import CATEGORY_OF, Page, Question
 from input_pipeline.tasks import grade
 from rarl_jax.conversation.protocol import read_turn
@@ -143,6 +145,50 @@ def test_placeholders_in_texts_are_words_in_every_format(tmp_path):
     for kind in ('MCQ', 'VQA'):
         text = (root / f'vlmevalkit/ComicsFG_{kind}.tsv').read_text(encoding='utf-8')
         assert '<image>' not in text and '<|' not in text
+
+
+TEXTS = st.text(st.characters(codec='utf-8'), min_size=1, max_size=20)
+PIECES = st.lists(
+    TEXTS | st.sampled_from(('<image>', '</answer>', '<|im_end|>', '<video>', '<', '|', 'image>', 'NA', 'None'))
+).map(''.join)
+
+
+@given(PIECES)
+def test_no_text_holds_a_placeholder(text):
+    made = plain(ask(0, (), text, words=text))
+    assert not any(
+        tag in made.prompt for tag in ('<image>', '<video>', '<audio>', '<|', '<answer>', '</answer>', '<think>')
+    )
+    assert made.prompt.replace('< ', '<') == text.replace('< ', '<')
+    assert plain(made) == made
+
+
+@given(
+    st.lists(
+        PIECES.map(lambda text: text.replace('\0', '')).filter(str.strip), min_size=2, max_size=5, unique_by=str.strip
+    )
+)
+def test_any_text_comes_out_of_the_table_that_pandas_reads(texts):
+    file = io.StringIO(newline='')
+    asked = [ask(0, texts, texts[0]), ask(1, texts[:2], texts[1])]
+    write_table(file, [{'index': i, **columns(question)} for i, question in enumerate(asked)])
+    rows = pd.read_csv(io.BytesIO(file.getvalue().encode()), sep='\t', dtype=str).to_dict('records')
+    for row, question in zip(rows, asked, strict=True):
+        offered = [row[letter] for letter in 'ABCDE' if letter in row and not pd.isna(row[letter])]
+        assert [option.strip() for option in offered] == [choice.strip() for choice in question.choices]
+        assert row[row['answer']].strip() == question.answer.strip()
+
+
+@pytest.mark.parametrize('page_id', ['series/volume 1/p', 'a..b', 'ページ', "it's #1 100%"])
+def test_a_page_may_be_called_anything_that_a_file_may(tmp_path, page_id):
+    Image.new('RGB', (200, 300), 'white').save(tmp_path / 'p.png')
+    page = Page(page_id, str(tmp_path / 'p.png'), 200, 300, 'x', 's', split='test')
+    root = tmp_path / 'exports'
+    export(root, root, [page], [ask(0, ACTIONS, page=page_id)], tuple(WRITERS), lambda *_: None)
+    document = json.loads((root / 'lmms_eval/data/action_recognition.jsonl').read_text(encoding='utf-8'))
+    assert load_script(root / 'lmms_eval/utils.py').doc_to_visual(document)[0].size == (200, 300)
+    row = json.loads((root / 'llamafactory/test.json').read_text(encoding='utf-8'))[0]
+    assert (root / 'llamafactory' / row['images'][0]).is_file()
 
 
 def test_an_ordinary_question_is_exported_as_it_is():

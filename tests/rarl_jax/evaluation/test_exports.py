@@ -19,7 +19,7 @@ QUESTIONS = [
     question('p0/action_recognition/2', choices=(), answer='None'),
     question('p0/action_recognition/3', choices=('run', 'jump'), answer='run'),
 ]
-SAID = ['', '1,\t2\n"quoted"', 'run', 'None', None]
+SAID = ['', '1,\t2\r"quoted"\r\n3', 'run', 'None', None]
 
 
 @pytest.fixture
