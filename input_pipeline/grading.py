@@ -31,12 +31,19 @@ SMALL = str.split(
     'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen'
 )
 TENS = str.split('twenty thirty forty fifty sixty seventy eighty ninety')
+TIMES = {
+    'none': 0,
+    'never': 0,
+    'once': 1,
+    'twice': 2,
+    'thrice': 3,
+}  # counts where nothing else in the answer is a number
 ARTICLES = frozenset({'a', 'an', 'the'})
 # Words that people put around the letter or the text of their choice, and those that markup leaves behind.
 AROUND = frozenset(
     str.split(
         'the my our this that it its i we would will should must am is are be was so therefore thus hence '
-        'correct right best final likely most answer answers option choice letter '
+        'correct right best final likely most sure confident certainly definitely probably clearly ans answer answers option choice letter '
         'choose chose pick picked select selected take say think believe guess go going with for to question '
         'boxed text textbf textit mathrm mathbf'
     )
@@ -162,6 +169,7 @@ def parse_number(text: str) -> int | None:
     numbers = set(map(int, digits))
     for ten, one, small in _IN_WORDS.findall(folded):
         numbers.add(SMALL.index(small) if small else 20 + 10 * TENS.index(ten) + (SMALL.index(one) if one else 0))
+    numbers = numbers or {TIMES[word] for word in re.findall(r'\w+', folded) if word in TIMES}
     return numbers.pop() if len(numbers) == 1 else None
 
 
@@ -174,10 +182,12 @@ def grade_number(answer: str, prediction: str) -> float:
 
 
 def parse_order(text: str, labels: Sequence[str]) -> list[str]:
-    """The labels that `text` names, as whole words, in its order of naming them."""
-    longest_first = sorted(labels, key=len, reverse=True)
-    pattern = '|'.join(re.escape(label) for label in longest_first)
-    return re.findall(rf'(?<!\w)(?:{pattern})(?!\w)', normalize(text))
+    """The labels that `text` names, as whole words, or all of them as letters written together ('BAC'), in its order of naming them."""
+    said = normalize(text)
+    if len(said) == len(labels) and sorted(said) == sorted(labels):
+        return list(said)
+    pattern = '|'.join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    return re.findall(rf'(?<!\w)(?:{pattern})(?!\w)', said)
 
 
 def grade_order(answer: str, prediction: str) -> float:
