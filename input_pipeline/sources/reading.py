@@ -199,7 +199,8 @@ def keep_readable(
 ) -> list[Page]:
     """The pages whose image decodes to the annotated size; the others are counted. Pillow decodes without the GIL."""
     kept = []
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+    pool = ThreadPoolExecutor(max_workers=max(1, threads))
+    try:
         checks = pool.map(lambda page: check_image(page, max_pixels), pages)
         for done, (page, (problem, note)) in enumerate(zip(pages, checks, strict=True), start=1):
             if problem is None:
@@ -211,4 +212,6 @@ def keep_readable(
                 tally.lost_with_pages += count_annotations(page)
             if progress is not None:
                 progress(done, len(pages))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the pages that are left
     return kept
