@@ -1,6 +1,6 @@
 """A data set on disk: a TFDS data set in ArrayRecord, written and read without TensorFlow.
 
-    OUT/comics/pages/1.0.0/       one record a page, with the bytes of its image file as they are; stored once however many questions ask about it
+    OUT/comics/pages/1.0.0/       one record a page, its image file as it is or as it is shown (`pictures.as_shown`); stored once, however many questions ask about it
     OUT/comics/questions/1.0.0/   one record a question, with the record number of its page in the same split
 
 Both are ordinary TFDS folders: `tfds.builder_from_directory(OUT + '/comics/questions/1.0.0').as_data_source('train')`.
@@ -22,6 +22,7 @@ from typing import Any, get_args
 import numpy as np
 import tensorflow_datasets as tfds
 
+from input_pipeline.pictures import as_shown
 from input_pipeline.schema import CATEGORY_OF, Page, Question, Split
 
 NAME = 'comics'
@@ -248,7 +249,7 @@ def _cut_by_size(pages: Sequence[Page]) -> list[list[Page]]:
 def _page_records(pages: Sequence[Page], progress: Callable[[int], None]) -> Iterator[tuple[int, dict[str, Any]]]:
     for i, page in enumerate(pages):
         fields = {name: getattr(page, name) for name in ('id', 'source', 'series', 'width', 'height')}
-        yield i, fields | {'image': Path(page.image).read_bytes()}
+        yield i, fields | {'image': as_shown(page.image, (page.width, page.height))[0]}
         progress(1)
 
 

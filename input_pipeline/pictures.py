@@ -27,6 +27,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PNG_MARKS = (b'eXIf', b'Raw profile type', b'XML:com.adobe.xmp')  # a PNG with none of them turns nothing
 _BACK = {6: 8, 8: 6}  # the value that undoes a turn; the others undo themselves
 DEEP = 'image has more than 8 bits a channel'
 
@@ -79,15 +80,10 @@ def decode(
     return decode_turned(source, size, max_pixels, side, name)[0]
 
 
-def is_turned(source: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> bool | None:
-    """Of a picture whose EXIF says that it is shown turned: whether `decode` turns it, or leaves it as it was annotated. None for any other."""
-    return decode_turned(source, size, max_pixels)[1]
-
-
 def decode_turned(
     source: str | Path | bytes, size: tuple[int, int] | None, max_pixels: int, side: int | None = None, name: str = ''
 ) -> tuple[Image.Image, bool | None]:
-    """Both at once: what `decode` and `is_turned` say."""
+    """As `decode`; and of a picture whose EXIF says that it is shown turned whether it was, or was left as annotated. None for any other."""
     name = name or _name(source)
     with open_picture(source, max_pixels, name) as image:
         try:
@@ -112,6 +108,24 @@ def decode_turned(
         except Exception:
             raise PictureError(name, 'image cannot be decoded') from None
         return picture, turned if orientation > 1 else None
+
+
+def as_shown(path: str | Path, size: tuple[int, int]) -> tuple[bytes, str]:
+    """Bytes and suffix of a picture file that any program shows as `decode` does: the file as it is, or RGB in PNG where it is not that plain.
+
+    `size` is the annotated width and height in px. Raises PictureError.
+    """
+    data = Path(path).read_bytes()
+    with open_picture(data, size[0] * size[1], str(path)) as image:
+        kind = {'PNG': '.png', 'JPEG': '.jpg', 'MPO': '.jpg'}.get(image.format)
+        plain = kind and image.mode in ('RGB', 'L') and image.size == size and not image.has_transparency_data
+        if plain and (kind == '.jpg' or any(mark in data for mark in _PNG_MARKS)):
+            plain = _orientation(image) == 1
+    if plain:
+        return data, kind
+    file = io.BytesIO()
+    decode(data, size, size[0] * size[1], name=str(path)).save(file, 'PNG')
+    return file.getvalue(), '.png'
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from input_pipeline import grading
-from input_pipeline.pictures import decode, is_turned, open_picture
+from input_pipeline.pictures import as_shown
 from input_pipeline.schema import Page, Question
 from input_pipeline.tasks import METRICS
 from input_pipeline.tasks.common import with_choices
@@ -56,17 +56,11 @@ def indices(questions: Sequence[Question]) -> dict[str, int]:
 
 def copy_picture(page: Page, folder: Path) -> str:
     """Puts the page's picture into `folder` as the policy sees it, and returns its name: a plain file as it is, any other as RGB on white."""
-    source, size = Path(page.image), (page.width, page.height)
-    with open_picture(source, page.width * page.height) as image:
-        as_it_is = image.format in ('PNG', 'JPEG') and image.mode in ('RGB', 'L') and not image.has_transparency_data
-    as_it_is = as_it_is and is_turned(source, size, page.width * page.height) is None
-    name = page.id + (source.suffix.lower() if as_it_is else '.png')
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    if as_it_is:
-        shutil.copyfile(source, folder / name)
-    else:
-        decode(source, size, page.width * page.height).save(folder / name)
-    return name
+    data, suffix = as_shown(page.image, (page.width, page.height))
+    path = folder / (page.id + suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return page.id + suffix
 
 
 def ship(export: Export, folder: Path, script: str, name: str) -> None:

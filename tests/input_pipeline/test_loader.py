@@ -284,8 +284,9 @@ def test_a_damaged_data_set_is_a_sentence_with_its_path(built, tmp_path, kind, n
     assert str(error.value).endswith('.')
 
 
-def test_a_page_that_cannot_be_decoded_names_itself(built, tmp_path):
+def test_a_page_that_cannot_be_decoded_names_itself(built, tmp_path, monkeypatch):
     _, pages, questions = built
+    monkeypatch.setattr(dataset, 'as_shown', lambda path, size: (Path(path).read_bytes(), ''))  # as another may write
     shown = next(page for page in pages if page.split == 'test')
     for data, reason in (
         (b'not a picture', 'cannot be decoded'),
@@ -310,3 +311,23 @@ def ico():
     file = io.BytesIO()
     Image.new('RGB', (64, 64)).save(file, 'ICO')
     return file.getvalue()
+
+
+def test_what_is_stored_is_shown_alike_by_any_program(built, tmp_path):
+    """A transparent page and a turned one: another reader of the TFDS folder sees what the policy is shown."""
+    _, pages, questions = built
+    shown = next(page for page in pages if page.split == 'test')
+    sheet, exif = Image.new('RGBA', (560, 400), (9, 9, 9, 0)), Image.Exif()
+    exif[0x0112] = 6
+    sheet.paste((200, 30, 30, 255), (0, 0, 100, 50))
+    sheet.save(tmp_path / 'page.png', exif=exif)
+    changed = [replace(page, image=str(tmp_path / 'page.png')) if page is shown else page for page in pages]
+    dataset.write(tmp_path / 'out', changed, questions)
+    record = next(r for r in dataset.open_records(tmp_path / 'out', 'pages', 'test') if r['id'].decode() == shown.id)
+    stored = Image.open(io.BytesIO(record['image']))
+    assert (stored.mode, stored.size) == ('RGB', (400, 560))
+    samples = [s for b in load(tmp_path / 'out', LoaderSettings(epochs=1, split='test')) for s in b]
+    image = next(sample.image for sample in samples if sample.question.page_id == shown.id)
+    assert np.array_equal(image, stored)
+    assert image.getpixel((390, 10)) == (200, 30, 30)
+    assert image.getpixel((0, 0)) == (255, 255, 255)

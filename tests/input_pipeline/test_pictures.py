@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from input_pipeline.pictures import PictureError, as_rgb, decode, is_turned, open_picture
+from input_pipeline.pictures import PictureError, as_rgb, as_shown, decode, decode_turned, open_picture
 
 SIZE = (24, 40)
 NOISE = np.random.default_rng(0).integers(0, 255, (10, 6, 3), dtype=np.uint8)
@@ -114,10 +115,10 @@ def test_a_turned_picture_is_as_people_see_it_unless_annotated_as_stored(kind, o
     expected = ImageOps.exif_transpose(marked)
     for size in (None, expected.size):
         assert difference(decode(data, size), expected) < 3
-    assert is_turned(io.BytesIO(data), expected.size) is (None if orientation == 1 else True)
+    assert decode_turned(data, expected.size, 10_000)[1] is (None if orientation == 1 else True)
     if orientation > 4:
         assert difference(decode(data, SIZE), COLOUR) < 3
-        assert is_turned(io.BytesIO(data), SIZE) is False
+        assert decode_turned(data, SIZE, 10_000)[1] is False
     with pytest.raises(PictureError, match='size differs from its annotation'):
         decode(data, (40, 41))
 
@@ -139,6 +140,41 @@ def test_a_jpeg_decoded_small_is_turned_too():
 def test_broken_exif_turns_nothing():
     data = save(COLOUR, 'JPEG', quality=98, exif=b'Exif\0\0II*\0\xff\xff\xff\x7f')
     assert decode(data).size == SIZE
+
+
+# --- Files for other programs
+
+
+def late_exif(data, orientation):
+    """A PNG whose EXIF stands behind its pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    body = exif.tobytes().removeprefix(b'Exif\0\0')
+    chunk = struct.pack('>I', len(body)) + b'eXIf' + body + struct.pack('>I', zlib.crc32(b'eXIf' + body))
+    return data[:-12] + chunk + data[-12:]
+
+
+FILES = {name: data for name, (data, _, _) in MODES.items()} | {
+    'clear': save(Image.new('RGBA', SIZE, (10, 20, 30, 0)), 'PNG'),
+    'turned JPEG': oriented(COLOUR, 'JPEG', 6),
+    'mirrored PNG': oriented(COLOUR, 'PNG', 2),
+    'turned late': late_exif(save(COLOUR, 'PNG'), 8),
+    'turned TIFF': oriented(COLOUR, 'TIFF', 6),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_any_program_shows_what_is_shown_here(name, tmp_path):
+    (tmp_path / 'page.xyz').write_bytes(FILES[name])
+    for size in {SIZE, decode(FILES[name]).size}:
+        data, suffix = as_shown(tmp_path / 'page.xyz', size)
+        with Image.open(io.BytesIO(data)) as plain:
+            assert suffix == {'PNG': '.png', 'JPEG': '.jpg'}[plain.format]
+            assert plain.mode in ('RGB', 'L')
+            assert plain.getexif().get(0x0112, 1) == 1
+            assert np.array_equal(plain.convert('RGB'), decode(FILES[name], size))
+    if name in ('RGB', 'L'):
+        assert data == FILES[name]
 
 
 # --- Files that are not to be trusted
