@@ -22,6 +22,7 @@ from input_pipeline.synthetic.files import write_pages
 from rarl_jax.compare_torch.compare import compare
 from rarl_jax.conversation.dialogue import Host
 from rarl_jax.evaluation.endpoint import endpoint_from_environment
+from rarl_jax.evaluation.results import source_commit
 from rarl_jax.evaluation.tables import load as load_results
 from rarl_jax.evaluation.tables import side_by_side, to_markdown, to_rich
 from rarl_jax.export.folder import differing, export
@@ -32,6 +33,7 @@ from rarl_jax.report.build import build_report
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.checkpoints import Checkpoints
 from rarl_jax.runtime.files import load_json, naming, write_json, write_whole
+from rarl_jax.runtime.launches import note_launch
 from rarl_jax.runtime.lock import FolderLock
 from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
 from rarl_jax.runtime.progress import Progress
@@ -64,6 +66,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     lock = processes.first_before_others(lambda: take_workdir(workdir, config) if processes.is_first() else None)
     keep_compilations()
     with lock or nullcontext(), naming(workdir):
+        if processes.is_first():
+            note_launch(workdir, 'began', source_commit())
         run = open_run(settings, workdir, lock, mesh)
         with stop_on_signal(run.signals):
             for name in settings.stages:
@@ -230,6 +234,7 @@ def write_reports(run: Run) -> None:
         run.console.print(to_rich(table))
         write_whole(run.workdir / 'results.md', to_markdown(table))
     run.metrics.close()
+    note_launch(run.workdir, 'finished', source_commit())
     page = build_report([run.workdir])
     run.console.print(f'Report: {page}')
     if run.training:

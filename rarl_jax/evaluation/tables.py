@@ -20,6 +20,7 @@ from rarl_jax.evaluation import published
 from rarl_jax.evaluation.records import Record
 from rarl_jax.evaluation.results import evaluation_name, read_results
 from rarl_jax.evaluation.statistics import Paired, holm, pair
+from rarl_jax.runtime.messages import shown
 
 SIGNIFICANT = 0.05  # of the p value after Holm's adjustment
 
@@ -67,8 +68,10 @@ def load(folder: Path, name: str | None = None) -> list[Result]:
     if name is not None and name not in known:
         raise ValueError(f'{folder} has no evaluation called {name!r}: it has {", ".join(known)}.')
     chosen = list(known) if name is None else [name]
-    own = {each: tuple(record for record in records if evaluation_name(record) == each) for each in chosen}
-    return [_result(results, each, own[each]) for each in chosen]
+    return [
+        _result(results, each, tuple(record for record in records if evaluation_name(record) == each))
+        for each in chosen
+    ]
 
 
 def _result(results: dict[str, Any], name: str, records: tuple[Record, ...]) -> Result:
@@ -109,8 +112,8 @@ def _pair(rows: Sequence[tuple[Record, Record]], seed: int) -> Paired:
 # ---------------------------------------------------------------- tables
 
 
-def side_by_side(results: Sequence[Result]) -> Table:
-    """A section for each task, in it a row for each result, differences being to the first of them, and the paper's rows."""
+def side_by_side(results: Sequence[Result], paper: bool = True) -> Table:
+    """A section for each task, in it a row for each result, differences being to the first of them, and, where wanted, the paper's rows."""
     if not results:
         raise ValueError('a table needs at least one result: name an evaluation folder.')
     first, *others = results
@@ -120,18 +123,17 @@ def side_by_side(results: Sequence[Result]) -> Table:
     ]
     sections = []
     for task in sorted({task for result in results for task in result.summary['tasks']}):
-        own = [(result, result.summary['tasks'].get(task)) for result in results]
+        found = [(result, result.summary['tasks'].get(task)) for result in results]
         rows = [
-            (result.name, *_score(measured), *_difference(paired.get(task), p.get(task)), *_zooms(measured))
-            for (result, measured), paired, p in zip(own, compared, adjusted, strict=True)
+            (shown(result.name), *_score(measured), *_difference(paired.get(task), p.get(task)), *_zooms(measured))
+            for (result, measured), paired, p in zip(found, compared, adjusted, strict=True)
         ]
-        paper = [
-            (line.name, '', line.score, '', line.gain, '', '', line.zoom_iou, '') for line in published.lines(task)
-        ]
-        metric = next(measured['metric'] for _, measured in own if measured is not None)
-        sections.append(Section(task, f'{task} ({metric.replace("_", " ")})', (*rows, *paper)))
+        lines = published.lines(task) if paper else []
+        theirs = [(line.name, '', line.score, '', line.gain, '', '', line.zoom_iou, '') for line in lines]
+        metric = next(measured['metric'] for _, measured in found if measured is not None)
+        sections.append(Section(task, shown(f'{task} ({metric.replace("_", " ")})'), (*rows, *theirs)))
     columns = ('', 'n', 'score, %', 'exact, %', 'Δ', 'p', 'McNemar', 'zoom IoU', 'zooms, %')
-    return Table('Evaluation', columns, tuple(sections), _notes(results))
+    return Table('Evaluation', columns, tuple(sections), notes(results, shown(results[0].name), paper))
 
 
 def _score(measured: dict[str, Any] | None) -> tuple[str, str, str]:
@@ -170,21 +172,23 @@ def _zooms(measured: dict[str, Any] | None) -> tuple[str, str]:
     return '' if overlap is None else f'{overlap:.2f}', zooms
 
 
-def _notes(results: Sequence[Result]) -> tuple[str, ...]:
-    notes = [
+def notes(results: Sequence[Result], baseline: str, paper: bool) -> tuple[str, ...]:
+    """How to read a table of these results."""
+    found = [
         'Brackets: 95 % over resampled pages. Zoom IoU: of the first successful zoom with the region that it overlaps most. '
-        'Zooms: answers with at least one; refused: answers with a call that was refused, as all are where no tool is offered. Exact: wholly right, where a grade may lie between.'
+        'Zooms: answers with at least one; refused: answers with a call that was refused, as all are where no tool is offered. '
+        'Exact: wholly right, where a grade may lie between.'
     ]
     if len(results) > 1:
-        notes.append(
-            f'Δ: to {results[0].name}, in points, paired by question, resampled by page; p is of that bootstrap; * marks p < {SIGNIFICANT} after Holm over the tasks. '
+        found.append(
+            f'Δ: to {baseline}, in points, paired by question, resampled by page; p is of that bootstrap; * marks p < {SIGNIFICANT} after Holm over the tasks. '
             'McNemar: exact, over questions.'
         )
-    if any(task in published.PUBLISHED for result in results for task in result.summary['tasks']):
-        notes.append(
+    if paper and any(task in published.PUBLISHED for result in results for task in result.summary['tasks']):
+        found.append(
             'Paper: arXiv 2511.06490, Qwen2.5-VL-7B on AI4VA-FG. Its questions are not released: beside ours for orientation only.'
         )
-    return tuple(notes)
+    return tuple(found)
 
 
 @dataclass(frozen=True)

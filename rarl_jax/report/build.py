@@ -7,31 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from rarl_jax.evaluation.tables import Result, Table, side_by_side
+from rarl_jax.evaluation.tables import Result, Table, notes, side_by_side
 from rarl_jax.report import charts, episodes
 from rarl_jax.report.workdir import RunData, read_run
-from rarl_jax.runtime import files as jsonl
+from rarl_jax.runtime import files
+from rarl_jax.runtime.messages import shown
 
 TEMPLATES = Path(__file__).parent / 'templates'
-FAMILIES = (
-    'reward',
-    'zoom',
-    'group',
-    'policy',
-    'loss',
-    'length',
-    'optimizer',
-    'eval',
-    'time',
-    'throughput',
-)  # order of the curves
+# Order of the curves.
+FAMILIES = ('reward', 'zoom', 'group', 'policy', 'loss', 'length', 'optimizer', 'eval', 'time', 'throughput')
 LEAST_CHARTS = 3  # of a family that gets a heading of its own
-MOST_FACTS = 12
 
 
 def build_report(folders: Sequence[Path]) -> Path:
@@ -41,30 +32,34 @@ def build_report(folders: Sequence[Path]) -> Path:
     """
     folders = [Path(folder).resolve() for folder in folders]
     runs = [read_run(folder, label) for folder, label in zip(folders, labels(folders), strict=True)]
-    report = folders[0] / 'report'
+    report, compared = folders[0] / 'report', comparisons(runs)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: (
+            shown(value) if type(value) is str else value
+        ),  # Markup is a subclass: it is shown already
     )
     environment.filters |= {'short': charts.short}
     page = environment.get_template('report.html').render(
         runs=runs,
         style=(TEMPLATES / 'style.css').read_text(encoding='utf-8'),
         notes=[note for run in runs for note in run.notes],
-        facts=[facts(run.config) for run in runs],
+        facts=[facts(run) for run in runs],
         settings=[flatten(run.config) for run in runs],
         tiles=tiles(runs[0].evaluations),
-        comparisons=comparisons(runs),
+        comparisons=compared,
+        reading=reading(runs, compared),
         families=families(runs),
         groups=episodes.views(runs, report),
         largest_group=max((len(group.episodes) for run in runs for group in run.groups), default=0),
         chart=charts,
     )
     path = report / 'index.html'
-    jsonl.write_whole(path, page)
+    files.write_whole(path, page)
     return path
 
 
@@ -91,12 +86,54 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> list[tuple[str, str]
     return rows
 
 
-def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What stands at the head of the page: the settings of the outermost level, then the model's."""
-    outer = {name: value for name, value in config.items() if not isinstance(value, Mapping)}
-    model = config.get('model')
-    rows = flatten(outer) + (flatten(model, 'model.') if isinstance(model, Mapping) else [])
-    return [(name, value) for name, value in rows if value not in ('', 'None')][:MOST_FACTS]
+def facts(run: RunData) -> list[tuple[str, str]]:
+    """What stands at the head of the page: when, where, of which program, with what."""
+    began = [launch for launch in run.launches if launch['event'] == 'began']
+    first, last = (began[0], began[-1]) if began else ({}, {})
+    model, data = run.config.get('model') or {}, run.data
+    fresh = (model.get('fresh') or {}).get('kind')
+    counted = {name: data[name]['total'] for name in ('pages', 'questions') if name in data}
+    rows = {
+        'began': first.get('time', '').replace('T', ' ').replace('+00:00', ' UTC'),
+        'duration': duration(run.launches),
+        'machine': ', '.join(last[name] for name in ('host', 'devices') if name in last),
+        'commit': last.get('commit', ''),
+        'model': model.get('path') or (f'made by {fresh}' if fresh else ''),
+        'data': ', '.join(f'{count:,} {name}' for name, count in counted.items()),
+        'asked': ', '.join(f'{stage} {n:,}' for stage, n in asked(run).items()),
+        'stages': ' → '.join(run.config.get('stages') or [stage.name for stage in run.stages]),
+        'seed': str(run.config.get('seed', '')),
+    }
+    return [(name, value) for name, value in rows.items() if value]
+
+
+def duration(launches: Sequence[Mapping[str, Any]]) -> str:
+    """How long the launches took that finished, and how many did not."""
+    seconds, unfinished, began = 0.0, 0, None
+    for launch in launches:
+        time = datetime.fromisoformat(launch['time'])
+        if launch['event'] == 'began':
+            unfinished, began = unfinished + 1, time
+        elif began is not None:
+            unfinished, seconds, began = unfinished - 1, seconds + (time - began).total_seconds(), None
+    minutes = round(seconds / 60)
+    took = (
+        f'{seconds:.0f} s'
+        if seconds < 120
+        else f'{minutes} min'
+        if minutes < 120
+        else f'{minutes // 60} h {minutes % 60} min'
+    )
+    parts = [took] * (unfinished < len(launches)) + [f'{unfinished} launches that did not finish'] * (unfinished > 0)
+    return ', and '.join(parts)
+
+
+def asked(run: RunData) -> dict[str, int]:
+    """Questions that each evaluation asked in its first mode."""
+    found: dict[str, int] = {}
+    for result in run.evaluations:
+        found.setdefault(result.stage, sum(task['n'] for task in result.summary['tasks'].values()))
+    return found
 
 
 # ---------------------------------------------------------------- evaluations
@@ -126,63 +163,77 @@ class Comparison:
 
 def tiles(results: Sequence[Result]) -> list[Tile]:
     """The tasks of the last evaluation in the policy's own mode, with what has changed since the first."""
-    own = [result for result in results if result.evaluation == 'zoom'] or [
-        r for r in results if r.evaluation == results[0].evaluation
-    ]
-    if not own:
-        return []
-    first, last = own[0], own[-1]
     found = []
-    for task, now in last.summary['tasks'].items():
-        before = first.summary['tasks'].get(task) if last is not first else None
+    mode = (
+        'zoom' if any(result.evaluation == 'zoom' for result in results) else results[0].evaluation if results else ''
+    )
+    alike = [result for result in results if result.evaluation == mode]
+    for task, now in alike[-1].summary['tasks'].items() if alike else ():
+        before = alike[0].summary['tasks'].get(task) if len(alike) > 1 else None
         if now['accuracy'] is None:
             continue
         known = before is not None and before['accuracy'] is not None
-        change = now['accuracy'] - before['accuracy'] if known else None
-        stages = f'{first.stage} → {last.stage}' if known else last.stage
         found.append(
             Tile(
-                task,
-                now['accuracy'],
-                change,
-                before['zoom_iou_first'] if known else None,
-                now['zoom_iou_first'],
-                stages,
+                task=task,
+                now=now['accuracy'],
+                change=now['accuracy'] - before['accuracy'] if known else None,
+                iou_before=before['zoom_iou_first'] if known else None,
+                iou_now=now['zoom_iou_first'],
+                stages=f'{alike[0].stage} → {alike[-1].stage}' if known else alike[-1].stage,
             )
         )
     return found
 
 
 def comparisons(runs: Sequence[RunData]) -> list[Comparison]:
-    """Each evaluation over the stages of a run; the last stage's evaluations beside each other; the last results of several runs."""
-    found = []
-    for run in runs:
-        prefix = f'{run.label}: ' if len(runs) > 1 else ''
-        for name in dict.fromkeys(result.evaluation for result in run.evaluations):
-            own = [result for result in run.evaluations if result.evaluation == name]
-            if len(own) > 1:
-                found.append(_comparison(f'{prefix}{name}, over the stages', own, run))
-        last = [result for result in run.evaluations if result.stage == run.evaluations[-1].stage]
-        if len(last) > 1:
-            found.append(
-                _comparison(
-                    f'{prefix}{last[0].stage}, its modes', sorted(last, key=lambda r: r.evaluation != 'zoom'), run
-                )
-            )
-        if len(run.evaluations) == 1:
-            found.append(_comparison(f'{prefix}{last[0].name}', last, run))
+    """The last results of several runs; each evaluation over the stages of a run; the last stage's evaluations beside each other.
+
+    The paper's numbers stand in the first one, unless its pages were drawn by the run itself or its mode is not one of the paper's.
+    """
+    planned: list[tuple[str, list[Result], RunData]] = []
     ends = [(run, [result for result in run.evaluations if result.evaluation == 'zoom'][-1:]) for run in runs]
     across = [
         dataclasses.replace(result, name=f'{run.label}: {result.stage}') for run, results in ends for result in results
     ]
     if len(across) > 1:
-        found.insert(0, _comparison('The runs, zoom', across, runs[0]))
+        planned.append(('The runs, zoom', across, runs[0]))
+    for run in runs:
+        prefix = f'{run.label}: ' if len(runs) > 1 else ''
+        names = dict.fromkeys(result.evaluation for result in run.evaluations)
+        for name in sorted(names, key=lambda name: name != 'zoom'):
+            alike = [result for result in run.evaluations if result.evaluation == name]
+            if len(alike) > 1:
+                planned.append((f'{prefix}{name}, over the stages', alike, run))
+        last = [result for result in run.evaluations if result.stage == run.evaluations[-1].stage]
+        if len(last) > 1:
+            modes = sorted(last, key=lambda result: result.evaluation != 'zoom')
+            planned.append((f'{prefix}{last[0].stage}, its modes', modes, run))
+        if len(run.evaluations) == 1:
+            planned.append((f'{prefix}{last[0].name}', last, run))
+    found = [
+        _comparison(title, results, run, paper=i == 0 and _like_paper(results[0], run))
+        for i, (title, results, run) in enumerate(planned)
+    ]
     return [each for each in found if each is not None]
 
 
-def _comparison(title: str, results: Sequence[Result], run: RunData) -> Comparison | None:
+def _like_paper(result: Result, run: RunData) -> bool:
+    data = run.config.get('data', {})
+    drawn = data.get('draw') and not data.get('dir') and not data.get('raw')
+    return not drawn and result.evaluation in ('direct', 'zoom', 'oracle_zoom')
+
+
+def reading(runs: Sequence[RunData], compared: Sequence[Comparison]) -> tuple[str, ...]:
+    """How to read the tables, once for all of them."""
+    paper = any('paper: ' in row[0] for each in compared for section in each.table.sections for row in section.rows)
+    results = [result for run in runs for result in run.evaluations]
+    return notes(results, "a table's first row", paper) if compared else ()
+
+
+def _comparison(title: str, results: Sequence[Result], run: RunData, paper: bool) -> Comparison | None:
     try:
-        table = side_by_side(results)
+        table = side_by_side(results, paper)
     except ValueError as error:
         run.notes.append(f'{title}: {error}')
         return None
@@ -200,25 +251,32 @@ class Family:
 
     name: str
     overall: tuple[charts.Chart, ...]
-    per_task: tuple[charts.Chart, ...]  # folded away at first
+    # Folded away at first.
+    per_task: tuple[charts.Chart, ...]
+    # Metrics that have had one value only, each with it.
+    constants: tuple[tuple[str, str], ...]
 
 
 def families(runs: Sequence[RunData]) -> list[Family]:
     """Every metric of every run, by the first part of its name; a name of three parts is one task's."""
-    names = sorted({name for run in runs for name in run.metrics})
-    drawn: dict[str, list[charts.Chart]] = {}
+    grouped: dict[str, list[str]] = {}
+    for name in sorted({name for run in runs for name in run.metrics}):
+        grouped.setdefault(name.partition('/')[0], []).append(name)
+    few = [family for family, names in grouped.items() if len(names) < LEAST_CHARTS]
+    if len(few) > 1:
+        grouped['other'] = [name for family in few for name in grouped.pop(family)]
+    known = {name: i for i, name in enumerate(FAMILIES)}
+    order = sorted(grouped, key=lambda name: (known.get(name, len(known)), name))
+    return [_family(name, grouped[name], runs) for name in order]
+
+
+def _family(family: str, names: Sequence[str], runs: Sequence[RunData]) -> Family:
+    drawn, constants = [], []
     for name in names:
         series = {i: run.metrics[name] for i, run in enumerate(runs) if name in run.metrics}
-        drawn.setdefault(name.partition('/')[0], []).append(charts.draw(name, series, runs[0].stages))
-    few = [name for name, own in drawn.items() if len(own) < LEAST_CHARTS]
-    if len(few) > 1:
-        drawn['other'] = [each for name in few for each in drawn.pop(name)]
-    known = {name: i for i, name in enumerate(FAMILIES)}
-    order = sorted(drawn, key=lambda name: (known.get(name, len(known)), name))
-    return [Family(name, *_parted(drawn[name])) for name in order]
-
-
-def _parted(drawn: Sequence[charts.Chart]) -> tuple[tuple[charts.Chart, ...], tuple[charts.Chart, ...]]:
-    return tuple(each for each in drawn if each.title.count('/') < 2), tuple(
-        each for each in drawn if each.title.count('/') >= 2
-    )
+        if (value := charts.constant(series)) is not None:
+            constants.append((name, charts.short(value)))
+        else:
+            drawn.append(charts.draw(name, series, runs[0].stages))
+    overall = tuple(chart for chart in drawn if chart.title.count('/') < 2)
+    return Family(family, overall, tuple(chart for chart in drawn if chart not in overall), tuple(constants))

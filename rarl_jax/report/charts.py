@@ -15,6 +15,11 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 332, 20, 168  # edges of the plot inside it
 MOST_POINTS = 300  # of a line; longer ones are averaged in bins
 SMOOTH_FROM = 15  # points from which a smoothed line is drawn over the faint one
 SMOOTHING = 0.8  # weight of the past in the moving average
+LETTER, GAP, LEAST_LETTERS = (
+    5.4,
+    6,
+    3,
+)  # of a stage's name: width of a letter, space after it, letters that are worth showing
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,17 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Where stages begin, all that begin there."""
+
+    at: float
+    text: str
+    # As much of the text as has room, and which end of it stands at the mark; '' = none.
+    label: str
+    anchor: str
+
+
+@dataclass(frozen=True)
 class Chart:
     """One metric, every run."""
 
@@ -44,7 +60,7 @@ class Chart:
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    marks: tuple[Tick, ...]  # where stages begin
+    marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True)
@@ -81,10 +97,37 @@ def draw(title: str, series: Mapping[int, Series], stages: Sequence[Stage]) -> C
             Tick(across(x), short(x)) for x in nice_ticks(x_low, x_high) if x_low <= x <= x_high and x == round(x)
         ),
         y_ticks=tuple(Tick(up(y), short(y)) for y in y_ticks),
-        marks=tuple(Tick(across(max(each.start, x_low)), each.name) for each in stages if each.start <= x_high)
-        if len(stages) > 1
-        else (),
+        marks=tuple(place_marks(stages, across, x_low, x_high)) if len(stages) > 1 else (),
     )
+
+
+def place_marks(stages: Sequence[Stage], across: Callable[[float], float], x_low: float, x_high: float) -> list[Mark]:
+    """Marks whose labels neither overlap nor leave the drawing: a name is cut to its room, and left out where it has none."""
+    starts: dict[float, list[str]] = {}
+    for stage in stages:
+        if stage.start <= x_high:
+            starts.setdefault(across(max(stage.start, x_low)), []).append(stage.name)
+    found, free = [], float(LEFT)
+    for (at, names), end in zip(starts.items(), [*list(starts)[1:], float(WIDTH)], strict=True):
+        text, room = (
+            names[-1],
+            int((end - at - GAP) / LETTER),
+        )  # of stages without a step between them, the last one has the curve
+        if room >= LEAST_LETTERS:
+            label, anchor = text if len(text) <= room else f'{text[: room - 1]}…', 'start'
+            free = at + LETTER * len(label) + GAP
+        elif end == WIDTH and at - free >= LETTER * len(text):
+            label, anchor = text, 'end'
+        else:
+            label, anchor = '', 'start'
+        found.append(Mark(at, ', '.join(names), label, anchor))
+    return found
+
+
+def constant(series: Mapping[int, Series]) -> float | None:
+    """The value of a metric that is the same in every step of every run; None where there is something to draw."""
+    values = {y for each in series.values() for y in each.y}
+    return values.pop() if len(values) == 1 else None
 
 
 def dots(measured: Sequence[Mapping[str, Any] | None]) -> list[Dot]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from input_pipeline.schema import Box
 from rarl_jax.conversation.episodes import RolloutRecord, ZoomRecord
-from rarl_jax.report.workdir import Group, RunData
+from rarl_jax.report.workdir import RolloutGroup, RunData
 
 LABEL_SHARE = 0.026  # height of a label's letters, as a share of the page's longer side
 STATUS_WORDS = {
@@ -122,7 +122,7 @@ def views(runs: Sequence[RunData], report: Path) -> list[GroupView]:
     return found
 
 
-def _group(group: Group, report: Path, anchor: str) -> GroupView:
+def _group(group: RolloutGroup, report: Path, anchor: str) -> GroupView:
     first = group.episodes[0]
     letters = LABEL_SHARE * max(first.page_size)
     return GroupView(

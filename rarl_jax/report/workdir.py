@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from rarl_jax.conversation.episodes import RolloutRecord, read_rollouts
 from rarl_jax.evaluation.tables import Result, load
-from rarl_jax.runtime import files as jsonl
+from rarl_jax.runtime import files
+from rarl_jax.runtime.launches import LAUNCHES
 from rarl_jax.runtime.messages import describe
 
 STEPS_SHOWN = 4  # of each stage: the first, the last, and between
@@ -36,7 +37,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Group:
+class RolloutGroup:
     """The episodes of one question in one step."""
 
     stage: str
@@ -52,10 +53,14 @@ class RunData:
     label: str
     folder: Path
     config: dict[str, Any]
+    # Where and when it began and finished, see runtime/launches.py.
+    launches: tuple[dict[str, Any], ...]
+    # What the builder tells of the data set; empty where it is out of reach.
+    data: dict[str, Any]
     metrics: dict[str, Series]
     stages: tuple[Stage, ...]
     evaluations: tuple[Result, ...]  # by step, then by name
-    groups: tuple[Group, ...]
+    groups: tuple[RolloutGroup, ...]
     groups_written: int  # how many steps' files hold more than what is shown
     notes: list[str] = field(default_factory=list)  # what could not be read
 
@@ -68,20 +73,23 @@ def read_run(folder: Path, label: str) -> RunData:
     if not any((folder / part).exists() for part in PARTS):
         raise FileNotFoundError(f'{folder} is no run: it has none of {", ".join(PARTS)}. Name the --workdir of a run.')
     notes: list[str] = []
-    rows = _try(lambda: _read_metrics(folder), [], notes)
+    config = _try(lambda: _read_object(folder / 'config.json', 'put back the copy that the run wrote'), {}, notes)
+    rows = _try(lambda: _read_rows(folder / 'metrics.jsonl'), [], notes)
     metrics, stages = lay_out(rows)
-    files = sorted((folder / 'rollouts').glob('*.jsonl'))
-    shown = choose_steps(files)
+    rollouts = sorted((folder / 'rollouts').glob('*.jsonl'))
+    shown = choose_steps(rollouts)
     groups = [group for path in shown for group in _try(lambda path=path: _read_groups(path), [], notes)]
     return RunData(
         label=label,
         folder=folder,
-        config=_try(lambda: _read_config(folder), {}, notes),
+        config=config,
+        launches=tuple(_try(lambda: _read_rows(folder / LAUNCHES), [], notes)),
+        data=_try(lambda: _read_data(folder, config), {}, notes),
         metrics=metrics,
         stages=tuple(stages),
         evaluations=tuple(_read_evaluations(folder, notes)),
         groups=tuple(groups),
-        groups_written=len(files) - len(shown),
+        groups_written=len(rollouts) - len(shown),
         notes=notes,
     )
 
@@ -94,14 +102,19 @@ def _try(read: Callable[[], T], otherwise: T, notes: list[str]) -> T:
         return otherwise
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / 'config.json'
-    return jsonl.load_json(path, fix='put back the copy that the run wrote') if path.exists() else {}
+def _read_object(path: Path, fix: str) -> dict[str, Any]:
+    return files.load_json(path, fix=fix) if path.exists() else {}
 
 
-def _read_metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / 'metrics.jsonl'
-    return jsonl.read(path) if path.exists() else []
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    return files.read(path) if path.exists() else []
+
+
+def _read_data(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    given = config.get('data', {}).get('dir')
+    return _read_object(
+        (Path(given) if given else folder / 'data' / 'built') / 'report.json', 'build the data set again'
+    )
 
 
 def _read_evaluations(folder: Path, notes: list[str]) -> list[Result]:
@@ -135,7 +148,7 @@ def lay_out(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Series], list[Sta
                 points.setdefault(name, []).append((step + offset, value))
         stages.append(Stage(stage, min(steps) + offset))
         end = max(steps) + offset
-    return {name: Series(*zip(*own, strict=True)) for name, own in sorted(points.items())}, stages
+    return {name: Series(*zip(*at, strict=True)) for name, at in sorted(points.items())}, stages
 
 
 def _is_number(value: Any) -> bool:
@@ -150,7 +163,7 @@ def choose_steps(files: Sequence[Path]) -> list[Path]:
     stages: dict[str, list[Path]] = {}
     for path in sorted(files, key=lambda path: (path.stat().st_mtime, path.name)):
         stages.setdefault(path.stem.rpartition('-')[0], []).append(path)
-    return [path for own in stages.values() for path in _spread(sorted(own), STEPS_SHOWN)]
+    return [path for paths in stages.values() for path in _spread(sorted(paths), STEPS_SHOWN)]
 
 
 def _spread(values: Sequence[T], count: int) -> list[T]:
@@ -159,19 +172,19 @@ def _spread(values: Sequence[T], count: int) -> list[T]:
     return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
 
 
-def _read_groups(path: Path) -> list[Group]:
+def _read_groups(path: Path) -> list[RolloutGroup]:
     """Some groups of one file, of as many tasks as there are."""
     groups: dict[tuple[int, str], list[RolloutRecord]] = {}
     for episode in read_rollouts(path):
         groups.setdefault((episode.group, episode.question_id), []).append(episode)
     found = [
-        Group(own[0].stage, own[0].step, path.parent, tuple(sorted(own, key=lambda e: e.sample)))
-        for own in groups.values()
+        RolloutGroup(first.stage, first.step, path.parent, tuple(sorted((first, *others), key=lambda e: e.sample)))
+        for first, *others in groups.values()
     ]
     return _one_of_each_task_first(found)[:GROUPS_SHOWN]
 
 
-def _one_of_each_task_first(groups: Sequence[Group]) -> list[Group]:
+def _one_of_each_task_first(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     seen: dict[str, int] = {}
     ranked = []
     for group in groups:

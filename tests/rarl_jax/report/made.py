@@ -160,6 +160,12 @@ def make_workdir(folder: Path, seed: int = 0, pages: int = 12, hostile: str | No
         'stage': {'rl_main': {'kind': 'rl', 'steps': 44, 'group_size': 6}},
     }
     (folder / 'config.json').write_text(json.dumps(config))
+    times = ('began', '2026-01-02T03:04:05'), ('began', '2026-01-02T04:00:00'), ('finished', '2026-01-02T05:30:00')
+    machine = {'host': 'node7', 'devices': '8 x NVIDIA H100', 'jax': '0', 'commit': 'abc123'}
+    rows = [{'event': event, 'time': f'{time}+00:00', **machine} for event, time in times]
+    (folder / 'launches.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    (folder / 'data' / 'built').mkdir(parents=True)
+    (folder / 'data' / 'built' / 'report.json').write_text('{"pages": {"total": 20}, "questions": {"total": 1910}}')
     write_metrics(folder, rng)
     drawn = [draw_page(seed, number, DrawSettings()) for number in range(pages)]
     questions = [make_question(i, page, drawn[page]) for page in range(pages) for i in range(3)]

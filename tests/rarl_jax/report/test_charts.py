@@ -70,3 +70,26 @@ def test_a_single_point_can_be_drawn():
 def test_long_lines_are_smoothed_and_thinned():
     line = charts.draw('x', {0: Series(tuple(range(5000)), tuple(float(i % 2) for i in range(5000)))}, []).lines[0]
     assert len(line.points.split()) == charts.MOST_POINTS and line.faint
+
+
+@pytest.mark.parametrize(
+    'starts', [(0, 0, 50), (0, 1, 99), (0, 50, 100), (0, 2, 4, 6, 100), (0, 33, 66, 100, 100), (0, 97, 98, 99)]
+)
+@pytest.mark.parametrize('name', ['sft', 'warm_start', 'a_stage_with_a_name_that_is_long_by_any_measure'])
+def test_stage_names_neither_overlap_nor_leave_the_chart(starts, name):
+    stages = [Stage(f'{name}_{i}', start) for i, start in enumerate(starts)]
+    marks = charts.draw('x', {0: Series((0, 100), (0, 1))}, stages).marks
+    assert [mark.at for mark in marks] == sorted({mark.at for mark in marks})
+    assert ', '.join(mark.text for mark in marks) == ', '.join(stage.name for stage in stages)
+    edge = 0.0
+    for mark in marks:
+        width = charts.LETTER * len(mark.label)
+        left = mark.at - width if mark.anchor == 'end' else mark.at
+        if mark.label:
+            assert left >= edge and left + width <= charts.WIDTH
+            edge = left + width
+
+
+def test_a_constant_is_told_from_a_curve():
+    assert charts.constant({0: Series((0, 1), (2.0, 2.0)), 1: Series((0,), (2.0,))}) == 2.0
+    assert charts.constant({0: Series((0, 1), (2.0, 2.0)), 1: Series((0,), (3.0,))}) is None

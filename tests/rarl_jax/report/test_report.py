@@ -1,19 +1,21 @@
 import html.parser
+import json
 import shutil
 import subprocess
+from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
 import pytest
 
 from rarl_jax.conversation.episodes import read_rollouts
 from rarl_jax.report.__main__ import main
-from rarl_jax.report.build import build_report, labels
+from rarl_jax.report.build import build_report, duration, labels
 from rarl_jax.report.episodes import Piece, pieces
 from tests.rarl_jax.report.made import make_workdir
 
 HOSTILE = (
     '<answer></span></pre><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
-    '<a href="javascript:alert(1)">x</a>\'"><svg onload=alert(1)>{{ 7*7 }}\u202e\ud800</answer>'
+    '<a href="javascript:alert(1)">x</a>\'"><svg onload=alert(1)>{{ 7*7 }}\u202e\ud800\0\x1b[31m</answer>'
 )
 
 
@@ -61,6 +63,63 @@ def test_everything_is_on_the_page(workdir, page):
     assert all(
         f'{n}: {zoom.iou:.2f}' in text for each in shown for n, zoom in enumerate(each.zooms, 1) if zoom.iou is not None
     )
+
+
+def test_the_head_says_when_where_and_with_what(page):
+    head = page.partition('class="facts"')[2].partition('</section>')[0]
+    facts = [text.strip() for text in Tags(head).text if text.strip()]
+    assert facts[1:] == [
+        *('began', '2026-01-02 03:04:05 UTC'),
+        *('duration', '90 min, and 1 launches that did not finish'),
+        *('machine', 'node7, 8 x NVIDIA H100'),
+        *('commit', 'abc123'),
+        *('model', 'assets/base'),
+        *('data', '20 pages, 1,910 questions'),
+        *('asked', 'before 12, after 12'),
+        *('stages', 'base → warm_start → rl_main → after'),
+        *('seed', '0'),
+    ]
+
+
+@pytest.mark.parametrize(
+    'events, text',
+    [
+        ([], ''),
+        ([('began', 0)], '1 launches that did not finish'),
+        ([('began', 0), ('finished', 5)], '5 s'),
+        ([('began', 0), ('finished', 150)], '2 min'),
+        ([('began', 0), ('finished', 7200), ('began', 9000), ('finished', 9060)], '2 h 1 min'),
+    ],
+)
+def test_durations(events, text):
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    launches = [{'event': event, 'time': (begin + timedelta(seconds=at)).isoformat()} for event, at in events]
+    assert duration(launches) == text
+
+
+def test_what_would_repeat_stands_once(page):
+    assert page.count('Brackets: 95 %') == page.count('McNemar: exact') == page.count('Paper: arXiv') == 1
+    cards = page.split('<div class="card">')[1:]
+    assert ['paper: RARL' in card for card in cards] == [True, *[False] * (len(cards) - 1)]
+
+
+def test_a_run_on_drawn_pages_is_not_set_beside_the_paper(tmp_path):
+    workdir = make_workdir(tmp_path / 'x', pages=3)
+    config = json.loads((workdir / 'config.json').read_text())
+    (workdir / 'config.json').write_text(json.dumps(config | {'data': {'draw': {'width': 9}, 'dir': '', 'raw': ''}}))
+    assert 'paper: ' not in build_report([workdir]).read_text(encoding='utf-8')
+
+
+def test_a_metric_that_never_changes_is_a_number(tmp_path):
+    rows = [{'step': step, 'stage': 'rl', 'reward/total': step / 3, 'policy/clip_fraction': 0.0} for step in range(5)]
+    (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    text = build_report([tmp_path]).read_text(encoding='utf-8')
+    assert text.count('<figure>') == 1 and 'policy/clip_fraction <b>0</b>' in text
+
+
+def test_nothing_steers_the_reader(page):
+    assert all(character.isprintable() or character in '\n\xa0' for character in page)
+    assert r'\u202e\ud800\x00\x1b[31m' in page
 
 
 def test_no_text_of_a_model_becomes_markup(page):
