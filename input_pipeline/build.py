@@ -79,7 +79,8 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         pages = [page for page in pages if page.id in asked_about]
         made = out.with_name(out.name + '.incomplete')
         shutil.rmtree(made, ignore_errors=True)
-        _write(made, pages, questions, bar('writing'))
+        done, written = itertools.count(1), bar('writing')
+        dataset.write(made, pages, questions, lambda _: written(next(done), len(pages) + len(questions)))
         summary = report.summarise(read_report, pages, questions, skipped, taken, settings.tasks.model_pixels)
         summary['settings'] = described
         report_page.write_page(made / 'report', summary, pages, questions, settings.examples)
@@ -125,20 +126,10 @@ def ask(
     return questions, skipped
 
 
-def _write(folder: Path, pages: list[Page], questions: list[Question], progress: Callable[[int, int], None]) -> None:
-    done = itertools.count(1)
-    dataset.write(folder, pages, questions, lambda n: progress(next(done), len(pages) + len(questions)))
-
-
 def _find_finished(out: Path, described: Mapping[str, Any]) -> dict[str, Any] | None:
     """The report of a data set that the same settings built; None if `out` is free."""
-    if (out / REPORT).is_file():
-        summary = read_json(out / REPORT)
-        before = summary.get('settings')
-        if not isinstance(before, dict):
-            raise ValueError(
-                f'{out / REPORT} is not the report of a data set: choose another folder or remove that one.'
-            )
+    summary = read_json(out / REPORT) if (out / REPORT).is_file() else {}
+    if isinstance(before := summary.get('settings'), dict):
         if before == described:
             return summary
         differs = sorted(key for key in described if described[key] != before.get(key))
@@ -153,14 +144,8 @@ def _find_finished(out: Path, described: Mapping[str, Any]) -> dict[str, Any] | 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Progress bars on the terminal: `bar(title)` gives a function that is told (done, total)."""
-    columns = (
-        TextColumn('{task.description:>14}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn('{task.description:>14}'), *columns) as progress:
 
         def bar(title: str) -> Callable[[int, int], None]:
             task = progress.add_task(title, total=None, visible=False)

@@ -6,17 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from input_pipeline.baselines import held_out, score_baselines
+from input_pipeline.dataset import SPLITS
 from input_pipeline.reading_order import area
-from input_pipeline.schema import TASKS, Page, Question, Split
+from input_pipeline.schema import TASKS, Page, Question
 from input_pipeline.sources.reading import ReadReport
 from input_pipeline.tasks import Skip
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 TOP_ANSWERS = 8  # most frequent answers of a task that are listed
 
 

@@ -62,11 +62,8 @@ class TaskSettings:
         others = dict.fromkeys(('depth_gap', 'legible_side', 'legible_text_side'), (0, math.inf))
         letters = {'choices': (2, len(LABELS)), 'order_items': (2, len(LABELS))}
         check_ranges(self, shares | counts | others | letters, rising=('order_items',))
-        if empty := [
-            name
-            for name in ('tasks', 'naming', 'depth_things', 'depth_polarity', 'count_forms')
-            if not getattr(self, name)
-        ]:
+        lists = ('tasks', 'naming', 'depth_things', 'depth_polarity', 'count_forms')
+        if empty := [name for name in lists if not getattr(self, name)]:
             raise ValueError(f'{empty[0]} is empty: name at least one.')
 
 
