@@ -59,18 +59,16 @@ class LocalInfo(tfds.core.DatasetInfo):
         """Does nothing: no data set of ours lies there."""
 
 
+Shards = Mapping[Split, Sequence[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]  # makers of (number, record)
+
+
 class Comics(tfds.core.ShardBasedBuilder):
     """Writes pages and questions; which of the two is the builder's config."""
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = (tfds.core.BuilderConfig(name='pages'), tfds.core.BuilderConfig(name='questions'))
 
-    def __init__(
-        self,
-        out: str | Path,
-        config: str,
-        shards: Mapping[Split, Sequence[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]],
-    ):
+    def __init__(self, out: str | Path, config: str, shards: Shards):
         self._shards = shards
         super().__init__(data_dir=str(out), config=config, file_format='array_record')
 
