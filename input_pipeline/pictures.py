@@ -124,7 +124,8 @@ def as_shown(path: str | Path, size: tuple[int, int]) -> tuple[bytes, str]:
     if plain:
         return data, kind
     file = io.BytesIO()
-    decode(data, size, size[0] * size[1], name=str(path)).save(file, 'PNG')
+    # The level that is fast: a large page takes seconds at the usual one.
+    decode(data, size, size[0] * size[1], name=str(path)).save(file, 'PNG', compress_level=1)
     return file.getvalue(), '.png'
 
 
