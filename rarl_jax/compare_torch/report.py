@@ -67,21 +67,23 @@ def compare_sides(ours: Side, reference: Side, tolerance: float) -> Iterator[Row
 
 def exact(what: str, ours: np.ndarray, reference: np.ndarray) -> Row:
     if ours.shape != reference.shape:
-        return Row(what, ours.shape, None, False, f'the reference has {list(reference.shape)}')
-    wrong = ours != reference
-    if not wrong.any():
-        return Row(what, ours.shape, 0.0, True, 'equal')
+        return _other_shape(what, ours, reference)
+    wrong = int((ours != reference).sum())
     difference = float(np.abs(ours.astype(float) - reference).max() / max(np.abs(reference).max(), 1))
-    return Row(what, ours.shape, difference, False, f'{wrong.sum()} of {wrong.size} differ')
+    return Row(what, ours.shape, difference, not wrong, f'{wrong} of {ours.size} differ' if wrong else 'equal')
 
 
 def close(what: str, ours: np.ndarray, reference: np.ndarray, tolerance: float, note: str = '') -> Row:
     if ours.shape != reference.shape:
-        return Row(what, ours.shape, None, False, f'the reference has {list(reference.shape)}')
+        return _other_shape(what, ours, reference)
     difference = relative(ours, reference)
     if not np.isfinite(difference):
         return Row(what, ours.shape, None, False, 'not a number')
     return Row(what, ours.shape, difference, difference <= tolerance, note)
+
+
+def _other_shape(what: str, ours: np.ndarray, reference: np.ndarray) -> Row:
+    return Row(what, ours.shape, None, False, f'the reference has {list(reference.shape)}')
 
 
 def greedy(what: str, ours: Greedy, reference: Greedy, tolerance: float) -> Row:
@@ -112,14 +114,10 @@ def to_table(report: Report) -> rich.table.Table:
 
 def summary(report: Report) -> str:
     """The verdict in two sentences."""
-    largest = report.largest
-    size = 'another shape, or not a number' if largest.difference is None else f'{largest.difference:.1e}'
-    parts = (
-        f'Largest relative difference: {size} ({largest.what}); {report.tolerance:.0e} is allowed in {report.dtype}.'
-    )
-    if report.verdict == 'agrees':
-        return f'{parts} Verdict: agrees.'
-    return f'{parts} Verdict: differs, first at: {report.first_difference}.'
+    difference, allowed = report.largest.difference, f'{report.tolerance:.0e} is allowed in {report.dtype}'
+    size = 'another shape, or not a number' if difference is None else f'{difference:.1e}'
+    found = 'agrees' if report.verdict == 'agrees' else f'differs, first at: {report.first_difference}'
+    return f'Largest relative difference: {size} ({report.largest.what}); {allowed}. Verdict: {found}.'
 
 
 def write_json(path: Path, report: Report) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import re
-import textwrap
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ INSTRUCTION = (
     'line of the form GRADE: x, where x is 0, 0.5 or 1.'
 )
 LARGEST_REPLY = 1 << 20  # bytes, inflated
+BLANK = '\ufeff \t\r\n'  # what an editor leaves around a key
 
 
 @dataclass(frozen=True)
@@ -58,34 +58,34 @@ class Endpoint:
     def __post_init__(self):
         address, key = (
             self.base_url.strip().rstrip('/').removesuffix('/chat/completions'),
-            (self.key or '').strip('\ufeff \t\r\n'),
+            (self.key or '').strip(BLANK),
         )
         if not _is_address(address):
             raise ValueError(
-                "The judge's address (OPENAI_BASE_URL) is none: expected http(s)://HOST[:PORT]/v1, without a name, a password, '?' or '#'; "
-                'a key belongs into OPENAI_API_KEY.'
+                "The judge's address (OPENAI_BASE_URL) is none: expected http(s)://HOST[:PORT]/v1, without a name, a password, "
+                "'?' or '#'; a key belongs into OPENAI_API_KEY."
             )
         if not re.fullmatch(r'[!-~]*', key):
             raise ValueError(
-                "The judge's key (OPENAI_API_KEY) holds characters that no key has: its file is damaged or in another encoding."
+                "The judge's key (OPENAI_API_KEY) holds characters that no key has: copy it anew, as plain text."
             )
         object.__setattr__(self, 'base_url', address)
         object.__setattr__(self, 'key', key or None)
 
     def excerpt(self, text: str) -> str:
-        """The beginning of what a server or a library says, fit for a message: without the key, on one line, nothing in it that steers a terminal."""
-        for secret in {self.key, json.dumps(self.key or '')[1:-1]} - {None, ''}:
+        """The beginning of what a server or a library says, as any message may hold it: without the key, on one line, steering no terminal."""
+        for secret in (self.key, json.dumps(self.key)[1:-1]) if self.key else ():
             text = text.replace(secret, '***')
-        return textwrap.shorten(shown(' '.join(text[:2000].split())), 200, placeholder=' ...') or 'no text'
+        return shown(' '.join(text[:2000].split())[:200]) or 'no text'
 
 
 def _is_address(text: str) -> bool:
     try:
         url = urlsplit(text)
-        whole = url.scheme in ('http', 'https') and bool(url.hostname) and url.port != 0
-    except ValueError:
+        named = url.scheme in ('http', 'https') and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port or an address of IPv6 that is none
         return False
-    return whole and text.isprintable() and not re.search(r'[\s@?#\\]', text)
+    return named and text.isprintable() and not re.search(r'[\s@?#\\]', text)
 
 
 def endpoint_from_environment() -> Endpoint:
@@ -102,11 +102,9 @@ def endpoint_from_environment() -> Endpoint:
 class Verdict:
     """A line of the cache."""
 
-    # Hash of the address and the request.
-    key: str
+    key: str  # hash of the address and the request
     model: str
-    # 0 to 1.
-    grade: float
+    grade: float  # 0 to 1
 
     def __post_init__(self):
         if isinstance(self.grade, bool) or not 0 <= self.grade <= 1:
@@ -206,63 +204,50 @@ class _Asking:
     """One round of questions. The first failure stops the asking; verdicts that arrive are in the file by then."""
 
     def __init__(self, endpoint: Endpoint, appender: files.Appender):
-        self._endpoint, self._appender = endpoint, appender
-        self._verdicts: dict[str, float | None] = {}
-        self._failures: list[str] = []
+        self._endpoint, self._appender, self._gate = endpoint, appender, asyncio.Semaphore(endpoint.concurrency)
         self._refused: set[str] = set()  # fields of a request that the server does not take
-        self._strange: str | None = None  # a reply that is no completion
-        self._completions = 0
+        self._failures: list[str] = []
+        self._strange: str | None = None  # a reply that is no completion, until there is one that is
 
     async def ask_all(self, todo: dict[str, dict[str, Any]]) -> dict[str, float | None]:
         """Verdicts by key; ValueError if the endpoint cannot be used."""
-        endpoint, gate = self._endpoint, asyncio.Semaphore(self._endpoint.concurrency)
-        limits = {'timeout': endpoint.timeout, 'headers': {'Accept-Encoding': 'identity'}, 'follow_redirects': False}
-        async with (
-            _BoundedClient(**limits) as http,
-            openai.AsyncOpenAI(
-                api_key=endpoint.key or 'none',
-                base_url=endpoint.base_url,
-                timeout=endpoint.timeout,
-                max_retries=endpoint.attempts - 1,
-                http_client=http,
-            ) as client,
-        ):
-
-            async def ask(key: str) -> None:
-                async with gate:
-                    if self._failures:
-                        return
-                    try:
-                        self._verdicts[key] = await self._ask(client, todo[key])
-                    except openai.APIError as error:
-                        self._failures.append(self._told(error))
-                        return
-                if self._verdicts[key] is not None:
-                    self._appender.append([{'key': key, 'model': endpoint.model, 'grade': self._verdicts[key]}])
-
-            await asyncio.gather(*map(ask, todo))
-        if self._strange is not None and not self._completions:
+        endpoint, identity = self._endpoint, {'Accept-Encoding': 'identity'}
+        http = _BoundedClient(timeout=endpoint.timeout, headers=identity, follow_redirects=False)
+        retries, key = endpoint.attempts - 1, endpoint.key or 'none'
+        async with openai.AsyncOpenAI(
+            api_key=key, base_url=endpoint.base_url, timeout=endpoint.timeout, max_retries=retries, http_client=http
+        ) as client:
+            asked = [self._ask(client, key, body) for key, body in todo.items()]
+            verdicts = dict(zip(todo, await asyncio.gather(*asked), strict=True))
+        if self._strange and not self._failures:
             self._failures.append(
                 f'the judge at {endpoint.base_url} sends no chat completions ({self._strange}): check its address.'
             )
         if self._failures:
-            judged = sum(verdict is not None for verdict in self._verdicts.values())
+            judged = sum(verdict is not None for verdict in verdicts.values())
             raise ValueError(
                 f'{self._failures[0]} {judged} of {len(todo)} verdicts were reached and are kept: run again to ask for the rest.'
             )
-        return self._verdicts
+        return verdicts
 
-    async def _ask(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> float | None:
-        """One verdict; None if as many replies as are allowed hold no grade."""
-        for _ in range(self._endpoint.attempts):
-            reply = await self._post(client, body)
-            content = read_content(parse(reply))
-            if content is None:
-                self._strange = self._endpoint.excerpt(reply)
-            else:
-                self._completions += 1
-            if (grade := read_grade(content or '')) is not None:
-                return grade
+    async def _ask(self, client: openai.AsyncOpenAI, key: str, body: dict[str, Any]) -> float | None:
+        """One verdict; None if as many replies as are allowed hold no grade, and where the asking was stopped."""
+        async with self._gate:
+            for _ in range(self._endpoint.attempts):
+                if self._failures:
+                    return None
+                try:
+                    reply = await self._post(client, body)
+                except openai.APIError as error:
+                    self._failures.append(self._told(error))
+                    return None
+                if (content := read_content(parse(reply))) is not None:
+                    self._strange = ''
+                elif self._strange is None:
+                    self._strange = self._endpoint.excerpt(reply)
+                if (grade := read_grade(content or '')) is not None:
+                    self._appender.append([{'key': key, 'model': self._endpoint.model, 'grade': grade}])
+                    return grade
         return None
 
     async def _post(self, client: openai.AsyncOpenAI, body: dict[str, Any]) -> str:
@@ -271,12 +256,8 @@ class _Asking:
         headers = None if self._endpoint.key else {'Authorization': openai.Omit()}
         try:
             done = await client.chat.completions.with_raw_response.create(**body, extra_headers=headers)
-        except openai.APIStatusError as error:
-            if (
-                error.status_code not in (400, 422)
-                or 'temperature' not in body
-                or 'temperature' not in error.response.text
-            ):
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if 'temperature' not in body or 'temperature' not in error.response.text:
                 raise
             self._refused.add('temperature')
             return await self._post(client, body)
@@ -284,13 +265,11 @@ class _Asking:
 
     def _told(self, error: openai.APIError) -> str:
         """Why the endpoint cannot be used."""
-        endpoint = self._endpoint
+        endpoint, cause = self._endpoint, error.__cause__
+        last = endpoint.excerpt(f'{type(cause).__name__} {cause}')
         if isinstance(error, openai.APIStatusError):
             status, said = error.status_code, endpoint.excerpt(error.response.text)
             if status not in (408, 409, 429) and status < 500:
                 return f'the judge at {endpoint.base_url} refused with status {status} ({said}): check its address, model and key.'
             last = f'status {status}: {said}'
-        else:
-            cause = error.__cause__ or error
-            last = endpoint.excerpt(f'{type(cause).__name__} {cause}')
         return f'the judge at {endpoint.base_url} did not answer in {endpoint.attempts} attempts (last: {last}): see that it runs.'

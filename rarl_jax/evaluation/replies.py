@@ -62,9 +62,8 @@ def inner_status(reply: dict[str, Any]) -> int | None:
     error = reply.get('error') or choice.get('error') or (several[0] if isinstance(several, list) and several else bare)
     if not error:
         return None
-    codes = (
-        [str(error[name]) for name in ('code', 'status', 'type') if error.get(name)] if isinstance(error, dict) else []
-    )
+    known = error if isinstance(error, dict) else {}
+    codes = [str(known[name]) for name in ('code', 'status', 'type') if known.get(name)]
     statuses = [int(code) for code in codes if re.fullmatch(r'[45]\d\d', code)]
     words = [code for code in codes if not code.lstrip('-').isdigit()]
     if statuses or not words:

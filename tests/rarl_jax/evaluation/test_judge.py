@@ -9,11 +9,13 @@ import tracemalloc
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from rarl_jax.evaluation.endpoint import Endpoint, EndpointJudge, endpoint_from_environment
 from rarl_jax.evaluation.judge import ExactJudge, Item, TokenF1Judge, judge_records
-from rarl_jax.evaluation.replies import read_grade
+from rarl_jax.evaluation.replies import inner_status, read_content, read_grade
 from tests.rarl_jax.evaluation.made import record
 
 ITEMS = [Item('What happens?', 'he falls', f'he falls {i}') for i in range(6)]
@@ -524,3 +526,25 @@ def test_a_line_of_the_cache_that_is_no_verdict_is_named(serve, tmp_path, row):
         file.write(json.dumps(row) + '\n')
     with pytest.raises(ValueError, match=r'judge\.jsonl, line 2 holds no verdict.*delete that line'):
         judge_at(server.url, tmp_path).grades(ITEMS[:1])
+
+
+WORDS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(['error', 'choices', 'message', 'content', 'code', 'type', 'errors', 'text']), inner
+        )
+    ),
+)
+
+
+@hypothesis.given(
+    reply=st.dictionaries(st.sampled_from(['error', 'choices', 'message', 'detail', 'errors', 'object']), WORDS),
+    text=st.text(),
+)
+def test_whatever_a_server_sends_is_read(reply, text):
+    assert inner_status(reply) in (None, *range(400, 600))
+    assert isinstance(read_content(reply), str | None)
+    assert read_grade(text) is None or 0 <= read_grade(text) <= 1
+    assert Endpoint('http://h/v1', 'm').excerpt(text).isprintable()
