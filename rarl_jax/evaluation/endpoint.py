@@ -89,13 +89,20 @@ def _is_address(text: str) -> bool:
 
 
 def endpoint_from_environment() -> Endpoint:
-    """The judge named by OPENAI_BASE_URL and JUDGE_MODEL, with OPENAI_API_KEY where it needs one; ValueError names what is not set."""
+    """The judge named by OPENAI_BASE_URL and JUDGE_MODEL, with OPENAI_API_KEY where it needs one, and JUDGE_TEMPERATURE ('default' = the server's own).
+
+    ValueError names what is not set, or cannot be.
+    """
     missing = [name for name in ('OPENAI_BASE_URL', 'JUDGE_MODEL') if not os.environ.get(name, '').strip()]
     if missing:
         raise ValueError(
             f'the judge needs {" and ".join(missing)} in the environment: set them, or choose the judge "exact" or "token_f1".'
         )
-    return Endpoint(os.environ['OPENAI_BASE_URL'], os.environ['JUDGE_MODEL'].strip(), os.environ.get('OPENAI_API_KEY'))
+    address, model = os.environ['OPENAI_BASE_URL'], os.environ['JUDGE_MODEL'].strip()
+    given = os.environ.get('JUDGE_TEMPERATURE', '').strip() or '0'
+    if given != 'default' and not re.fullmatch(r'\d{1,2}(\.\d{1,9})?', given):
+        raise ValueError("JUDGE_TEMPERATURE is no number of 0 or more, nor 'default'.")
+    return Endpoint(address, model, os.environ.get('OPENAI_API_KEY'), None if given == 'default' else float(given))
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,13 @@ def test_the_environment_names_the_judge(monkeypatch):
     monkeypatch.setenv('OPENAI_BASE_URL', 'http://x/v1')
     monkeypatch.setenv('JUDGE_MODEL', 'm')
     assert endpoint_from_environment() == Endpoint('http://x/v1', 'm', None)
+    for given, temperature in (('', 0.0), ('0.7', 0.7), ('1', 1.0), ('default', None)):
+        monkeypatch.setenv('JUDGE_TEMPERATURE', given)
+        assert endpoint_from_environment().temperature == temperature
+    for given in ('-1', 'nan', 'hot'):
+        monkeypatch.setenv('JUDGE_TEMPERATURE', given)
+        with pytest.raises(ValueError, match='JUDGE_TEMPERATURE'):
+            endpoint_from_environment()
 
 
 def test_plain_judges():
