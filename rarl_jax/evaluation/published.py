@@ -14,12 +14,14 @@ from input_pipeline.schema import Task
 class Published:
     """What the paper says of one task."""
 
-    zero_shot: float | None = None  # accuracy of the untrained model, 0 to 1
-    oracle_zoom: float | None = None  # accuracy of the untrained model with the right region cut out for it
-    rarl_gain: float | None = (
-        None  # what RARL adds to zero shot, in points / 100; for action recognition the paper says "up to"
-    )
-    zoom_iou: float | None = None  # of RARL's zooms; for action recognition the paper says "above"
+    # Accuracy of the untrained model, 0 to 1.
+    zero_shot: float | None = None
+    # The same with the right region cut out for it.
+    oracle_zoom: float | None = None
+    # What RARL adds to zero shot, in points / 100; for action recognition the paper says "up to".
+    rarl_gain: float | None = None
+    # Of RARL's zooms; for action recognition the paper says "above".
+    zoom_iou: float | None = None
 
 
 PUBLISHED: dict[Task, Published] = {

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rarl_jax.conversation.episodes import EpisodeRecord
 from rarl_jax.evaluation.records import Record, hash_text, to_json
 from rarl_jax.evaluation.samples import SAMPLES, read_samples
 from rarl_jax.evaluation.statistics import DRAWS, LEVEL, bootstrap_interval, pass_at_k
@@ -56,31 +55,29 @@ def summarize(records: Iterable[Record], seed: int = 0) -> dict[str, Measured]:
 
 
 def _summarize_one(records: Sequence[Record], seed: int) -> Measured:
-    tasks = {
-        task: _measure_task(group, seed) for task, group in sorted(_split(records, lambda record: record.task).items())
-    }
+    tasks = {task: _measure_task(group, seed) for task, group in sorted(_split(records, lambda r: r.task).items())}
     accuracies = [task['accuracy'] for task in tasks.values() if task['accuracy'] is not None]
     return {
         'mode': records[0].mode,
         'decoding': records[0].decoding,
         'k': len(records[0].attempts),
-        'accuracy': sum(accuracies) / len(accuracies)
-        if accuracies
-        else None,  # mean of the tasks, so that a large one does not hide the others
+        # Mean of the tasks, so that a large one does not hide the others.
+        'accuracy': sum(accuracies) / len(accuracies) if accuracies else None,
         'tasks': tasks,
     }
 
 
 def _measure_task(records: Sequence[Record], seed: int) -> Measured:
-    needed = _split(records, lambda record: 'yes' if record.zoom_needed else 'no')
-    sizes = _split(records, lambda record: region_size(record.region_share))
-    forms = _split(records, lambda record: 'choices' if record.choices else 'open')
+    def parts(names: Sequence[str], name_of: Callable[[Record], str]) -> Measured:
+        groups = _split(records, name_of)
+        return {name: measure(groups[name], seed) for name in names if name in groups}
+
     return {
         'metric': '+'.join(sorted({record.metric for record in records})),
         **measure(records, seed),
-        'by_form': {name: measure(forms[name], seed) for name in ('choices', 'open') if name in forms},
-        'by_zoom_needed': {name: measure(needed[name], seed) for name in ('yes', 'no') if name in needed},
-        'by_region_size': {name: measure(sizes[name], seed) for name in (*REGION_SIZES, 'none') if name in sizes},
+        'by_form': parts(('choices', 'open'), lambda r: 'choices' if r.choices else 'open'),
+        'by_zoom_needed': parts(('yes', 'no'), lambda r: 'yes' if r.zoom_needed else 'no'),
+        'by_region_size': parts((*REGION_SIZES, 'none'), lambda r: region_size(r.region_share)),
     }
 
 
@@ -128,13 +125,9 @@ def _nth_ious(records: Sequence[Record], nth: int) -> list[tuple[float, str]]:
     """IoU of each attempt's nth successful zoom, with its page; attempts with fewer are left out, and so are questions without a region."""
     found = []
     for record in records:
-        ious = [_ious(attempt) for attempt in record.attempts]
+        ious = [[zoom.iou for zoom in attempt.zooms if zoom.iou is not None] for attempt in record.attempts]
         found += [(overlaps[nth], record.page_id) for overlaps in ious if len(overlaps) > nth]
     return found
-
-
-def _ious(attempt: EpisodeRecord) -> list[float]:
-    return [zoom.iou for zoom in attempt.zooms if zoom.iou is not None]
 
 
 def _interval(name: str, interval_name: str, rows: Sequence[tuple[float, str]], seed: int) -> Measured:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from input_pipeline.schema import Question
@@ -15,7 +15,7 @@ from rarl_jax.runtime import files
 SAMPLES, IDENTITY = 'samples.jsonl', 'identity.json'
 
 
-class SampleFile:
+class SampleFile(AbstractContextManager):
     """The answers of one evaluation folder.
 
     `identity` says what is evaluated (checkpoint, prompt hash, pixel limits, seed, ...). It is kept beside the samples, and a folder that was begun
@@ -62,12 +62,7 @@ class SampleFile:
         if self._appender is not None:
             self._appender.close()
 
-    def __enter__(self) -> SampleFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

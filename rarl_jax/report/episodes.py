@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import quote
 
@@ -53,13 +54,10 @@ class Crop:
     """One zoom as a card."""
 
     number: int
+    zoom: ZoomRecord
     image: str | None  # address; None where nothing was cut or the file is gone
-    missing: bool  # the file is gone
-    status: str
-    words: str
-    iou: float | None
+    words: str  # what became of it
     requested: str
-    label: str
 
 
 @dataclass(frozen=True)
@@ -73,23 +71,14 @@ class TurnView:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A part of the reward."""
-
-    name: str
-    value: float
-    share: float  # of the bar's full length, 0 to 100
-
-
-@dataclass(frozen=True)
 class EpisodeView:
     """One episode."""
 
-    trajectory: RolloutRecord
+    record: RolloutRecord
     right: str  # 'right', 'partly' or 'wrong': the colour of its tab
     rectangles: tuple[Rectangle, ...]
     turns: tuple[TurnView, ...]
-    bars: tuple[Bar, ...]
+    longest: float  # largest part of the reward: what fills a bar
     best_iou: float | None
 
 
@@ -136,23 +125,21 @@ def _group(group: RolloutGroup, report: Path, anchor: str) -> GroupView:
     )
 
 
-def _episode(trajectory: RolloutRecord, folder: Path, report: Path, letters: float) -> EpisodeView:
-    accuracy = trajectory.parts.get('accuracy', 0.0)
-    ious = [zoom.iou for zoom in trajectory.zooms if zoom.iou is not None]
-    width = max([1.0, *(abs(value) for value in trajectory.parts.values())])
-    numbered = list(enumerate(trajectory.zooms, 1))
-    turns = []
-    for i, text in enumerate(trajectory.turn_texts):
-        observation = trajectory.observations[i] if i < len(trajectory.observations) else None
-        crops = tuple(_crop(number, zoom, folder, report) for number, zoom in numbered if zoom.turn == i)
-        turns.append(TurnView(i + 1, tuple(pieces(text)), observation, crops))
+def _episode(record: RolloutRecord, folder: Path, report: Path, letters: float) -> EpisodeView:
+    accuracy = record.parts.get('accuracy', 0.0)
+    crops = [_crop(number, zoom, folder, report) for number, zoom in enumerate(record.zooms, 1)]
+    turns = [
+        TurnView(i + 1, tuple(pieces(text)), observation, tuple(crop for crop in crops if crop.zoom.turn == i))
+        for i, (text, observation) in enumerate(zip_longest(record.turn_texts, record.observations))
+        if text is not None
+    ]
     return EpisodeView(
-        trajectory=trajectory,
+        record=record,
         right='right' if accuracy >= 1 else 'partly' if accuracy > 0 else 'wrong',
-        rectangles=tuple(_rectangles(trajectory, letters)),
+        rectangles=tuple(_rectangles(record, letters)),
         turns=tuple(turns),
-        bars=tuple(Bar(name, value, 100 * max(value, 0.0) / width) for name, value in trajectory.parts.items()),
-        best_iou=max(ious, default=None),
+        longest=max([1.0, *map(abs, record.parts.values())]),
+        best_iou=max((zoom.iou for zoom in record.zooms if zoom.iou is not None), default=None),
     )
 
 
@@ -172,21 +159,13 @@ def pieces(text: str) -> list[Piece]:
 
 def _crop(number: int, zoom: ZoomRecord, folder: Path, report: Path) -> Crop:
     address = _address(folder / zoom.image, report) if zoom.image is not None else None
-    return Crop(
-        number=number,
-        image=address,
-        missing=zoom.image is not None and address is None,
-        status=zoom.status,
-        words=STATUS_WORDS.get(zoom.status, zoom.status),
-        iou=zoom.iou,
-        requested='' if zoom.requested is None else f'{_numbers(zoom.requested)} {zoom.frame}',
-        label=zoom.label or '',
-    )
+    requested = '' if zoom.requested is None else f'[{", ".join(f"{x:g}" for x in zoom.requested)}] {zoom.frame}'
+    return Crop(number, zoom, address, STATUS_WORDS.get(zoom.status, zoom.status), requested)
 
 
-def _rectangles(trajectory: RolloutRecord, letters: float) -> list[Rectangle]:
-    found = [_rectangle('true', box, '', letters) for box in trajectory.regions]
-    for number, zoom in enumerate(trajectory.zooms, 1):
+def _rectangles(record: RolloutRecord, letters: float) -> list[Rectangle]:
+    found = [_rectangle('true', box, '', letters) for box in record.regions]
+    for number, zoom in enumerate(record.zooms, 1):
         if zoom.box is None:
             continue
         label = f'{number}' if zoom.iou is None else f'{number}: {zoom.iou:.2f}'
@@ -198,10 +177,6 @@ def _rectangle(kind: str, box: Box, label: str, letters: float) -> Rectangle:
     x1, y1, x2, y2 = box
     above = y1 - 0.35 * letters
     return Rectangle(kind, x1, y1, x2 - x1, y2 - y1, label, above if above > letters else y1 + 1.1 * letters)
-
-
-def _numbers(box: Box) -> str:
-    return '[' + ', '.join(f'{value:g}' for value in box) + ']'
 
 
 def _address(path: Path, report: Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import jax
@@ -206,48 +206,36 @@ def decoding(stage: EvaluateSettings) -> str:
     return 'greedy' if stage.samples == 1 else 'sampled'
 
 
-def prompt_hash(run: Run) -> str:
-    return hash_text(system_text(run.host.tool.schema()))
-
-
-def pixel_limits(run: Run) -> dict[str, tuple[int, int]]:
-    host = run.host
-    return {'page': (host.page.min_pixels, host.page.max_pixels), 'crop': (host.crop.min_pixels, host.crop.max_pixels)}
-
-
-def identity(run: Run, name: str, stage: EvaluateSettings) -> dict:
-    """What the answers depend on: a folder of answers begun under another identity is refused."""
-    return {
-        'checkpoint': run.policy_name(name),
-        'prompt_hash': prompt_hash(run),
-        'pixel_limits': pixel_limits(run),
-        'seed': run.settings.seed,
-        'samples': stage.samples,
-        'temperature': stage.temperature,
-    }
-
-
 def provenance(run: Run, name: str) -> Provenance:
+    host = run.host
+    limits = {name: (limit.min_pixels, limit.max_pixels) for name, limit in (('page', host.page), ('crop', host.crop))}
     return Provenance(
         stage=name,
         step=run.global_step(name),
         checkpoint=run.policy_name(name),
         commit=source_commit(),
-        prompt_hash=prompt_hash(run),
-        pixel_limits=pixel_limits(run),
+        prompt_hash=hash_text(system_text(host.tool.schema())),
+        pixel_limits=limits,
         seed=run.settings.seed,
     )
 
 
+def identity(run: Run, name: str, stage: EvaluateSettings) -> dict:
+    """What the answers depend on: a folder of answers begun under another identity is refused."""
+    known = asdict(provenance(run, name))
+    kept = {key: known[key] for key in ('checkpoint', 'prompt_hash', 'pixel_limits', 'seed')}
+    return kept | {'samples': stage.samples, 'temperature': stage.temperature}
+
+
 def headline(results: dict) -> dict[str, float]:
     """The numbers that go into metrics.jsonl."""
-    numbers = {}
-    for mode, evaluation in results['evaluations'].items():
-        for task, found in evaluation['tasks'].items():
-            for figure in ('accuracy', 'zoom_iou_first', 'zoom_rate'):
-                if found[figure] is not None:
-                    numbers[f'eval/{mode}/{figure}/{task}'] = found[figure]
-    return numbers
+    return {
+        f'eval/{mode}/{figure}/{task}': found[figure]
+        for mode, evaluation in results['evaluations'].items()
+        for task, found in evaluation['tasks'].items()
+        for figure in ('accuracy', 'zoom_iou_first', 'zoom_rate')
+        if found[figure] is not None
+    }
 
 
 STAGE = StageKind(EvaluateSettings, evaluate)
