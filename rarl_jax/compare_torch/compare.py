@@ -65,12 +65,13 @@ def _reference(folder: Path, config: Config, talk: Talk, settings: CompareSettin
         raise ValueError(
             f'configs/compare_torch.py needs PyTorch ({error}): python -m pip install torch; its CPU build will do.'
         ) from error
-    own = read_config(folder)
-    depths = [(each.vision.depth, each.text.num_layers) for each in (config, own)]
-    if depths[0] != depths[1]:
+    (blocks, layers), (known_blocks, known_layers) = (
+        (each.vision.depth, each.text.num_layers) for each in (read_config(folder), config)
+    )
+    if (blocks, layers) != (known_blocks, known_layers):
         raise ValueError(
-            f'{folder} has {depths[1][0]} vision blocks and {depths[1][1]} decoder layers, but config.model.path has '
-            f'{depths[0][0]} and {depths[0][1]}: give folders of one size.'
+            f'{folder} has {blocks} vision blocks and {layers} decoder layers, but config.model.path has {known_blocks} and '
+            f'{known_layers}: give folders of one size.'
         )
     try:
         return reference.run(folder, config, talk, settings), reference.VERSIONS

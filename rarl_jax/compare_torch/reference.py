@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,18 +79,13 @@ def full_pass(model: Qwen2_5_VLForConditionalGeneration, whole: Inputs) -> dict[
     """The output of every vision block, of the merger, of every decoder layer, and the logits."""
     states: dict[str, np.ndarray] = {}
 
-    def watch(module: torch.nn.Module, name: str, pick) -> torch.utils.hooks.RemovableHandle:
-        def note(module, given, out):
-            states[name] = pick(out).float().numpy()
+    def watch(module: torch.nn.Module, name: str, pick: Callable) -> torch.utils.hooks.RemovableHandle:
+        return module.register_forward_hook(lambda _, given, out: states.update({name: pick(out).float().numpy()}))
 
-        return module.register_forward_hook(note)
-
-    towers = model.model
-    hooks = [watch(block, f'vision block {n}', lambda out: out) for n, block in enumerate(towers.visual.blocks)]
-    hooks.append(watch(towers.visual, 'merger', lambda out: out.pooler_output))
-    hooks += [
-        watch(layer, f'decoder layer {n}', lambda out: out[0]) for n, layer in enumerate(towers.language_model.layers)
-    ]
+    visual, layers = model.model.visual, model.model.language_model.layers
+    hooks = [watch(block, f'vision block {n}', lambda out: out) for n, block in enumerate(visual.blocks)]
+    hooks.append(watch(visual, 'merger', lambda out: out.pooler_output))
+    hooks += [watch(layer, f'decoder layer {n}', lambda out: out[0]) for n, layer in enumerate(layers)]
     logits = model(**whole, use_cache=False).logits[0].float().numpy()
     for hook in hooks:
         hook.remove()

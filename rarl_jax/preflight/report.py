@@ -57,40 +57,32 @@ def verdict(needs: Needs, largest: Largest, device_gb: float, parts: int) -> tup
         "program, recomputation included, causal attention counted in full. Not in the sum: pages in host memory, and the rollouts' prefill."
     ]
     if not tight:
-        largest_phase = max(needs.phases, key=needs.phases.get)
+        phase, size = max(needs.phases.items(), key=lambda each: each[1])
         words.append(
-            f'It fits: {needs.phases[largest_phase] / 1e9:.1f} GB at most ({largest_phase}), {room / 1e9:.1f} of {device_gb:g} GB are usable. '
+            f'It fits: {size / 1e9:.1f} GB at most ({phase}), {room / 1e9:.1f} of {device_gb:g} GB are usable. '
             f'Set XLA_PYTHON_CLIENT_MEM_FRACTION={USABLE}: JAX takes 75 % of a GPU if it is not told.'
         )
-        return '\n'.join(words), True
     for name, size in tight.items():
         words.append(
-            f'It does not fit while {name}: {size / 1e9:.1f} GB, but {room / 1e9:.1f} of {device_gb:g} GB are usable. {remedy(name, needs, largest, room, parts)}'
+            f'It does not fit while {name}: {size / 1e9:.1f} GB, but {room / 1e9:.1f} of {device_gb:g} GB are usable. '
+            f'{remedy(name, needs, largest, room, parts)}'
         )
-    return '\n'.join(words), False
+    return '\n'.join(words), not tight
 
 
 def remedy(phase: str, needs: Needs, largest: Largest, room: int, parts: int) -> str:
     """What to change, with the number that would fit where it can be told."""
-    more = 'raise config.mesh.fsdp (more devices) or config.mesh.tensor'
-    others = needs.phases[phase]
+    more, others = 'raise config.mesh.fsdp (more devices) or config.mesh.tensor', needs.phases[phase]
     if phase == 'decoding':
-        others -= needs.cache + needs.decoding
-        rows = fitting(largest.decoded, room - others, needs.cache + needs.decoding, max(largest.group, parts))
-        return (
-            f'Set --config.sampler.rows={rows}.'
-            if rows
-            else f'Not even one group fits: {more}, or lower config.conversation.budget.total_tokens.'
-        )
+        needed = needs.cache + needs.decoding
+        rows = fitting(largest.decoded, room - others + needed, needed, max(largest.group, parts))
+        otherwise = f'Not even one group fits: {more}, or lower config.conversation.budget.total_tokens.'
+        return f'Set --config.sampler.rows={rows}.' if rows else otherwise
     if phase == 'gradient':
-        others -= needs.batch + needs.update
-        rows = fitting(largest.rows, room - others, needs.batch + needs.update, parts)
-        name = f'config.stage.{largest.stage}.micro_batch'
-        return (
-            f'Set --{name}={rows}.'
-            if rows
-            else f"Set --config.model.remat=full, lower {name} or its buckets' lengths, or {more}."
-        )
+        needed, name = needs.batch + needs.update, f'config.stage.{largest.stage}.micro_batch'
+        rows = fitting(largest.rows, room - others + needed, needed, parts)
+        otherwise = f"Set --config.model.remat=full, lower {name} or its buckets' lengths, or {more}."
+        return f'Set --{name}={rows}.' if rows else otherwise
     return f'The weights and moments are too large: {more}, or freeze a part (optimizer.frozen).'
 
 
