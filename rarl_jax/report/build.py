@@ -92,7 +92,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     first, last = (began[0], began[-1]) if began else ({}, {})
     model, data = run.config.get('model') or {}, run.data
     fresh = (model.get('fresh') or {}).get('kind')
-    counted = {name: data[name]['total'] for name in ('pages', 'questions') if name in data}
+    counted = {name: data[name].get('total', 0) for name in ('pages', 'questions') if isinstance(data.get(name), dict)}
     rows = {
         'began': first.get('time', '').replace('T', ' ').replace('+00:00', ' UTC'),
         'duration': duration(run.launches),
@@ -163,11 +163,8 @@ class Comparison:
 
 def tiles(results: Sequence[Result]) -> list[Tile]:
     """The tasks of the last evaluation in the policy's own mode, with what has changed since the first."""
-    found = []
-    mode = (
-        'zoom' if any(result.evaluation == 'zoom' for result in results) else results[0].evaluation if results else ''
-    )
-    alike = [result for result in results if result.evaluation == mode]
+    found, modes = [], [result.evaluation for result in results]
+    alike = [result for result in results if result.evaluation == ('zoom' if 'zoom' in modes else modes[0])]
     for task, now in alike[-1].summary['tasks'].items() if alike else ():
         before = alike[0].summary['tasks'].get(task) if len(alike) > 1 else None
         if now['accuracy'] is None:
@@ -239,7 +236,7 @@ def _comparison(title: str, results: Sequence[Result], run: RunData, paper: bool
         return None
     tasks = [section.task for section in table.sections]
     dots = tuple((task, charts.dots([result.summary['tasks'].get(task) for result in results])) for task in tasks)
-    return Comparison(title, table, tuple(result.name for result in results), dots)
+    return Comparison(title, table, tuple(shown(result.name) for result in results), dots)
 
 
 # ---------------------------------------------------------------- curves

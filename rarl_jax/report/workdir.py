@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,7 +84,7 @@ def read_run(folder: Path, label: str) -> RunData:
         label=label,
         folder=folder,
         config=config,
-        launches=tuple(_try(lambda: _read_rows(folder / LAUNCHES), [], notes)),
+        launches=tuple(_try(lambda: _read_launches(folder / LAUNCHES), [], notes)),
         data=_try(lambda: _read_data(folder, config), {}, notes),
         metrics=metrics,
         stages=tuple(stages),
@@ -108,6 +109,14 @@ def _read_object(path: Path, fix: str) -> dict[str, Any]:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     return files.read(path) if path.exists() else []
+
+
+def _read_launches(path: Path) -> list[dict[str, Any]]:
+    rows = _read_rows(path)
+    try:
+        return sorted(rows, key=lambda row: (datetime.fromisoformat(row['time']), row['event']))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f'{path} holds a line that is no launch: delete it.') from None
 
 
 def _read_data(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

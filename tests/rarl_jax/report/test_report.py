@@ -170,6 +170,25 @@ def test_several_runs_share_their_charts(tmp_path, capsys):
     assert 'The runs, zoom' in text and 'src="../../b/rollouts/images/' in text
 
 
+@pytest.mark.parametrize(
+    'line', ['{"event": "began"}', '{"event": "began", "time": 7}', '{"event": "began", "time": "now"}', '[]', '{']
+)
+def test_a_launch_that_is_none_is_a_note(tmp_path, line):
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "stage": "sft", "loss": 2.5}\n')
+    (tmp_path / 'launches.jsonl').write_text(line + '\n')
+    (tmp_path / 'data' / 'built').mkdir(parents=True)
+    (tmp_path / 'data' / 'built' / 'report.json').write_text('{"pages": 7, "questions": {}}')
+    notes = build_report([tmp_path]).read_text(encoding='utf-8').partition('class="notes"')[2]
+    assert 'launches.jsonl' in notes.partition('</ul>')[0]
+
+
+def test_folders_of_any_name(tmp_path):
+    first, second = (make_workdir(tmp_path / name, pages=3) for name in ('a\u202e\x1b[31m', '<b>&'))
+    text = build_report([first, second]).read_text(encoding='utf-8')
+    assert r'a\u202e\x1b[31m' in text and '&lt;b&gt;&amp;' in text
+    assert all(character.isprintable() or character in '\n\xa0' for character in text)
+
+
 def test_wrong_folders_are_named(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert 'is no run' in capsys.readouterr().err

@@ -84,6 +84,17 @@ def test_a_dead_judge_and_a_killed_run_cost_no_answer(data, tmp_path):
     assert results['checkpoint'] == 'experiments/quickstart_base+0'
     assert (workdir / 'eval/evaluation/exports/oracle_zoom/samples_action_recognition.jsonl').is_file()
     assert not (workdir / 'export').exists(), 'a policy that was only measured needs no copy'
+
+    # Somebody has cut a line: it is missed, and the advice mends it.
+    whole, results = samples.read_text(), workdir / 'eval/evaluation/results.json'
+    samples.write_text(''.join(whole.splitlines(keepends=True)[:-1]))
+    done = ask_base(data, workdir, **there)
+    assert done.returncode == 1 and f'delete {results}' in done.stderr and 'Traceback' not in done.stderr
+    before = json.loads(results.read_text())
+    results.unlink()
+    done = ask_base(data, workdir, **there)
+    assert done.returncode == 0, done.stderr
+    assert samples.read_text() == whole and json.loads(results.read_text()) == before
     server.shutdown()
 
 
