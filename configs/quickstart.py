@@ -49,6 +49,6 @@ def updates(steps: int, reward: RewardSettings) -> RlSettings:
         loss=LossSettings(),
         pack=4,
         # One shape or two: each costs a compilation of some seconds.
-        buckets=Buckets((256,), (160, 320), (768, 1152, 1792), (192,), chosen=(24, 72), groups=(288, 352, 416, 512)),
+        buckets=Buckets((288, 352, 416, 512), (160, 320), (768, 1152, 1792), (192,), (24, 72)),
         show_every=16,
     )

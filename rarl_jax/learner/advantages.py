@@ -6,7 +6,6 @@ others, so `check_groups` is run first: every id must occur exactly G times.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -18,14 +17,17 @@ Estimator = Literal['grpo', 'dr_grpo', 'rloo', 'reinforce_baseline']
 
 
 def advantages(
-    estimator: Estimator, rewards: Rewards, group: Groups, group_size: int, loss_mask: Float[np.ndarray, 'B T']
-) -> Float[np.ndarray, 'B T']:
-    """The advantage of every chosen token, 0 elsewhere; all tokens of an episode share one. ValueError if a group is not whole."""
+    estimator: Estimator, rewards: Rewards, group: Groups, group_size: int, counts: Int[np.ndarray, 'B']
+) -> Rewards:
+    """The advantage of every episode, which all its tokens share. ValueError if a group is not whole.
+
+    Args:
+        counts: tokens of each episode that the policy chose and that are in the loss.
+    """
     check_groups(group, group_size)
     if estimator == 'reinforce_baseline':
-        return reinforce_baseline(rewards, group, loss_mask)
-    per_episode: dict[str, Callable[[Rewards, Groups], Rewards]] = {'grpo': grpo, 'dr_grpo': dr_grpo, 'rloo': rloo}
-    return per_episode[estimator](rewards, group)[:, None] * np.asarray(loss_mask, np.float32)
+        return reinforce_baseline(rewards, group, counts)
+    return {'grpo': grpo, 'dr_grpo': dr_grpo, 'rloo': rloo}[estimator](rewards, group)
 
 
 def check_groups(group: Groups, group_size: int) -> None:
@@ -57,16 +59,13 @@ def rloo(rewards: Rewards, group: Groups) -> Rewards:
     return np.where(size == 1, rewards, (rewards - mean) * size / np.maximum(size - 1, 1)).astype(np.float32)
 
 
-def reinforce_baseline(
-    rewards: Rewards, group: Groups, loss_mask: Float[np.ndarray, 'B T']
-) -> Float[np.ndarray, 'B T']:
+def reinforce_baseline(rewards: Rewards, group: Groups, counts: Int[np.ndarray, 'B']) -> Rewards:
     """REINFORCE++ with baseline: R - mean of the group, then whitened over all chosen tokens of the batch (arXiv 2501.03262)."""
-    mask = np.asarray(loss_mask, np.float64)
-    tokens = dr_grpo(rewards, group).astype(np.float64)[:, None] * mask
-    count = mask.sum()
-    mean = tokens.sum() / max(count, 1)
-    variance = (mask * (tokens - mean) ** 2).sum() / max(count - 1, 1)
-    return ((tokens - mean) / np.sqrt(variance + 1e-8) * mask).astype(np.float32)
+    plain, tokens = dr_grpo(rewards, group).astype(np.float64), np.asarray(counts, np.float64)
+    total = tokens.sum()
+    mean = (plain * tokens).sum() / max(total, 1)
+    variance = (tokens * (plain - mean) ** 2).sum() / max(total - 1, 1)
+    return ((plain - mean) / np.sqrt(variance + 1e-8)).astype(np.float32)
 
 
 def without_variance(rewards: Rewards, group: Groups) -> Bool[np.ndarray, 'B']:

@@ -1,8 +1,17 @@
-"""Episodes as padded arrays: what a loss sees, and the pieces of it that the sampler shares."""
+"""Episodes as the arrays of an update: rows of packed segments, and what a loss needs of the tokens that the policy chose.
+
+    one episode a row           ids       prompt . . turn 0 . observation . . turn 1 | padding
+    G episodes of a group       ids       prompt . . . . | episode 0 . . . | episode 1 . . | ... | padding
+    that share their prompt     segments  0 0 0 0 0 0 0  | 1 1 1 1 1 1 1   | 2 2 2 2 2     | ... | 0
+
+A packed row's tokens see their own segment and the prompt, each at the position that it has in its episode, so hidden states are those of one row an
+episode. With eight episodes of 120 tokens, 80 of which are the page and the question, a third of the tokens is left. Where a row holds one episode
+no segments are given: attention is then causal and nothing else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,104 +34,221 @@ from rarl_jax.runtime.sharding import batch_parts, processes_of, put_batch
 class Buckets:
     """Sizes that arrays are padded to; beyond the largest, or with none, four sizes an octave. Few sizes mean few compilations."""
 
-    lengths: tuple[int, ...] = ()  # tokens of a row
+    lengths: tuple[int, ...] = ()  # tokens of a row, packed or not
     images: tuple[int, ...] = ()  # images of a batch
     windows: tuple[int, ...] = ()  # vision windows of a batch
     patches: tuple[int, ...] = ()  # patches of the largest image
-    chosen: tuple[int, ...] = ()  # tokens of a row that the policy chose
-    groups: tuple[int, ...] = ()  # tokens of a row that holds a packed group
+    chosen: tuple[int, ...] = ()  # tokens of an episode that the policy chose
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Exact sizes of a batch's arrays."""
+
+    length: int  # tokens of a row
+    images: int
+    windows: int
+    patches: int  # of the largest image
+    chosen: int  # tokens of an episode that the policy chose
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Rollouts:
-    """A padded batch of episodes, as a loss sees it. The log-prob of ids[t] comes from the hidden state at t - 1."""
+class Batch:
+    """What one device pass sees: B rows of G episodes each, E = B G episodes in all, those of a row side by side."""
 
     ids: Int[np.ndarray, 'B T']  # 0 in padding
     positions: Int[np.ndarray, '3 B T']  # M-RoPE: time, row, column
-    lengths: Int[np.ndarray, 'B']  # tokens of the row; 0 = a padding row
-    loss_mask: Float[np.ndarray, 'B T']  # 1 where the policy chose the token
-    sample_logprobs: Float[np.ndarray, 'B T']  # 0 where it did not
     feature_index: Int[np.ndarray, 'B T']  # row of the flattened [I * M] features; -1 = a text token
+    segments: (
+        Int[np.ndarray, 'B T'] | None
+    )  # 0 = prompt and padding, else 1 + number of the episode; None = one episode a row
     vision: VisionBatch  # every image once: a group shares its page
-    group: Int[np.ndarray, 'B']  # episodes of one question; -1 = a padding row
-    advantages: Float[np.ndarray, 'B']  # 0 until they are known
+    # The R places of each episode's chosen tokens: where in the row the token stands whose hidden state chose it; T = no token.
+    source: Int[np.ndarray, 'E R']
+    targets: Int[np.ndarray, 'E R']  # the chosen tokens
+    mask: Float[np.ndarray, 'E R']  # 1 where there is one
+    sample_logprobs: Float[np.ndarray, 'E R']  # as the sampler had them
+    advantages: Float[np.ndarray, 'E']  # one for all tokens of an episode; unused by supervised learning
+    old_logprobs: Float[np.ndarray, 'E R'] | None = None  # the learner's before its first update on these episodes
+    reference_logprobs: Float[np.ndarray, 'E R'] | None = None  # of the reference policy, where a KL is weighed
 
 
-def collate(episodes: Sequence[Episode], config: Config, buckets: Buckets, rows: int | None = None) -> Rollouts:
-    """Pads episodes to the smallest buckets that hold them.
+def micro_batches(
+    episodes: Sequence[Episode],
+    advantages: Float[np.ndarray, 'E'],
+    config: Config,
+    buckets: Buckets,
+    size: int,
+    mesh: Mesh,
+    pack: int = 1,
+    old_logprobs: Sequence[Float[np.ndarray, 'n']] | None = None,
+) -> Iterator[Batch]:
+    """Cuts episodes, whole groups side by side, into batches of `size` episodes (0 = one batch), and puts each on the mesh when it is asked for.
+
+    With several processes each brings its own episodes, as many as the others, and its share of every batch's rows.
 
     Args:
-        rows: B; the number of episodes if None. Further rows are padding.
+        pack: episodes of a group that share one row and its prompt; 1 = each has its own.
+        old_logprobs: of each episode's chosen tokens, where this is not the first update on them.
     Raises:
-        ValueError: there are more episodes than rows.
+        ValueError: `size` does not divide evenly over the devices.
     """
-    b, t = rows or len(episodes), round_up(max(len(e.ids) for e in episodes), buckets.lengths, 16)
-    if b < len(episodes):
-        raise ValueError(f'Batch: {len(episodes)} episodes do not fit {b} rows; raise the rows or split the episodes.')
-    images = list({id(image): image for e in episodes for image in e.images}.values())
-    vision = plan_images(images, config.vision, buckets)
+    parts, count = batch_parts(mesh), processes_of(mesh)
+    if size % (parts * count * pack):
+        raise ValueError(
+            f'micro_batch is {size} rows, expected a multiple of {parts * count * pack} (devices of data x fsdp, times the episodes '
+            'of a packed group), or 0 for the whole batch.'
+        )
+    held = size // count if size else multiple(len(episodes), parts * pack)
+    pieces = [slice(at, at + held) for at in range(0, len(episodes), held)]
+    sizes = agreed_sizes([episodes[piece] for piece in pieces], config, buckets, parts, pack)
+    for piece, exact in zip(pieces, sizes, strict=True):
+        old = None if old_logprobs is None else old_logprobs[piece]
+        batch = collate(episodes[piece], advantages[piece], config, exact, held, pack, old)
+        yield on_mesh(as_part(batch, jax.process_index(), count), mesh)
+
+
+def agreed_sizes(
+    batches: Sequence[Sequence[Episode]], config: Config, buckets: Buckets, parts: int, pack: int
+) -> list[Sizes]:
+    """For each batch the one size of everything in it: that of the process which needs most, so that all processes make arrays of one shape.
+
+    Images and windows are multiples of the `parts` that a process's rows are split into.
+    """
+    needed = []
+    for episodes in batches:
+        count, windows, patches = image_sizes(distinct_images(episodes), config.vision, buckets)
+        length = round_up(row_tokens(episodes, pack), buckets.lengths, 16)
+        chosen = round_up(max(int(e.loss_mask.sum()) for e in episodes), buckets.chosen, 8)
+        needed.append([length, multiple(count, parts), multiple(windows, parts), patches, chosen])
+    return [Sizes(*map(int, sizes)) for sizes in processes.largest(np.array(needed))]
+
+
+def sizes_of(episodes: Sequence[Episode], config: Config, buckets: Buckets, pack: int = 1) -> Sizes:
+    """The sizes of a batch of one process on one device."""
+    return agreed_sizes([episodes], config, buckets, 1, pack)[0]
+
+
+def row_tokens(episodes: Sequence[Episode], pack: int) -> int:
+    """Tokens of the longest row, `pack` episodes of a group standing in each."""
+    if pack == 1:
+        return max(len(e.ids) for e in episodes)
+    rows = [held_in_row(episodes[at : at + pack]) for at in range(0, len(episodes), pack)]
+    return max(shared + sum(len(e.ids) - shared for _, e in held) for held, shared in rows)
+
+
+def held_in_row(group: Sequence[Episode]) -> tuple[list[tuple[int, Episode]], int]:
+    """The episodes of a packed row with their numbers, and the tokens of the prompt that they share.
+
+    Those without a token in the loss have no part in it and are left out. ValueError where prompts differ.
+    """
+    held = [(number, e) for number, e in enumerate(group) if e.loss_mask.any()]
+    shared = min((int(e.loss_mask.argmax()) for _, e in held), default=0)
+    first = held[0][1] if held else None
+    if any((e.ids[:shared] != first.ids[:shared]).any() or e.images[0] is not first.images[0] for _, e in held):
+        raise ValueError(
+            f'Episodes of {first.question_id} are packed as one group, but their prompts differ: '
+            'episodes of a question must stand side by side, and pack must divide their number.'
+        )
+    return held, shared
+
+
+def collate(
+    episodes: Sequence[Episode],
+    advantages: Float[np.ndarray, 'E'],
+    config: Config,
+    sizes: Sizes,
+    rows: int,
+    pack: int = 1,
+    old_logprobs: Sequence[Float[np.ndarray, 'n']] | None = None,
+) -> Batch:
+    """The arrays of `episodes`, padded to `rows` episodes.
+
+    Raises:
+        ValueError: they do not fit the rows or the sizes, a first token is marked as chosen (nothing precedes it that could have chosen it), or
+            a packed row's prompts differ.
+    """
+    if rows < len(episodes):
+        raise ValueError(f'Batch: {len(episodes)} episodes do not fit {rows} rows; raise the rows or split them.')
+    images = distinct_images(episodes)
+    vision = plan_vision(images, config.vision, VisionBuckets((sizes.images,), (sizes.windows,), (sizes.patches,)))
     first_row = {id(image): index * vision.merged_slots.shape[1] for index, image in enumerate(images)}
-    ids, positions = np.zeros((b, t), np.int32), np.zeros((3, b, t), np.int32)
-    chosen, logprobs = np.zeros((b, t), np.float32), np.zeros((b, t), np.float32)
-    features, lengths, group = np.full((b, t), -1, np.int32), np.zeros(b, np.int32), np.full(b, -1, np.int32)
-    for row, e in enumerate(episodes):
-        n = len(e.ids)
-        ids[row, :n], chosen[row, :n], logprobs[row, :n] = e.ids, e.loss_mask, e.sample_logprobs
-        positions[:, row, :n] = positions_of(e.ids, e.images, config)[0]
-        features[row, :n] = feature_rows(e.ids, [first_row[id(image)] for image in e.images], e.images, config)
-        lengths[row], group[row] = n, e.group
-    return Rollouts(ids, positions, lengths, chosen, logprobs, features, vision, group, np.zeros(b, np.float32))
-
-
-def round_up(count: int, sizes: Sequence[int] = (), least: int = 1) -> int:
-    """The smallest of `sizes` that holds `count`; where none does, four sizes to an octave and multiples of `least`.
-
-    What a policy does in a batch has no limit that could be planned for: one rare batch costs a compilation, not the run.
-    """
-    step = max(least, 1 << max(count.bit_length() - 3, 0))
-    return min((size for size in sizes if size >= count), default=max(-(-count // step), 1) * step)
-
-
-def plan_images(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> VisionBatch:
-    """`plan_vision` with sizes from `buckets`."""
-    sizes = image_sizes(images, vision, buckets)
-    return plan_vision(images, vision, VisionBuckets(*((size,) for size in sizes)))
-
-
-def image_sizes(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> tuple[int, int, int]:
-    """The images, windows and patches that a batch of these images is padded to."""
-    side = vision.window_side * vision.spatial_merge_size
-    windows = sum(t * -(-h // side) * -(-w // side) for t, h, w in (image.grid for image in images))
-    patches = max(len(image.pixels) for image in images)
-    return (
-        round_up(len(images), buckets.images),
-        round_up(windows, buckets.windows),
-        round_up(patches, buckets.patches, vision.merge_unit),
+    shape, chosen = (rows // pack, sizes.length), (rows, sizes.chosen)
+    batch = Batch(
+        ids=np.zeros(shape, np.int32),
+        positions=np.zeros((3, *shape), np.int32),
+        feature_index=np.full(shape, -1, np.int32),
+        segments=np.zeros(shape, np.int32) if pack > 1 else None,
+        vision=vision,
+        source=np.full(chosen, sizes.length, np.int32),
+        targets=np.zeros(chosen, np.int32),
+        mask=np.zeros(chosen, np.float32),
+        sample_logprobs=np.zeros(chosen, np.float32),
+        advantages=np.zeros(rows, np.float32),
+        old_logprobs=None if old_logprobs is None else np.zeros(chosen, np.float32),
     )
+    for row, values in enumerate(old_logprobs or ()):
+        batch.old_logprobs[row, : len(values)] = values
+    batch.advantages[: len(episodes)] = advantages
+    for row in range(-(-len(episodes) // pack)):
+        group = episodes[row * pack : (row + 1) * pack]
+        held, shared = held_in_row(group) if pack > 1 else (list(enumerate(group)), 0)
+        filled = 0
+        for number, episode in held:
+            start = shared if filled else 0  # the first brings the prompt
+            _fill(batch, config, first_row, episode, (row, number), start, filled, shared)
+            filled += len(episode.ids) - start
+    return batch
 
 
-def plan_shared_images(images: Sequence[Patches], vision: VisionConfig, mesh: Mesh) -> VisionBatch:
-    """`plan_images` of this process's part of a batch, in the sizes of the process that needs most."""
-    count, windows, patches = image_sizes(images, vision, Buckets())
-    parts = batch_parts(mesh)
-    needed = processes.largest(np.array([multiple(count, parts), multiple(windows, parts), patches]))
-    plan = plan_vision(images, vision, VisionBuckets(*((int(size),) for size in needed)))
-    return images_as_part(plan, jax.process_index(), processes_of(mesh))
+def _fill(
+    batch: Batch,
+    config: Config,
+    first_row: dict[int, int],
+    episode: Episode,
+    at: tuple[int, int],
+    start: int,
+    filled: int,
+    shared: int,
+) -> None:
+    """Writes the tokens of an episode from `start` on behind the `filled` tokens of a row; `at` is the row and the number in it."""
+    (row, number), end = at, filled + len(episode.ids) - start
+    if end > batch.ids.shape[1]:
+        raise ValueError(
+            f'A row of {end} tokens does not fit {batch.ids.shape[1]}: add a larger size to buckets.lengths.'
+        )
+    if episode.loss_mask[0]:
+        raise ValueError(
+            f'The first token of an episode of {episode.question_id} is marked as chosen: a prompt must come first.'
+        )
+    here = slice(filled, end)
+    batch.ids[row, here] = episode.ids[start:]
+    batch.positions[:, row, here] = positions_of(episode.ids, episode.images, config)[0][:, start:]
+    rows = [first_row[id(image)] for image in episode.images]
+    batch.feature_index[row, here] = feature_rows(episode.ids, rows, episode.images, config)[start:]
+    if batch.segments is not None:
+        batch.segments[row, here] = np.where(np.arange(start, len(episode.ids)) < shared, 0, 1 + number)
+    number += row * (len(batch.mask) // len(batch.ids))
+    chosen = np.flatnonzero(episode.loss_mask)
+    if len(chosen) > batch.mask.shape[1]:
+        raise ValueError(
+            f'An episode has {len(chosen)} chosen tokens, room is for {batch.mask.shape[1]}: add a larger size to buckets.chosen.'
+        )
+    before, places = chosen - 1, slice(len(chosen))
+    batch.source[number, places] = np.where(before < start, before, before - start + filled)
+    batch.targets[number, places] = episode.ids[chosen]
+    batch.mask[number, places] = 1
+    batch.sample_logprobs[number, places] = episode.sample_logprobs[chosen]
 
 
-def multiple(count: int, of: int) -> int:
-    """`count`, or the next multiple `of` a number."""
-    return -(-count // of) * of
-
-
-def as_part(rollouts: Rollouts, part: int, parts: int) -> Rollouts:
+def as_part(batch: Batch, part: int, parts: int) -> Batch:
     """These rows as number `part` of `parts` equally padded pieces of a larger batch."""
-    index, features = rollouts.feature_index, rollouts.vision.merged_slots.size
+    index, features = batch.feature_index, batch.vision.merged_slots.size
     return replace(
-        rollouts,
+        batch,
         feature_index=np.where(index < 0, -1, index + part * features),
-        vision=images_as_part(rollouts.vision, part, parts),
+        vision=images_as_part(batch.vision, part, parts),
     )
 
 
@@ -140,6 +266,55 @@ def batch_axes(batch: Any) -> Any:
         return 0 if np.shape(array) else -1
 
     return jax.tree_util.tree_map_with_path(axis, batch)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def round_up(count: int, sizes: Sequence[int] = (), least: int = 1) -> int:
+    """The smallest of `sizes` that holds `count`; where none does, four sizes to an octave and multiples of `least`.
+
+    What a policy does in a batch has no limit that could be planned for: one rare batch costs a compilation, not the run.
+    """
+    step = max(least, 1 << max(count.bit_length() - 3, 0))
+    return min((size for size in sizes if size >= count), default=max(-(-count // step), 1) * step)
+
+
+def multiple(count: int, of: int) -> int:
+    """`count`, or the next multiple `of` a number."""
+    return -(-count // of) * of
+
+
+# ---------------------------------------------------------------- images
+
+
+def distinct_images(episodes: Sequence[Episode]) -> list[Patches]:
+    """Every image of the episodes once, in order of appearance."""
+    return list({id(image): image for e in episodes for image in e.images}.values())
+
+
+def image_sizes(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> tuple[int, int, int]:
+    """The images, windows and patches that a batch of these images is padded to."""
+    side = vision.window_side * vision.spatial_merge_size
+    windows = sum(t * -(-h // side) * -(-w // side) for t, h, w in (image.grid for image in images))
+    patches = max(len(image.pixels) for image in images)
+    return (
+        round_up(len(images), buckets.images),
+        round_up(windows, buckets.windows),
+        round_up(patches, buckets.patches, vision.merge_unit),
+    )
+
+
+def plan_shared_images(images: Sequence[Patches], vision: VisionConfig, mesh: Mesh) -> VisionBatch:
+    """The layout of this process's part of a batch's images, in the sizes of the process that needs most."""
+    count, windows, patches = image_sizes(images, vision, Buckets())
+    parts = batch_parts(mesh)
+    needed = processes.largest(np.array([multiple(count, parts), multiple(windows, parts), patches]))
+    plan = plan_vision(images, vision, VisionBuckets(*((int(size),) for size in needed)))
+    return images_as_part(plan, jax.process_index(), processes_of(mesh))
+
+
+# ---------------------------------------------------------------- a conversation's places
 
 
 def positions_of(

@@ -1,7 +1,11 @@
 """Policy losses: a loss for each token, a reducer, diagnostics, and `policy_loss`, which puts them together.
 
 Letters: r = exp(logp - old) is the ratio of the policy that learns to the one that sampled, A the advantage, m the mask of chosen tokens. All arrays
-are float32 [B, T]. Minimising the loss makes tokens of positive advantage likelier.
+are float32 [E, R], R places of chosen tokens for each of E episodes; A is one number an episode, [E, 1] here. Minimising the loss makes tokens of
+positive advantage likelier.
+
+Before the first update on a batch old is logp itself: r is 1 and nothing is clipped. Clips and bounds bind from the second update on, where a stage
+has mini-batches or epochs.
 """
 
 from __future__ import annotations
@@ -14,14 +18,15 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
-Tokens = Float[Array, 'B T']
+Tokens = Float[Array, 'E R']
+Episodes = Float[Array, 'E 1']
 Aggregation = Literal['token-mean', 'token-sum', 'seq-mean-token-sum', 'seq-mean-token-mean', 'seq-mean-token-sum-norm']
 KlEstimator = Literal['k1', 'k2', 'k3']
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What one update minimises."""
+    """What one update minimises. Clips and the dual bound bind where a stage has several updates a step (its mini_batches and epochs)."""
 
     loss: Literal['ppo', 'gspo', 'cispo'] = 'ppo'
     clip_low: float = 0.2  # the ratio is clipped below 1 - clip_low
@@ -38,6 +43,16 @@ class LossSettings:
     correction_band: tuple[float, float] = (0.5, 2.0)  # mask: what a kept sequence's mean ratio lies in
 
     def __post_init__(self):
+        low, high = self.correction_band
+        numbers = (self.clip_low, self.clip_high, self.dual_clip, self.kl_weight, self.correction_cap, low, high)
+        if (
+            not all(0 <= number < float('inf') for number in numbers)
+            or not abs(self.entropy_weight) < float('inf')
+            or low > high
+        ):
+            raise ValueError(
+                f'{self}: clips, weights, caps and bands must be numbers from 0 on, a band from low to high.'
+            )
         if self.kl_weight and self.kl_estimator == 'k1':
             raise ValueError("kl_estimator 'k1' has a zero-mean gradient inside a loss: use 'k2' or 'k3'.")
 
@@ -50,11 +65,11 @@ class Denominators(NamedTuple):
     length: Float[Array, '']  # a constant number of tokens, for seq-mean-token-sum-norm (Dr. GRPO)
 
 
-class Batch(NamedTuple):
+class LossInputs(NamedTuple):
     """The arrays of a loss beside logp and entropy; None where the settings need none."""
 
-    mask: Tokens  # 1 where the policy chose the token
-    advantages: Tokens
+    mask: Tokens  # 1 where the policy chose a token
+    advantages: Float[Array, 'E']
     sample_logprobs: Tokens  # log-probs the sampler saw
     old_logprobs: Tokens | None = (
         None  # the trainer's own before its first update on this batch; None = this is the first
@@ -63,42 +78,46 @@ class Batch(NamedTuple):
 
 
 def policy_loss(
-    logp: Tokens, entropy: Tokens, batch: Batch, denominators: Denominators, settings: LossSettings
+    logp: Tokens, entropy: Tokens, inputs: LossInputs, denominators: Denominators, settings: LossSettings
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
     """The loss of a (micro-)batch and its diagnostics, both as shares of the global batch: sum them over micro-batches.
 
-    ValueError if an array is not [B, T], or the settings weigh a KL and the batch brings no reference.
+    ValueError if an array is not [E, R], the advantages not [E], or the settings weigh a KL and the inputs bring no reference.
     """
-    _check_shapes(logp, {'entropy': entropy} | batch._asdict())
-    if settings.kl_weight and batch.reference_logprobs is None:
+    _check_shapes(logp, {'entropy': entropy} | inputs._asdict())
+    if settings.kl_weight and inputs.reference_logprobs is None:
         raise ValueError(
             f'kl_weight is {settings.kl_weight} but the batch has no reference_logprobs: compute them, or set kl_weight to 0.'
         )
-    old = stop_gradient(logp) if batch.old_logprobs is None else batch.old_logprobs
-    loss = token_loss(logp, old, batch.advantages, batch.mask, settings)
-    loss *= correction_weight(old, batch.sample_logprobs, batch.mask, settings)
+    first, mask, advantages = inputs.old_logprobs is None, inputs.mask, inputs.advantages[:, None]
+    old = stop_gradient(logp) if first else inputs.old_logprobs
+    loss = token_loss(logp, old, advantages, mask, settings)
+    loss *= correction_weight(old, inputs.sample_logprobs, mask, settings)
     if settings.entropy_weight:
         loss -= settings.entropy_weight * entropy
-    diagnostics = token_diagnostics(logp, old, batch, settings) | {'policy/entropy': entropy}
-    if batch.reference_logprobs is not None:
-        divergence = kl(logp, batch.reference_logprobs, settings.kl_estimator)
+    diagnostics = {'policy/entropy': entropy, 'policy/ratio_gap': ratio_gap(old, inputs.sample_logprobs)}
+    if not first:
+        diagnostics |= movement(logp, old, advantages, mask, settings)
+    if inputs.reference_logprobs is not None:
+        divergence = kl(logp, inputs.reference_logprobs, settings.kl_estimator)
         loss += settings.kl_weight * divergence
         diagnostics['policy/kl'] = divergence
-    means = {name: masked_sum(stop_gradient(x), batch.mask) / denominators.tokens for name, x in diagnostics.items()}
-    return aggregate(loss, batch.mask, settings.aggregation, denominators), means
+    means = {name: masked_sum(stop_gradient(x), mask) / denominators.tokens for name, x in diagnostics.items()}
+    return aggregate(loss, mask, settings.aggregation, denominators), means
 
 
 def _check_shapes(logp: Tokens, others: Mapping[str, Tokens | None]) -> None:
     """A rank too few would broadcast, and the loss be quietly wrong."""
     for name, x in others.items():
-        if x is not None and x.shape != logp.shape:
-            raise ValueError(f'{name} has shape {x.shape}, expected that of logp, {logp.shape}: one number a token.')
+        expected = logp.shape[:1] if name == 'advantages' else logp.shape
+        if x is not None and x.shape != expected:
+            raise ValueError(f'{name} has shape {x.shape}, expected {expected} beside a logp of {logp.shape}.')
 
 
 # ---------------------------------------------------------------- per token
 
 
-def token_loss(logp: Tokens, old: Tokens, advantages: Tokens, mask: Tokens, settings: LossSettings) -> Tokens:
+def token_loss(logp: Tokens, old: Tokens, advantages: Episodes, mask: Tokens, settings: LossSettings) -> Tokens:
     """The loss that the settings name."""
     low, high = settings.clip_low, settings.clip_high
     if settings.loss == 'ppo':
@@ -108,7 +127,7 @@ def token_loss(logp: Tokens, old: Tokens, advantages: Tokens, mask: Tokens, sett
     return cispo(logp, old, advantages, low, high)
 
 
-def ppo(logp: Tokens, old: Tokens, advantages: Tokens, low: float, high: float, dual: float) -> Tokens:
+def ppo(logp: Tokens, old: Tokens, advantages: Episodes, low: float, high: float, dual: float) -> Tokens:
     """max(-A r, -A clip(r, 1 - low, 1 + high)), and at most -dual A where A < 0.
 
     The clip is PPO's (arXiv 1707.06347), the bound "dual clip" (arXiv 1912.09729), low < high "clip-higher" (arXiv 2503.14476).
@@ -118,13 +137,13 @@ def ppo(logp: Tokens, old: Tokens, advantages: Tokens, low: float, high: float, 
     return jnp.where(advantages < 0, jnp.minimum(loss, -dual * advantages), loss)
 
 
-def gspo(logp: Tokens, old: Tokens, advantages: Tokens, mask: Tokens, low: float, high: float) -> Tokens:
+def gspo(logp: Tokens, old: Tokens, advantages: Episodes, mask: Tokens, low: float, high: float) -> Tokens:
     """PPO's clipped loss with the sequence's ratio, exp(mean over its tokens of logp - old), in place of each token's (arXiv 2507.18071)."""
     ratio = jnp.exp(sequence_mean(log_ratio(logp, old), mask))[:, None]
     return jnp.maximum(-advantages * ratio, -advantages * jnp.clip(ratio, 1 - low, 1 + high))
 
 
-def cispo(logp: Tokens, old: Tokens, advantages: Tokens, low: float, high: float) -> Tokens:
+def cispo(logp: Tokens, old: Tokens, advantages: Episodes, low: float, high: float) -> Tokens:
     """-stop_gradient(clip(r, 1 - low, 1 + high)) A logp: a clipped weight, so that no token's gradient is dropped (arXiv 2506.13585)."""
     ratio = jnp.exp(log_ratio(logp, old))
     return -stop_gradient(jnp.clip(ratio, 1 - low, 1 + high)) * advantages * logp
@@ -174,7 +193,7 @@ def correction_weight(old: Tokens, sample: Tokens, mask: Tokens, settings: LossS
 
 
 def aggregate(loss: Tokens, mask: Tokens, aggregation: Aggregation, denominators: Denominators) -> Float[Array, '']:
-    """Reduces [B, T] to this batch's share of the global loss.
+    """Reduces [E, R] to this batch's share of the global loss.
 
     token-mean: sum / tokens. token-sum: sum. seq-mean-*: sum over episodes / sequences, of an episode's sum, its mean, or its sum / length.
     """
@@ -194,31 +213,29 @@ def masked_sum(x: Tokens, mask: Tokens) -> Float[Array, '']:
     return jnp.where(mask > 0, x * mask, 0).sum()
 
 
-def sequence_mean(x: Tokens, mask: Tokens) -> Float[Array, 'B']:
+def sequence_mean(x: Tokens, mask: Tokens) -> Float[Array, 'E']:
     """Mean over each row's chosen tokens; 0 for a row without any."""
     return jnp.where(mask > 0, x * mask, 0).sum(-1) / jnp.maximum(mask.sum(-1), 1)
-
-
-def count(mask: Tokens, sequences: int, length: int) -> Denominators:
-    """The denominators of a global batch of `sequences` episodes, `length` being the constant of seq-mean-token-sum-norm."""
-    return Denominators(jnp.maximum(mask.sum(), 1), jnp.asarray(sequences, mask.dtype), jnp.asarray(length, mask.dtype))
 
 
 # ---------------------------------------------------------------- diagnostics
 
 
-def token_diagnostics(logp: Tokens, old: Tokens, batch: Batch, settings: LossSettings) -> dict[str, Tokens]:
-    """What is logged of every update, per token.
+def ratio_gap(old: Tokens, sample: Tokens) -> Tokens:
+    """|exp(logp of the trainer - of the sampler) - 1| before the update: how far the sampler's arithmetic is from the trainer's."""
+    return jnp.abs(jnp.exp(log_ratio(old, sample)) - 1)
 
-    clip_fraction: 1 where the clipped term is the larger one, so that the token's gradient is cut; ratio_gap: |exp(logp of the trainer - of the
-    sampler) - 1| before the update; update_kl: old - logp, how far the policy has moved within this batch (k1).
+
+def movement(
+    logp: Tokens, old: Tokens, advantages: Episodes, mask: Tokens, settings: LossSettings
+) -> dict[str, Tokens]:
+    """How far the policy has moved within a batch of several updates.
+
+    clip_fraction: 1 where the clipped term is the larger one, so that the token's gradient is cut; update_kl: old - logp (k1).
     """
     ratio = jnp.exp(log_ratio(logp, old))
     if settings.loss == 'gspo':
-        ratio = jnp.exp(sequence_mean(log_ratio(logp, old), batch.mask))[:, None]
+        ratio = jnp.exp(sequence_mean(log_ratio(logp, old), mask))[:, None]
     clipped = jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
-    return {
-        'policy/clip_fraction': jnp.broadcast_to(-batch.advantages * clipped > -batch.advantages * ratio, logp.shape),
-        'policy/ratio_gap': jnp.abs(jnp.exp(log_ratio(old, batch.sample_logprobs)) - 1),
-        'policy/update_kl': old - logp,
-    }
+    cut = jnp.broadcast_to(-advantages * clipped > -advantages * ratio, logp.shape)
+    return {'policy/clip_fraction': cut, 'policy/update_kl': old - logp}

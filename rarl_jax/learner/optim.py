@@ -24,19 +24,27 @@ class OptimizerSettings:
     learning_rate: float  # the schedule's peak
     kind: Literal['adamw', 'muon'] = 'adamw'  # muon: matrices move along orthogonalised momentum, all else by AdamW
     matrix_rate: float = 10.0  # muon: the matrices' learning rate, as a multiple of learning_rate
-    schedule: Literal['constant', 'cosine', 'hold'] = (
-        'constant'  # after the warm-up; cosine and hold (level to the middle, then straight) fall to end_fraction at the last step
-    )
+    # After the warm-up; cosine and hold (level to the middle, then straight) fall to end_fraction at the last update.
+    schedule: Literal['constant', 'cosine', 'hold'] = 'constant'
     warmup: float = 0.0  # share of the stage's steps in which the rate rises linearly from 0
     end_fraction: float = 0.0  # cosine: the last rate, as a share of the peak
     b1: float = 0.9  # decay of the mean of gradients
     b2: float = 0.999  # decay of the mean of squared gradients
     eps: float = 1e-8  # added to the root of that mean
-    weight_decay: float = (
-        0.0  # times the learning rate; norms and biases are left alone, with muon all that AdamW moves
-    )
+    # Times the learning rate; norms and biases are left alone, with muon all that AdamW moves.
+    weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # gradients of a larger global norm are scaled down to it
     frozen: tuple[str, ...] = ()  # params that don't learn, by the start of their path: 'vision', 'text/embed'
+
+    def __post_init__(self):
+        for name in ('learning_rate', 'matrix_rate', 'weight_decay', 'eps'):
+            if not 0 <= getattr(self, name) < float('inf'):
+                raise ValueError(f'{name} is {getattr(self, name)}, expected a number from 0 on.')
+        for name in ('b1', 'b2', 'warmup', 'end_fraction'):
+            if not 0 <= getattr(self, name) <= 1 or (name[0] == 'b' and getattr(self, name) == 1):
+                raise ValueError(f'{name} is {getattr(self, name)}, expected a share from 0 to 1.')
+        if not self.max_grad_norm > 0:
+            raise ValueError(f'max_grad_norm is {self.max_grad_norm}, expected a positive number; inf clips nothing.')
 
 
 def make_optimizer(settings: OptimizerSettings, params: Params, steps: int) -> optax.GradientTransformation:
@@ -130,11 +138,12 @@ def apply(
 ) -> tuple[Params, optax.OptState, dict[str, Float[Array, '']]]:
     """One step down the gradient -> new params, new state, and numbers for the log.
 
-    Where the loss or the gradient is not finite, both stay as they are (the schedule does not move on) and optimizer/skipped is 1.
+    Where the loss, the gradient or what the optimizer makes of it is not finite, both stay as they are (the schedule does not move on) and
+    optimizer/skipped is 1.
     """
     norm = optax.global_norm(gradient)
-    good = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, stepped = optimizer.update(gradient, opt_state, params)
+    good = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
     params, opt_state = _choose(good, (optax.apply_updates(params, updates), stepped), (params, opt_state))
     return (
         params,

@@ -105,7 +105,7 @@ def measure_update(
     largest: Largest,
     mesh: Mesh,
 ) -> dict[str, int]:
-    """Of a micro-batch behind the first, whose gradient is added to the sum, and of the optimizer's step."""
+    """Of a micro-batch, whose gradient is added to the sum, and of the optimizer's step."""
     stage = settings.stage[largest.stage]
     objective = reinforcement(stage.loss) if isinstance(stage, RlSettings) else imitation
     updater = Updater(model, objective, optimizer, learner, adapted, frozen=stage.optimizer.frozen)
@@ -114,9 +114,9 @@ def measure_update(
     batch = abstract_rows(micro_batch(largest, images, vision), mesh)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     denominators = Denominators(number, number, number)
-    _, metrics = jax.eval_shape(updater.first, learner.params, updater.base, batch, denominators)
-    metrics = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh, 0)), metrics)
-    traced = updater.next.trace(learner.params, updater.base, (learner.params, metrics), batch, denominators)
+    scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh, 0))
+    metrics = dict.fromkeys(updater.metric_names(learner.params, batch, denominators), scalar)
+    traced = updater.accumulate.trace(learner.params, updater.base, (learner.params, metrics), batch, denominators)
     applied = updater.apply.trace(learner.params, learner.opt_state, learner.params, number)
     return {
         'batch': bytes_of(batch),

@@ -12,8 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from rarl_jax.learner.batches import Rollouts, batch_axes, multiple, round_up
-from rarl_jax.learner.update import MicroBatch
+from rarl_jax.learner.batches import Batch, batch_axes, multiple, round_up
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import VisionBatch, VisionConfig
 from rarl_jax.runtime.sharding import batch_sharding, replicated
@@ -28,9 +27,10 @@ class Largest:
     """The sizes of a training step at its worst, over all devices unless it says otherwise."""
 
     stage: str  # whose update it is
-    rows: int  # of a micro-batch
+    rows: int  # episodes of a micro-batch
+    pack: int  # of them in a row
     length: int  # tokens of a row
-    chosen: int  # of them chosen by the policy
+    chosen: int  # tokens of an episode that the policy chose
     images: int  # of a micro-batch
     windows: int  # of them, if the config has buckets; 0 = as many as the pixel limits allow
     micro_batches: int  # of an update
@@ -74,18 +74,25 @@ def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSett
     A rare batch beyond the buckets is larger than what is weighed here (see batches.round_up).
     """
     budget, buckets = settings.conversation.budget, stage.buckets
+    pack = 1
     if isinstance(stage, RlSettings):
-        episodes, group, chosen = asked(stage), stage.group_size, budget.max_turns * budget.turn_tokens
+        episodes, group, chosen = (
+            asked(stage) // stage.mini_batches,
+            stage.group_size,
+            budget.max_turns * budget.turn_tokens,
+        )
+        pack = stage.pack
     else:
         episodes, group, chosen = stage.pages * (stage.crops_a_page if stage.traces.crop else 1), 1, budget.total_tokens
     rows = stage.micro_batch or episodes
-    length = max(buckets.lengths, default=round_up(budget.total_tokens, (), 16))
+    length = max(buckets.lengths, default=round_up(pack * budget.total_tokens, (), 16))
     crops = rows * settings.conversation.tool.max_crops
     return {
         'stage': name,
         'rows': rows,
+        'pack': pack,
         'length': length,
-        'chosen': max(buckets.chosen, default=round_up(min(chosen, length), (), 8)),
+        'chosen': max(buckets.chosen, default=round_up(min(chosen, budget.total_tokens), (), 8)),
         'images': processes * max(buckets.images) if buckets.images else round_up(-(-rows // group) + crops),
         'windows': processes * max(buckets.windows, default=0),
         'micro_batches': -(-episodes // rows),
@@ -134,21 +141,22 @@ def floats(*shape: int) -> Float[np.ndarray, '...']:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def micro_batch(largest: Largest, images: tuple[int, int, int], vision: VisionConfig) -> MicroBatch:
-    """The arrays that `update.micro_batches` makes, without content."""
-    b, t = largest.rows, largest.length
-    rollouts = Rollouts(
-        ids=integers(b, t),
-        positions=integers(3, b, t),
-        lengths=integers(b),
-        loss_mask=floats(b, t),
-        sample_logprobs=floats(b, t),
-        feature_index=integers(b, t),
+def micro_batch(largest: Largest, images: tuple[int, int, int], vision: VisionConfig) -> Batch:
+    """The arrays that `batches.micro_batches` makes, without content."""
+    rows, t = largest.rows // largest.pack, largest.length
+    chosen = (largest.rows, largest.chosen)
+    return Batch(
+        ids=integers(rows, t),
+        positions=integers(3, rows, t),
+        feature_index=integers(rows, t),
+        segments=integers(rows, t) if largest.pack > 1 else None,
         vision=vision_batch(*images, vision),
-        group=integers(b),
-        advantages=floats(b),
+        source=integers(*chosen),
+        targets=integers(*chosen),
+        mask=floats(*chosen),
+        sample_logprobs=floats(*chosen),
+        advantages=floats(largest.rows),
     )
-    return MicroBatch(rollouts, integers(b, largest.chosen), floats(b, t))
 
 
 def vision_batch(i: int, w: int, s: int, vision: VisionConfig) -> VisionBatch:

@@ -194,6 +194,12 @@ def local_copy(array: Array) -> Array:
     return jax.make_array_from_single_device_arrays(array.shape, NamedSharding(mesh, array.sharding.spec), shards)
 
 
+def local_rows(array: Array) -> np.ndarray:
+    """This process's rows of an array that is split by rows over the devices, or whole on each."""
+    pieces = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(pieces[start]) for start in sorted(pieces)])
+
+
 # ---------------------------------------------------------------- batches
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -346,7 +346,7 @@ def make_update(model: Model, words: Words, optimizer: optax.GradientTransformat
 
     def update(learner, batch, late_weight):
         params, opt_state, metrics = jitted(learner.params, learner.opt_state, batch, late_weight)
-        return learner.advanced(params, opt_state), metrics
+        return replace(learner, params=params, opt_state=opt_state).next_step(), metrics
 
     return update
 

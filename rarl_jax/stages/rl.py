@@ -1,11 +1,12 @@
-"""A stage of GRPO: questions, rollouts, rewards, advantages, one update; and again."""
+"""A stage of GRPO: questions, rollouts, rewards, advantages, an update or several; and again."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import numpy as np
@@ -20,12 +21,13 @@ from rarl_jax.conversation.episodes import write_rollouts
 from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.rewards import Reward, RewardSettings
 from rarl_jax.learner.advantages import Estimator, advantages, without_variance
-from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.batches import Batch, Buckets, micro_batches
 from rarl_jax.learner.losses import LossSettings
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
-from rarl_jax.learner.update import ReferencePolicy, Updater, micro_batches, reinforcement
+from rarl_jax.learner.update import Learner, ReferencePolicy, Updater, reinforcement
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
+from rarl_jax.runtime.sharding import local_rows
 from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
@@ -50,7 +52,11 @@ class RlSettings(TrainingSettings):
     temperature: float = 1.0
     advantage: Estimator = 'grpo'
     drop_cut_off: bool = False  # leave episodes that a budget ended out of the loss
-    micro_batch: int = 0  # episodes a device pass, a multiple of group_size; 0 = the whole batch
+    # Updates of a step: its groups are cut into so many mini-batches, so many times. One of each is strictly on-policy: the ratio of the policy that
+    # learns to the one that sampled is 1, and the loss's clips have nothing to cut.
+    mini_batches: int = 1
+    epochs: int = 1
+    micro_batch: int = 0  # episodes a device pass, a multiple of group_size; 0 = the whole mini-batch
     # Episodes of a group that share a row, and their prompt, in an update: pays where prompts are longer than answers.
     pack: int = 1
     save_every: int = 20  # steps
@@ -58,18 +64,32 @@ class RlSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.show_every < 1:
-            raise ValueError(f'show_every is {self.show_every}, expected at least 1.')
+        for name in ('questions', 'group_size', 'pack', 'mini_batches', 'epochs', 'show_every'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} is {getattr(self, name)}, expected at least 1.')
+        if self.micro_batch < 0 or not 0 < self.temperature < float('inf'):
+            raise ValueError(
+                f'micro_batch is {self.micro_batch} and temperature {self.temperature}, expected 0 or more and a positive number.'
+            )
+        if self.questions % self.mini_batches:
+            raise ValueError(
+                f'mini_batches is {self.mini_batches}, expected a number that divides questions, {self.questions}.'
+            )
         if self.group_size % self.pack:
             raise ValueError(
                 f'pack is {self.pack}, expected a number that divides group_size, {self.group_size}: episodes of one group share a row.'
             )
 
+    @property
+    def updates(self) -> int:
+        """Updates of the policy in a step."""
+        return self.mini_batches * self.epochs
+
 
 def train(run: Run, name: str, stage: RlSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
     training = Training(run, name, stage)
-    optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
+    optimizer = make_optimizer(stage.optimizer, run.params, stage.steps * stage.updates)
     questions = processes.share(stage.questions, f'config.stage.{name}.questions')
     loader = LoaderSettings(batch_size=questions, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
     learner = training.begin(optimizer, iter(load(run.data_dir, loader, *run.processes)))
@@ -100,34 +120,64 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             clock.lap('rollout')
 
             # ---- judge
-            paid = [judge(e, samples[e.group], stage.reward) for e in episodes]
-            mask = loss_masks(episodes, stage.drop_cut_off)
-            total = np.array([reward.total for reward in paid])
+            earned = [judge(e, samples[e.group], stage.reward) for e in episodes]
+            learned = [without_loss(e) if stage.drop_cut_off and e.cut_off else e for e in episodes]
+            total = np.array([reward.total for reward in earned])
             group = np.array([e.group for e in episodes])
-            advantage = shared_advantages(stage, total, group, mask)
+            advantage = shared_advantages(stage, total, group, np.array([e.loss_mask.sum() for e in learned]))
             clock.lap('reward')
 
             # ---- learn
-            learned = [
-                dataclasses.replace(e, loss_mask=m[: len(e.ids)] > 0) for e, m in zip(episodes, mask, strict=True)
-            ]
-            batches = micro_batches(
-                learned, advantage, run.model.config, stage.buckets, stage.micro_batch, run.mesh, stage.pack
-            )
-            if reference is not None:
-                batches = map(reference.annotate, batches)
-            tokens, sequences = processes.total(float(mask.sum())), processes.total(len(episodes))
-            learner, metrics = updater(learner, batches, tokens, sequences)
-            metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            cut = partial(cut_batches, run, stage)
+            old = chosen_logprobs(updater, learner, cut(learned, advantage), learned) if stage.updates > 1 else None
+            told: list[dict[str, float]] = []
+            for part in mini_batches(stage, group):
+                episodes_of, old_of = [learned[i] for i in part], None if old is None else [old[i] for i in part]
+                batches = cut(episodes_of, advantage[part], old_of)
+                if reference is not None:
+                    batches = map(reference.annotate, batches)
+                tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes_of))
+                learner, metrics = updater(learner, batches, tokens, processes.total(len(part)))
+                told.append({key: float(value) for key, value in jax.device_get(metrics).items()})
+            learner = learner.next_step()
+            metrics = {key: float(np.mean([each[key] for each in told])) for key in told[0]}
             clock.lap('update')
 
             # ---- tell and save
             if processes.is_first() and (learner.step - 1) % stage.show_every == 0:
-                show(run, name, learner.step, samples, episodes, paid, advantage)
-            metrics |= rollout_metrics(episodes, paid, samples, without_variance(total, group))
+                show(run, name, learner.step, samples, episodes, earned, advantage)
+            metrics |= rollout_metrics(episodes, earned, samples, without_variance(total, group))
             metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in episodes)))
             training.after_step(learner, metrics)
             bar.advance(reward=metrics['reward/total'], iou=metrics['zoom/iou_first'])
+
+
+def cut_batches(
+    run: Run, stage: RlSettings, episodes: Sequence[Episode], advantage: Float[np.ndarray, 'E'], old=None
+) -> Iterator[Batch]:
+    """The micro-batches of an update on these episodes."""
+    return micro_batches(
+        episodes, advantage, run.model.config, stage.buckets, stage.micro_batch, run.mesh, stage.pack, old
+    )
+
+
+def mini_batches(stage: RlSettings, group: Int[np.ndarray, 'E']) -> Iterator[Int[np.ndarray, 'n']]:
+    """Places of the episodes of each update of a step: whole groups, in the order in which they were drawn.
+
+    With several processes each cuts its own groups; they take turns in drawing them, so an update sees the groups that one process would give it.
+    """
+    for _ in range(stage.epochs):
+        for part in np.split(np.unique(group), stage.mini_batches):
+            yield np.flatnonzero(np.isin(group, part))
+
+
+def chosen_logprobs(
+    updater: Updater, learner: Learner, batches: Iterable[Batch], episodes: Sequence[Episode]
+) -> list[Float[np.ndarray, 'n']]:
+    """The learner's own log-probs of each episode's chosen tokens, as it is before its first update on them."""
+    scored = [local_rows(updater.logprobs(learner.params, updater.base, batch)) for batch in batches]
+    rows = [row for part in scored for row in part]
+    return [row[: int(e.loss_mask.sum())] for row, e in zip(rows, episodes, strict=False)]
 
 
 def judge(episode: Episode, sample: Sample, settings: RewardSettings) -> Reward:
@@ -137,39 +187,29 @@ def judge(episode: Episode, sample: Sample, settings: RewardSettings) -> Reward:
     return rewards.reward(episode, question, accuracy, settings)
 
 
-def loss_masks(episodes: Sequence[Episode], drop_cut_off: bool) -> Float[np.ndarray, 'B T']:
-    """The chosen tokens that count, padded to the longest episode; with `drop_cut_off` none of an episode that a budget ended."""
-    mask = np.zeros((len(episodes), max(len(e.ids) for e in episodes)), np.float32)
-    for row, episode in enumerate(episodes):
-        if not (drop_cut_off and episode.cut_off):
-            mask[row, : len(episode.ids)] = episode.loss_mask
-    return mask
+def without_loss(episode: Episode) -> Episode:
+    """The episode with no token in the loss."""
+    return dataclasses.replace(episode, loss_mask=np.zeros_like(episode.loss_mask))
 
 
 def shared_advantages(
-    stage: RlSettings, total: Float[np.ndarray, 'B'], group: Int[np.ndarray, 'B'], mask: Float[np.ndarray, 'B T']
-) -> Float[np.ndarray, 'B T']:
+    stage: RlSettings, total: Float[np.ndarray, 'E'], group: Int[np.ndarray, 'E'], counts: Int[np.ndarray, 'E']
+) -> Float[np.ndarray, 'E']:
     """The advantages of this process's episodes in the batch of all processes: groups are whole on each, but an estimator may whiten over all."""
-    if jax.process_count() == 1:
-        return advantages(stage.advantage, total, group, stage.group_size, mask)
-    counts = mask.sum(axis=1).astype(int).tolist()
-    parts = processes.gather([total.tolist(), group.tolist(), counts])
-    every_total = np.concatenate([part[0] for part in parts])
+    parts = processes.gather([total.tolist(), group.tolist(), counts.tolist()])
+    every_total, every_count = (np.concatenate([part[at] for part in parts]) for at in (0, 2))
     every_group = np.concatenate([np.array(part[1]) + number * len(total) for number, part in enumerate(parts)])
-    every_count = np.concatenate([part[2] for part in parts])
-    # An estimator looks at how many tokens an episode has, not at where they stand.
-    stand_in = (np.arange(max(every_count.max(), 1)) < every_count[:, None]).astype(np.float32)
-    every = advantages(stage.advantage, every_total, every_group, stage.group_size, stand_in)[:, 0]
+    every = advantages(stage.advantage, every_total, every_group, stage.group_size, every_count)
     first = sum(len(part[0]) for part in parts[: jax.process_index()])
-    return every[first : first + len(total), None] * mask
+    return every[first : first + len(total)]
 
 
 def rollout_metrics(
-    episodes: Sequence[Episode], paid: Sequence[Reward], samples: Sequence[Sample], alike: Bool[np.ndarray, 'B']
+    episodes: Sequence[Episode], earned: Sequence[Reward], samples: Sequence[Sample], alike: Bool[np.ndarray, 'B']
 ) -> dict[str, float]:
     """Means over all processes' episodes, and of each reward part over each task's; `alike` marks those of groups without variance."""
     values: dict[str, list[float]] = defaultdict(list)
-    for episode, reward in zip(episodes, paid, strict=True):
+    for episode, reward in zip(episodes, earned, strict=True):
         question = samples[episode.group].question
         values['reward/total'].append(reward.total)
         for part, value in reward.parts.items():
@@ -191,7 +231,7 @@ def rollout_metrics(
     return {name: float(np.mean(each)) for name, each in every.items()}
 
 
-def show(run: Run, name: str, step: int, samples, episodes, paid, advantage) -> None:
+def show(run: Run, name: str, step: int, samples, episodes, earned, advantage) -> None:
     """Keeps the first two groups of a step for the report."""
     kept = [i for i, episode in enumerate(episodes) if episode.group < 2]
     shown = [samples[group] for group in range(min(2, len(samples)))]
@@ -201,8 +241,8 @@ def show(run: Run, name: str, step: int, samples, episodes, paid, advantage) -> 
         name,
         [episodes[i] for i in kept],
         questions={sample.question.id: sample.question for sample in shown},
-        rewards=[paid[i] for i in kept],
-        advantages=[float(advantage[i].sum() / max(1, (advantage[i] != 0).sum())) for i in kept],
+        rewards=[earned[i] for i in kept],
+        advantages=[float(advantage[i]) for i in kept],
         pages={sample.question.page_id: sample.image for sample in shown},
         decode=run.host.chat.decode,
     )

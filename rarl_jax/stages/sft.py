@@ -15,9 +15,9 @@ from input_pipeline.schema import Task
 from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.replay import replay
-from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.batches import Buckets, micro_batches
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
-from rarl_jax.learner.update import Updater, imitation, micro_batches
+from rarl_jax.learner.update import Updater, imitation
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
 from rarl_jax.stages.context import Run
@@ -55,11 +55,12 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
             clock = Clock()
             kind, episodes = next(learner.batches)
             clock.lap('traces')
-            unweighted = np.zeros((len(episodes), 1), np.float32)
+            unweighted = np.zeros(len(episodes), np.float32)
             cut = micro_batches(episodes, unweighted, run.model.config, stage.buckets, stage.micro_batch, run.mesh)
             tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes))
             learner, metrics = updater(learner, cut, tokens, processes.total(len(episodes)))
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            learner = learner.next_step()
             clock.lap('update')
             metrics |= {f'loss/{kind}': metrics['loss']}
             metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in episodes)))

@@ -13,9 +13,8 @@ from rarl_jax.conversation.dialogue import Budget, Host
 from rarl_jax.conversation.protocol import INSTRUCTION, TOOL_NAME, system_text, tool_schema
 from rarl_jax.conversation.replay import replay
 from rarl_jax.conversation.tool import ZoomTool, cut
-from rarl_jax.learner.batches import Buckets, collate
 from rarl_jax.models.images import PixelLimits
-from tests.rarl_jax.small_policy import folder, page, policy
+from tests.rarl_jax.small_policy import folder, one_a_row, page, policy
 
 QUESTION, MORE = 'What is the figure in red doing?', 'Où est le café — ♥? 12, 255, 1024'
 BOX, SECOND = (40.0, 60.0, 140.0, 200.0), (180.0, 200.0, 330.0, 260.0)
@@ -113,7 +112,7 @@ def test_logits_of_transformers(episode, inputs):
     with torch.no_grad():
         expected = reference(**inputs).logits[0, : len(episode.ids)].numpy()
     own = policy()
-    batch = collate([episode], own.model.config, Buckets())
+    batch = one_a_row([episode])
     apply = jax.jit(
         lambda params, b: own.model.apply({'params': params}, b.ids, b.positions, b.feature_index, b.vision)
     )

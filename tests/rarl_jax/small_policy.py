@@ -20,6 +20,7 @@ from rarl_jax.conversation.chat import Chat
 from rarl_jax.conversation.dialogue import Budget, Episode, Host
 from rarl_jax.conversation.replay import replay
 from rarl_jax.conversation.tool import ZoomTool
+from rarl_jax.learner.batches import Batch, Buckets, collate, sizes_of
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.policy import load_policy
@@ -110,6 +111,13 @@ def acted(sample: Sample, *steps: Step, group: int = 0, budget: Budget = BUDGET,
         page_id=sample.question.page_id,
     )
     return replay(told, sample.image, host(), budget, group=group)
+
+
+def one_a_row(episodes: list[Episode], buckets: Buckets | None = None, rows: int = 0) -> Batch:
+    """The episodes as an update would see them, each in a row of its own."""
+    config = read_config(folder())
+    sizes = sizes_of(episodes, config, buckets or Buckets())
+    return collate(episodes, np.zeros(len(episodes)), config, sizes, rows or len(episodes))
 
 
 def follow_script(monkeypatch, episodes: list[Episode]) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from input_pipeline.traces import Step
 from rarl_jax.conversation.opening import open_dialogues
-from rarl_jax.learner.batches import Buckets
+from rarl_jax.learner.batches import Buckets, micro_batches
 from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
-from rarl_jax.learner.update import Learner, Updater, micro_batches, reinforcement
+from rarl_jax.learner.update import Learner, Updater, reinforcement
 from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.policy import load_policy
 from rarl_jax.runtime.metrics import CompileCounter
@@ -107,7 +107,9 @@ def updates(model, params, mesh):
     )
     before, tokens = jax.device_get(params)['text'], sum(e.loss_mask.sum() for e in episodes())
     denominators = Denominators(np.float32(tokens), np.float32(EPISODES), np.float32(1))
-    gradient, _ = updater.first(params, updater.base, next(batches(model, mesh)), denominators)
+    first = next(batches(model, mesh))
+    total = updater.nothing(params, updater.metric_names(params, first, denominators))
+    gradient, _ = updater.accumulate(params, updater.base, total, first, denominators)
     gradient, counter, changes = jax.device_get(gradient)['text'], CompileCounter(), []
     for step in range(STEPS):
         learner, metrics = updater(learner, batches(model, mesh), float(tokens), EPISODES)
@@ -127,8 +129,5 @@ def episodes():
 
 def batches(model, mesh):
     rng = np.random.default_rng(1)
-    own = episodes()
-    width = max(len(e.ids) for e in own)
-    mask = np.stack([np.pad(e.loss_mask, (0, width - len(e.ids))) for e in own])
-    advantages = (rng.standard_normal((EPISODES, 1)) * mask).astype(np.float32)
-    return micro_batches(own, advantages, model.config, Buckets(), ROWS, mesh)
+    advantages = rng.standard_normal(EPISODES).astype(np.float32)
+    return micro_batches(episodes(), advantages, model.config, Buckets(), ROWS, mesh)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.learner.logprobs import chosen_logprobs, plan_chosen
+from rarl_jax.learner.logprobs import choosing_states, score_states
 from rarl_jax.learner.losses import Denominators, aggregate
 from tests.rarl_jax.learner.golden_numbers import load
 
@@ -16,7 +16,11 @@ RANDOM = np.random.default_rng(0)
 HIDDEN = jnp.array(RANDOM.normal(size=(B, T, D)), jnp.float32)
 TABLE = jnp.array(RANDOM.normal(size=(V, D)), jnp.float32)
 IDS = jnp.array(RANDOM.integers(0, V, (B, T)))
-CHOSEN = jnp.array(plan_chosen(MASK, [2, 5, 9]))
+# The state before each chosen token chose it; T = no token.
+SOURCE = np.full((B, 5), T)
+SOURCE[0], SOURCE[1, 0] = [2, 3, 4, 8, 11], 6
+TARGETS = jnp.take_along_axis(IDS, np.minimum(SOURCE + 1, T - 1), axis=1)
+HELD = SOURCE < T
 
 
 def head(table):
@@ -24,28 +28,25 @@ def head(table):
 
 
 def plain(table, hidden, temperature):
-    logp = jax.nn.log_softmax(head(table)(hidden[:, :-1]) / temperature)
+    """At the chosen places, from the logits of every token."""
+    logp = jax.nn.log_softmax(head(table)(hidden) / temperature)
     entropy = -jnp.sum(jnp.exp(logp) * logp, -1)
-    logp = jnp.take_along_axis(logp, IDS[:, 1:, None], -1)[..., 0]
-    return tuple(jnp.pad(x, ((0, 0), (1, 0))) * MASK for x in (logp, entropy))
+    states = np.minimum(SOURCE, T - 1)
+    logp = jnp.take_along_axis(logp, states[..., None], 1)
+    logp = jnp.take_along_axis(logp, TARGETS[..., None], -1)[..., 0]
+    return tuple(jnp.where(HELD, x, 0) for x in (logp, jnp.take_along_axis(entropy, states, 1)))
 
 
-def ours(table, hidden, temperature, chunk, entropy_gradient=True):
-    return chosen_logprobs(head(table), hidden, IDS, CHOSEN, temperature, chunk, entropy_gradient)
+def ours(table, hidden, temperature, chunk):
+    scores = score_states(head(table), choosing_states(hidden, jnp.array(SOURCE)), TARGETS, temperature, chunk)
+    return tuple(jnp.where(HELD, x, 0) for x in scores)
 
 
-def test_plan_by_hand():
-    end = T + 1
-    assert plan_chosen(MASK, [2, 5, 9]).tolist() == [[3, 4, 5, 9, 12], [7, end, end, end, end], [end] * 5]
-
-
-def test_plan_refuses_what_it_cannot_hold():
-    with pytest.raises(ValueError, match='5 chosen tokens, the largest bucket holds 4'):
-        plan_chosen(MASK, [2, 4])
-    first = MASK.copy()
-    first[1, 0] = True
-    with pytest.raises(ValueError, match='first token of row 1'):
-        plan_chosen(first, [9])
+def test_states_of_packed_rows_are_gathered_by_row():
+    """Two episodes in the first of two rows, none in the second but its padding."""
+    hidden = jnp.arange(2 * 4 * 1.0).reshape(2, 4, 1)
+    source = jnp.array([[2, 4], [0, 3], [4, 4], [1, 4]])
+    assert choosing_states(hidden, source)[..., 0].tolist() == [[2, 0], [0, 3], [0, 0], [5, 0]]
 
 
 @pytest.mark.parametrize('chunk', [1, 9, 1000])  # 1, 3 and all places of a row at a time
@@ -57,17 +58,16 @@ def test_equal_to_the_plain_path(chunk):
         np.testing.assert_allclose(entropy, expected[1], rtol=1e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize('entropy_gradient', [False, True])
 @pytest.mark.parametrize('chunk', [6, 1000])
-def test_gradients_equal_the_plain_path(chunk, entropy_gradient):
-    weights = jnp.array(RANDOM.normal(size=(2, B, T)), jnp.float32)
+def test_gradients_equal_the_plain_path(chunk):
+    weights = jnp.array(RANDOM.normal(size=(2, B, 5)), jnp.float32)
 
     def total(run, *args):
         logp, entropy = run(*args)
-        return jnp.sum(weights[0] * logp) + entropy_gradient * jnp.sum(weights[1] * entropy)
+        return jnp.sum(weights[0] * logp) + jnp.sum(weights[1] * entropy)
 
     expected = jax.jit(jax.grad(lambda t, h: total(plain, t, h, 0.7), (0, 1)))(TABLE, HIDDEN)
-    found = jax.jit(jax.grad(lambda t, h: total(ours, t, h, 0.7, chunk, entropy_gradient), (0, 1)))(TABLE, HIDDEN)
+    found = jax.jit(jax.grad(lambda t, h: total(ours, t, h, 0.7, chunk), (0, 1)))(TABLE, HIDDEN)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), found, expected)
 
 
@@ -82,13 +82,13 @@ def test_what_stands_elsewhere_is_not_looked_at():
 
 def test_entropy_equals_the_reference():
     inputs, outputs = load()
-    logits, mask = inputs['logits'], inputs['mask']
-    hidden = np.pad(logits, ((0, 0), (0, 1), (0, 0)))  # as if the head were the identity
-    chosen = plan_chosen(np.pad(mask, ((0, 0), (1, 0))), [12])
-    entropy = chosen_logprobs(lambda x: x, jnp.array(hidden), jnp.zeros((8, 13), int), chosen, chunk=16)[1][:, 1:]
+    logits, mask = jnp.array(inputs['logits']), jnp.array(inputs['mask'])
+    entropy = score_states(lambda x: x, logits, jnp.zeros(mask.shape, int), chunk=16)[
+        1
+    ]  # as if the head were the identity
     denominators = Denominators(jnp.float32(mask.sum()), jnp.float32(7), jnp.float32(12))
     for aggregation in ('token-mean', 'seq-mean-token-mean'):
-        value = aggregate(entropy, jnp.array(mask), aggregation, denominators)
+        value = aggregate(entropy, mask, aggregation, denominators)
         np.testing.assert_allclose(value, outputs[f'verl_entropy/{aggregation}'], rtol=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_memory_stays_far_below_the_plain_path():
     ids = jnp.zeros((1, length), int)
 
     def chunked(table, hidden):
-        return chosen_logprobs(head(table), hidden, ids, jnp.arange(1, length)[None])[0].sum()
+        return score_states(head(table), hidden, ids)[0].sum()
 
     def whole(table, hidden):
         return jax.nn.log_softmax(head(table)(hidden))[..., 0].sum()

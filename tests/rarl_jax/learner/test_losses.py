@@ -8,14 +8,22 @@ import numpy as np
 import pytest
 
 from rarl_jax.learner import losses
-from rarl_jax.learner.losses import Batch, Denominators, LossSettings, aggregate, correction_weight, kl, policy_loss
+from rarl_jax.learner.losses import (
+    Denominators,
+    LossInputs,
+    LossSettings,
+    aggregate,
+    correction_weight,
+    kl,
+    policy_loss,
+)
 from tests.rarl_jax.learner.golden_numbers import load
 
 INPUTS, OUTPUTS = load()
 LOGP, MASK = jnp.array(INPUTS['log_prob']), jnp.array(INPUTS['mask'])
 OLD, SAMPLE, REFERENCE = (jnp.array(INPUTS[f'{name}_log_prob']) for name in ('old', 'rollout', 'ref'))
-ADVANTAGES = jnp.array(INPUTS['adv'])[:, None] * MASK
-BATCH = Batch(MASK, ADVANTAGES, SAMPLE, OLD)
+ADVANTAGES = jnp.array(INPUTS['adv'])
+BATCH = LossInputs(MASK, ADVANTAGES, SAMPLE, OLD)
 # One of the 8 episodes has no token in the loss: verl leaves it out of the mean over sequences, TRL counts it.
 VERL = Denominators(MASK.sum(), jnp.float32(7), jnp.float32(12))
 TRL = Denominators(MASK.sum(), jnp.float32(8), jnp.float32(16))
@@ -105,14 +113,14 @@ def test_first_update_on_a_batch_is_plain_policy_gradient():
         settings = replace(PPO, loss=kind, aggregation='token-sum')
         first = BATCH._replace(old_logprobs=None)
         grad = jax.grad(lambda logp, s=settings, b=first: policy_loss(logp, ENTROPY, b, VERL, s)[0])(LOGP)
-        np.testing.assert_allclose(grad, -ADVANTAGES, rtol=1e-6)
+        np.testing.assert_allclose(grad, -ADVANTAGES[:, None] * MASK, rtol=1e-6)
 
 
 def test_micro_batches_add_up():
     settings = replace(PPO, aggregation='seq-mean-token-mean', entropy_weight=0.1, correction='token')
     whole = policy_loss(LOGP, -LOGP, BATCH, VERL, settings)
     rows = [slice(0, 3), slice(3, 4), slice(4, 8)]
-    cut = lambda r: Batch(*(None if x is None else x[r] for x in BATCH))  # noqa: E731
+    cut = lambda r: LossInputs(*(None if x is None else x[r] for x in BATCH))  # noqa: E731
     parts = [policy_loss(LOGP[r], -LOGP[r], cut(r), VERL, settings) for r in rows]
     summed = jax.tree.map(lambda *x: sum(x), *parts)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), summed, whole)
@@ -126,8 +134,8 @@ def test_entropy_bonus_is_subtracted():
 
 @pytest.mark.parametrize('jitted', [False, True], ids=['eager', 'jit'])
 def test_nothing_outside_the_mask_is_looked_at(jitted):
-    spoiled = [jnp.where(MASK > 0, x, jnp.nan) for x in (LOGP, ADVANTAGES, SAMPLE)]
-    batch = Batch(MASK, spoiled[1], spoiled[2])
+    spoiled = [jnp.where(MASK > 0, x, jnp.nan) for x in (LOGP, SAMPLE)]
+    batch = LossInputs(MASK, ADVANTAGES, spoiled[1])
     run = jax.jit(policy_loss, static_argnums=4) if jitted else policy_loss
     clean = run(LOGP, ENTROPY, BATCH._replace(old_logprobs=None), VERL, PPO)
     dirty = run(spoiled[0], spoiled[0], batch, VERL, PPO)
@@ -137,8 +145,8 @@ def test_nothing_outside_the_mask_is_looked_at(jitted):
 
 def test_ratio_gap_by_hand():
     mask, one = jnp.array([[1.0, 1.0, 0.0]]), jnp.ones((1, 3))
-    batch = Batch(mask, one, jnp.log(jnp.array([[0.5, 0.25, 0.1]])))
-    means = policy_loss(jnp.log(0.5 * one), one, batch, losses.count(mask, 1, 3), PPO)[1]
+    batch = LossInputs(mask, jnp.ones(1), jnp.log(jnp.array([[0.5, 0.25, 0.1]])))
+    means = policy_loss(jnp.log(0.5 * one), one, batch, Denominators(mask.sum(), 1.0, 3.0), PPO)[1]
     np.testing.assert_allclose(means['policy/ratio_gap'], (0 + 1) / 2, atol=1e-6)
 
 
@@ -149,6 +157,20 @@ def test_settings_that_cannot_learn_are_refused():
         policy_loss(LOGP, ENTROPY, BATCH, VERL, replace(PPO, kl_weight=0.1))
 
 
-def test_one_advantage_an_episode_is_refused():
-    with pytest.raises(ValueError, match=r'advantages has shape \(8, 1\), expected that of logp, \(8, 12\)'):
-        policy_loss(LOGP, ENTROPY, BATCH._replace(advantages=ADVANTAGES[:, :1]), VERL, PPO)
+@pytest.mark.parametrize('wrong', [ADVANTAGES[:, None], ADVANTAGES[:1], ADVANTAGES[:, None] * MASK])
+def test_an_advantage_is_one_number_an_episode(wrong):
+    with pytest.raises(ValueError, match=r'advantages has shape .*, expected \(8,\) beside a logp of \(8, 12\)'):
+        policy_loss(LOGP, ENTROPY, BATCH._replace(advantages=wrong), VERL, PPO)
+
+
+def test_before_the_first_update_nothing_can_be_clipped():
+    first = policy_loss(LOGP, ENTROPY, BATCH._replace(old_logprobs=None), VERL, PPO)[1]
+    later = policy_loss(LOGP, ENTROPY, BATCH, VERL, PPO)[1]
+    assert later.keys() - first.keys() == {'policy/clip_fraction', 'policy/update_kl'}
+    assert later['policy/clip_fraction'] > 0
+
+
+@pytest.mark.parametrize('change', [{'clip_low': -0.1}, {'dual_clip': float('nan')}, {'correction_band': (2.0, 0.5)}])
+def test_ranges(change):
+    with pytest.raises(ValueError, match='from 0 on'):
+        replace(PPO, **change)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rarl_jax.learner.optim import (
@@ -116,3 +117,20 @@ def test_what_is_not_finite_is_skipped_and_counted(bad, loss):
     assert all(np.isfinite(x).all() and not x.any() for x in jax.tree.leaves(opt_state))
     assert numbers['optimizer/skipped'] == 1
     assert np.isfinite(numbers['optimizer/gradient_norm'])
+
+
+def test_an_update_that_is_not_finite_is_not_applied():
+    """Loss and gradient are finite, what the optimizer makes of them is not."""
+    optimizer = optax.scale(float('inf'))
+    params, _, numbers = apply(optimizer, PARAMS, optimizer.init(PARAMS), GRADS, jnp.float32(1))
+    jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+    assert numbers['optimizer/skipped'] == 1
+
+
+@pytest.mark.parametrize(
+    'change',
+    [{'learning_rate': float('nan')}, {'learning_rate': -1.0}, {'b2': 1.0}, {'warmup': 1.5}, {'max_grad_norm': 0.0}],
+)
+def test_ranges(change):
+    with pytest.raises(ValueError, match=f'{next(iter(change))} is'):
+        replace(PLAIN, **change)

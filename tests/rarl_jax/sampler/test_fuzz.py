@@ -30,7 +30,7 @@ class Script:
         patch.setattr(module, '_row_keys', lambda key, questions, attempts: np.zeros(len(questions)))
         patch.setattr(module, 'encode', lambda policy, images, limits, patches: (None, [0] * len(images)))
         patch.setattr(module, 'prefill', lambda model, params, features, chunk: (None, np.arange(len(chunk.ids))))
-        patch.setattr(module, 'take_rows', lambda layers, rows, length, mesh: np.array(layers)[rows])
+        patch.setattr(module, 'take_rows', lambda model, layers, rows, length, mesh: np.array(layers)[rows])
         patch.setattr(
             module,
             'first_tokens',

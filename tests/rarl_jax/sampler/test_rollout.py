@@ -15,11 +15,10 @@ from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.protocol import call_text
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.conversation.tool import ZoomTool
-from rarl_jax.learner.batches import Buckets, collate
 from rarl_jax.runtime.metrics import CompileCounter
 from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
-from tests.rarl_jax.small_policy import BUDGET, acted, follow_script, page, policy, sample
+from tests.rarl_jax.small_policy import BUDGET, acted, follow_script, one_a_row, page, policy, sample
 
 BOX, OTHER = (40.0, 60.0, 140.0, 200.0), (180.0, 200.0, 330.0, 260.0)
 SETTINGS = SamplerSettings(segment=8, lengths=(64, 128, 192), cache_lengths=(224,))
@@ -35,7 +34,7 @@ def answered(samples, key, sampling=ONE, budget=BUDGET, settings=SETTINGS, progr
 def full_pass(episodes, temperature=1.0, change=lambda batch: batch):
     """Log-probs of the episodes' tokens by one plain pass over whole conversations, [B, T - 1]."""
     own = policy()
-    batch = change(collate(episodes, own.model.config, Buckets()))
+    batch = change(one_a_row(episodes))
 
     @jax.jit
     def logprobs(params, batch):

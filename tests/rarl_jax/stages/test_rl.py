@@ -1,0 +1,49 @@
+"""GRPO's stage: what its settings refuse, and how a step's groups are cut into mini-batches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from configs.quickstart import updates
+from rarl_jax.conversation.rewards import RewardSettings
+from rarl_jax.stages.rl import mini_batches
+
+STAGE = updates(1, RewardSettings())
+GROUP = np.repeat(np.arange(6), 4)  # six groups of four episodes, side by side
+
+
+def test_one_update_takes_all_episodes_as_they_stand():
+    (part,) = mini_batches(replace(STAGE, questions=6), GROUP)
+    assert part.tolist() == [*range(24)]
+
+
+def test_mini_batches_are_whole_groups_each_once_an_epoch():
+    stage = replace(STAGE, questions=6, mini_batches=3, epochs=2)
+    parts = [part.tolist() for part in mini_batches(stage, GROUP)]
+    assert parts == [[*range(8)], [*range(8, 16)], [*range(16, 24)]] * 2 and stage.updates == 6
+
+
+def test_processes_cut_the_same_mini_batches():
+    """Two processes that take turns in drawing questions, each with the groups that it numbers from 0."""
+    stage = replace(STAGE, questions=4, mini_batches=2)
+    whole = [set(part // 4) for part in mini_batches(stage, GROUP[:16])]
+    shares = [[{2 * g + p for g in part // 4} for part in mini_batches(stage, GROUP[:8])] for p in (0, 1)]
+    assert [a | b for a, b in zip(*shares, strict=True)] == whole
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'mini_batches': 5}, 'a number that divides questions, 32'),
+        ({'epochs': 0}, 'epochs is 0, expected at least 1'),
+        ({'questions': 0}, 'questions is 0'),
+        ({'temperature': float('nan')}, 'temperature nan'),
+        ({'temperature': 0.0}, 'temperature 0.0'),
+        ({'micro_batch': -8}, 'micro_batch is -8'),
+        ({'pack': 3}, 'divides group_size, 8'),
+    ],
+)
+def test_settings_that_cannot_be(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(STAGE, **change)
