@@ -185,9 +185,10 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[Record]]:
         raise FileNotFoundError(
             f'{path} was not found: run the same command again; a stage that cannot be evaluated any more is left out by --config.compare.'
         )
+    results = files.load_json(path, fix=f'delete it: {ANEW}')
     if not (folder / SAMPLES).exists():
         raise FileNotFoundError(f'{folder / SAMPLES} was not found, which {path} was made from: delete {path}: {ANEW}.')
-    results, records = files.load_json(path, fix=f'delete it: {ANEW}'), read_samples(folder)
+    records = read_samples(folder)
     check_results(folder, results, records)
     return results, records
 

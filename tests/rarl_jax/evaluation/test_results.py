@@ -104,10 +104,10 @@ def test_the_file_names_what_made_it_and_is_plain_json(tmp_path):
 def test_a_result_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'results\.json was not found: run the same command again'):
         read_results(tmp_path)
-    (tmp_path / 'results.json').write_text('{"stage": ')
+    (tmp_path / 'results.json').write_text('{}')
     with pytest.raises(FileNotFoundError, match=r'samples\.jsonl was not found.*delete .*results\.json'):
         read_results(tmp_path)
-    rewrite_samples(tmp_path, [])
+    (tmp_path / 'results.json').write_text('{"stage": ')
     with pytest.raises(ValueError, match=r'results\.json is not JSON'):
         read_results(tmp_path)
 
