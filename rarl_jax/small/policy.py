@@ -8,11 +8,13 @@ their value: a box coordinate is one token, and `smooth_number_embeddings` lets 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from safetensors.numpy import save_file
@@ -20,8 +22,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from input_pipeline.schema import Question
 from rarl_jax.conversation.protocol import CHAT_TEMPLATE, fixed_strings
-from rarl_jax.models.images import PixelLimits
+from rarl_jax.models.images import CLIP_MEAN, CLIP_STD, PixelLimits
+from rarl_jax.models.interface import Config, VisionConfig, config_from_hf
+from rarl_jax.models.names import weight_table
 from rarl_jax.policy import PolicyKind
+from rarl_jax.runtime.files import replacing, write_json, write_whole
 
 NUMBERS = 256  # 0..255 are whole tokens, with ids 0..255
 SPECIAL = (
@@ -41,8 +46,13 @@ SPECIAL = (
     '<|video_pad|>',
 )
 MARKERS = ('<tool_call>', '</tool_call>')  # single tokens, but not special ones: decoding keeps them, as with Qwen2.5
+MAX_LENGTH = 32_768  # tokens; told to other programs only
 PATCH_SCALE = 0.3  # of the patch projection's weights: they sum 1176 numbers, or 588 twice
-IMAGE_MEAN, IMAGE_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # CLIP's
+# Which matrix is drawn first, second, ... of those in one place: a seed gives the same weights whatever the order of the table of names.
+DRAWN = (
+    *('embed_tokens', 'patch_embed', 'merger'),
+    *('q_proj', 'k_proj', 'v_proj', 'o_proj', 'qkv', 'attn.proj', 'gate_proj', 'up_proj', 'down_proj'),
+)
 
 
 @dataclass(frozen=True)
@@ -50,21 +60,25 @@ class SmallShape:
     """Sizes of a small Qwen2.5-VL; the defaults have 1.7 M parameters."""
 
     kind: str = 'rarl_jax.small.policy'
-    hidden: int = 128  # width of the decoder
-    layers: int = 4  # decoder layers
-    heads: int = 4  # query heads
-    kv_heads: int = 2  # key and value heads
-    mlp: int = 384  # width inside the decoder's MLP
-    rope_theta: float = (
-        10.0  # small: at 1e4 the column axis of M-RoPE would turn 0.003 rad a token, too little to be seen
-    )
-    vision_hidden: int = 96  # width of the vision tower
-    vision_layers: int = 4  # vision blocks
-    vision_heads: int = 4  # heads of the vision tower
-    vision_mlp: int = 256  # width inside the vision MLP
-    vision_window: int = 112  # px: side of the windows of the other vision blocks
-    full_blocks: tuple[int, ...] = (1, 3)  # vision blocks that attend over the whole image, the others over windows
-    vocab_size: int = 768  # tokens in all, special ones included; fewer where the corpus yields no more
+    # Width of the decoder, its layers, query heads, key and value heads, and the width inside its MLP.
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    mlp: int = 384
+    # Small: at 1e4 the column axis of M-RoPE would turn 0.003 rad a token, too little to be seen.
+    rope_theta: float = 10.0
+    # Width of the vision tower, its blocks, heads, and the width inside its MLP.
+    vision_hidden: int = 96
+    vision_layers: int = 4
+    vision_heads: int = 4
+    vision_mlp: int = 256
+    # Side of an attention window, px.
+    vision_window: int = 112
+    # Vision blocks that attend over the whole image; the others attend over windows.
+    full_blocks: tuple[int, ...] = (1, 3)
+    # Tokens in all, special ones included; fewer where the corpus yields no more.
+    vocab_size: int = 768
 
     @property
     def mrope_section(self) -> tuple[int, int, int]:
@@ -117,25 +131,22 @@ def write_small_folder(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(corpus, phrases, shape.vocab_size)
-    config = _model_config(shape, tokenizer)
-    _write_json(directory / 'config.json', config)
+    config = _model_config(shape, tokenizer, init_scale)
+    stops = [config.eos_token_id, config.bos_token_id]
+    write_json(directory / 'config.json', {**config.to_hf(), 'torch_dtype': 'float32'})
     tokenizer.save(str(directory / 'tokenizer.json'))
-    _write_json(directory / 'tokenizer_config.json', _tokenizer_config(tokenizer, chat_template))
-    (directory / 'chat_template.jinja').write_text(chat_template, encoding='utf-8')
-    _write_json(directory / 'preprocessor_config.json', _processor_config(page_pixels))
-    stops = [config['eos_token_id'], config['pad_token_id']]
-    _write_json(
+    write_json(directory / 'tokenizer_config.json', _tokenizer_config(chat_template))
+    write_whole(directory / 'chat_template.jinja', chat_template)
+    write_json(directory / 'preprocessor_config.json', _processor_config(config.vision, page_pixels))
+    write_json(
         directory / 'generation_config.json', {'eos_token_id': stops, 'pad_token_id': stops[1], 'do_sample': False}
     )
     weights = random_weights(config, init_scale, seed)
     if smooth_numbers:
         weights['model.embed_tokens.weight'][:NUMBERS] = smooth_number_embeddings(shape.hidden, init_scale)
-    save_file(weights, str(directory / 'model.safetensors'), metadata={'format': 'pt'})
+    with replacing(directory / 'model.safetensors') as file:
+        save_file(weights, file, metadata={'format': 'pt'})
     return directory
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
 # ---- tokenizer ----
@@ -214,154 +225,105 @@ def _number_merges() -> list[tuple[str, str]]:
 # ---- files beside the weights ----
 
 
-def _model_config(shape: SmallShape, tokenizer: Tokenizer) -> dict[str, Any]:
-    """config.json as the hub's Qwen2.5-VL folders have it; the vocabulary is padded to a multiple of 64."""
-    vocab = -(-tokenizer.get_vocab_size() // 64) * 64
-    vision = {
-        'model_type': 'qwen2_5_vl',
-        'depth': shape.vision_layers,
-        'hidden_act': 'silu',
-        'hidden_size': shape.vision_hidden,
-        'intermediate_size': shape.vision_mlp,
-        'num_heads': shape.vision_heads,
-        'in_chans': 3,
-        'out_hidden_size': shape.hidden,
-        'patch_size': 14,
-        'spatial_merge_size': 2,
-        'spatial_patch_size': 14,
-        'temporal_patch_size': 2,
-        'tokens_per_second': 2,
-        'window_size': shape.vision_window,
-        'fullatt_block_indexes': list(shape.full_blocks),
-    }
-    return {
-        'architectures': ['Qwen2_5_VLForConditionalGeneration'],
-        'model_type': 'qwen2_5_vl',
-        'vocab_size': vocab,
-        'hidden_size': shape.hidden,
-        'intermediate_size': shape.mlp,
-        'num_hidden_layers': shape.layers,
-        'num_attention_heads': shape.heads,
-        'num_key_value_heads': shape.kv_heads,
-        'hidden_act': 'silu',
-        'max_position_embeddings': 32768,
-        'rms_norm_eps': 1e-6,
-        'rope_theta': shape.rope_theta,
-        'rope_scaling': {'type': 'mrope', 'mrope_section': list(shape.mrope_section)},
-        'attention_dropout': 0.0,
-        'use_sliding_window': False,
-        'tie_word_embeddings': True,
-        'torch_dtype': 'float32',
-        'bos_token_id': tokenizer.token_to_id('<|endoftext|>'),
-        'eos_token_id': tokenizer.token_to_id('<|im_end|>'),
-        'pad_token_id': tokenizer.token_to_id('<|endoftext|>'),
-        'vision_start_token_id': tokenizer.token_to_id('<|vision_start|>'),
-        'vision_end_token_id': tokenizer.token_to_id('<|vision_end|>'),
-        'vision_token_id': tokenizer.token_to_id('<|vision_pad|>'),
-        'image_token_id': tokenizer.token_to_id('<|image_pad|>'),
-        'video_token_id': tokenizer.token_to_id('<|video_pad|>'),
-        'vision_config': vision,
-    }
+def _model_config(shape: SmallShape, tokenizer: Tokenizer, init_scale: float) -> Config:
+    """Sizes that are not named are those of every Qwen2.5-VL; the vocabulary is padded to a multiple of 64."""
+    token = tokenizer.token_to_id
+    return config_from_hf(
+        {
+            'model_type': 'qwen2_5_vl',
+            'vocab_size': -(-tokenizer.get_vocab_size() // 64) * 64,
+            'hidden_size': shape.hidden,
+            'intermediate_size': shape.mlp,
+            'num_hidden_layers': shape.layers,
+            'num_attention_heads': shape.heads,
+            'num_key_value_heads': shape.kv_heads,
+            'rms_norm_eps': 1e-6,
+            'rope_theta': shape.rope_theta,
+            'rope_scaling': {'type': 'mrope', 'mrope_section': list(shape.mrope_section)},
+            'initializer_range': init_scale,
+            'tie_word_embeddings': True,
+            'bos_token_id': token('<|endoftext|>'),
+            'eos_token_id': token('<|im_end|>'),
+            'vision_start_token_id': token('<|vision_start|>'),
+            'vision_end_token_id': token('<|vision_end|>'),
+            'image_token_id': token('<|image_pad|>'),
+            'video_token_id': token('<|video_pad|>'),
+            'vision_config': {
+                'depth': shape.vision_layers,
+                'hidden_size': shape.vision_hidden,
+                'intermediate_size': shape.vision_mlp,
+                'num_heads': shape.vision_heads,
+                'out_hidden_size': shape.hidden,
+                'window_size': shape.vision_window,
+                'fullatt_block_indexes': list(shape.full_blocks),
+            },
+        }
+    )
 
 
-def _tokenizer_config(tokenizer: Tokenizer, chat_template: str) -> dict[str, Any]:
+def _tokenizer_config(chat_template: str) -> dict[str, Any]:
     return {
         'tokenizer_class': 'PreTrainedTokenizerFast',  # takes tokenizer.json as it is; Qwen2Tokenizer would split words its own way
         'processor_class': 'Qwen2_5_VLProcessor',
         'eos_token': '<|im_end|>',
         'pad_token': '<|endoftext|>',
-        'model_max_length': 32768,
+        'model_max_length': MAX_LENGTH,
         'clean_up_tokenization_spaces': False,
         'chat_template': chat_template,
     }
 
 
-def _processor_config(page_pixels: tuple[int, int]) -> dict[str, Any]:
+def _processor_config(vision: VisionConfig, page_pixels: tuple[int, int]) -> dict[str, Any]:
     return {
         'image_processor_type': 'Qwen2VLImageProcessor',
         'processor_class': 'Qwen2_5_VLProcessor',
         'min_pixels': page_pixels[0],
         'max_pixels': page_pixels[1],
-        'patch_size': 14,
-        'temporal_patch_size': 2,
-        'merge_size': 2,
-        'image_mean': IMAGE_MEAN,
-        'image_std': IMAGE_STD,
+        'patch_size': vision.patch_size,
+        'temporal_patch_size': vision.temporal_patch_size,
+        'merge_size': vision.spatial_merge_size,
+        'image_mean': CLIP_MEAN,
+        'image_std': CLIP_STD,
     }
 
 
 # ---- weights ----
 
 
-def random_weights(config: dict[str, Any], scale: float, seed: int) -> dict[str, Float[np.ndarray, '...']]:
+def random_weights(config: Config, scale: float, seed: int) -> dict[str, Float[np.ndarray, '...']]:
     """Every weight under the hub's name, float32: matrices normal with deviation `scale`, norms one, biases zero.
 
     The patch projection starts smaller, and query weights start near the key weights of their group.
     """
-    rng = np.random.default_rng(seed)
-    weights = {}
-    for name, shape in {**_text_shapes(config), **_vision_shapes(config['vision_config'])}.items():
-        if name.endswith('bias'):
-            weights[name] = np.zeros(shape, np.float32)
-        elif len(shape) == 1:
-            weights[name] = np.ones(shape, np.float32)
+    rng, weights = np.random.default_rng(seed), {}
+    for name, shape in sorted(_hub_shapes(config).items(), key=_drawing_order):
+        if len(shape) == 1:
+            weights[name] = np.full(shape, not name.endswith('bias'), np.float32)
         else:
             weights[name] = (scale * rng.standard_normal(shape)).astype(np.float32)
     weights['visual.patch_embed.proj.weight'] *= PATCH_SCALE
+    text = config.text
     for name in [name for name in weights if name.endswith('q_proj.weight')]:
-        keys = weights[name.replace('q_proj', 'k_proj')].reshape(
-            config['num_key_value_heads'], -1, config['hidden_size']
-        )
-        queries = np.repeat(keys, config['num_attention_heads'] // len(keys), axis=0).reshape(weights[name].shape)
+        keys = weights[name.replace('q_proj', 'k_proj')].reshape(text.num_kv_heads, -1, text.hidden_size)
+        queries = np.repeat(keys, text.num_heads // text.num_kv_heads, axis=0).reshape(weights[name].shape)
         weights[name] = queries + weights[name] / 3  # a token first attends to what is like itself
     return weights
 
 
-def _text_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    d, f = config['hidden_size'], config['intermediate_size']
-    kv = d // config['num_attention_heads'] * config['num_key_value_heads']
-    shapes = {'model.embed_tokens.weight': (config['vocab_size'], d), 'model.norm.weight': (d,)}
-    layer = {
-        'input_layernorm.weight': (d,),
-        'post_attention_layernorm.weight': (d,),
-        'self_attn.q_proj.weight': (d, d),
-        'self_attn.q_proj.bias': (d,),
-        'self_attn.k_proj.weight': (kv, d),
-        'self_attn.k_proj.bias': (kv,),
-        'self_attn.v_proj.weight': (kv, d),
-        'self_attn.v_proj.bias': (kv,),
-        'self_attn.o_proj.weight': (d, d),
-        'mlp.gate_proj.weight': (f, d),
-        'mlp.up_proj.weight': (f, d),
-        'mlp.down_proj.weight': (d, f),
+def _hub_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    return {
+        weight.hub.format(layer): weight.hub_shape
+        for weight in jax.tree.leaves(weight_table(config))
+        for layer in range(weight.shape[0] if weight.stacked else 1)
     }
-    for index in range(config['num_hidden_layers']):
-        shapes.update({f'model.layers.{index}.{name}': shape for name, shape in layer.items()})
-    return shapes
 
 
-def _vision_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    d, f, merged = config['hidden_size'], config['intermediate_size'], config['hidden_size'] * 4
-    block = {'norm1.weight': (d,), 'norm2.weight': (d,)}
-    for name, (rows, columns) in {
-        'attn.qkv': (3 * d, d),
-        'attn.proj': (d, d),
-        'mlp.gate_proj': (f, d),
-        'mlp.up_proj': (f, d),
-        'mlp.down_proj': (d, f),
-    }.items():
-        block.update({f'{name}.weight': (rows, columns), f'{name}.bias': (rows,)})
-    shapes = {
-        'visual.patch_embed.proj.weight': (d, 3, 2, 14, 14),
-        'visual.merger.ln_q.weight': (d,),
-        'visual.merger.mlp.0.weight': (merged, merged),
-        'visual.merger.mlp.0.bias': (merged,),
-        'visual.merger.mlp.2.weight': (config['out_hidden_size'], merged),
-        'visual.merger.mlp.2.bias': (config['out_hidden_size'],),
-    }
-    for index in range(config['depth']):
-        shapes.update({f'visual.blocks.{index}.{name}': shape for name, shape in block.items()})
-    return shapes
+def _drawing_order(named: tuple[str, tuple[int, ...]]) -> tuple[bool, int, int, str]:
+    """The decoder before the vision tower; in both, what is no layer, then layer by layer."""
+    name = named[0]
+    layer = re.search(r'(?:layers|blocks)\.(\d+)', name)
+    kind = next((rank for rank, part in enumerate(DRAWN) if part in name), len(DRAWN))
+    return name.startswith('visual'), int(layer[1]) if layer else -1, kind, name
 
 
 def smooth_number_embeddings(width: int, scale: float, count: int = NUMBERS) -> Float[np.ndarray, 'count width']:
