@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -80,29 +81,8 @@ def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
     questions, sources = held_out(run, stage)
     for notice in notices(stage, questions, run.host.tool.max_crops):
         run.console.print(notice, markup=False)
-    known = identity(run, name, stage)
-    with processes.first_before_others(lambda: SampleFile(folder, known, writes=processes.is_first())) as file:
-        if (folder / RESULTS).exists():
-            read_results(folder)  # refused where the answers are others than they were
-        todo = {mode: file.missing(questions, mode, decoding(stage)) for mode in stage.modes}
-        missing = sum(map(len, todo.values()))
-        params = params_at(run, name) if missing else None
-        if missing and params is None:
-            run.console.print(
-                f'{folder} lacks {missing} answers, and the policy that gave them has been trained on: its results are of the others.'
-            )
-            todo = {}
-        policy = Policy.of(run.model, run.weights(params), run.host, run.mesh) if params is not None else None
-        total = len(questions) * len(stage.modes)
-        with run.progress(name, total, total - missing) as bar:
-            for mode, rest in todo.items():
-                for start in range(0, len(rest), stage.batch_size):
-                    batch = rest[start : start + stage.batch_size]
-                    doc_ids = [doc_id for doc_id, _ in batch[jax.process_index() :: jax.process_count()]]
-                    records = answer(run, policy, mode, stage, doc_ids, [sources[doc_id] for doc_id in doc_ids])
-                    file.add(map(from_json, processes.joined(map(to_json, records))))
-                    bar.advance(len(batch))
-                    run.leave_if_asked()
+    with processes.first_before_others(lambda: open_samples(folder, identity(run, name, stage))) as file:
+        answer_missing(run, name, stage, file, questions, sources)
         records = file.records
     if not processes.is_first() or not records:
         return
@@ -116,6 +96,38 @@ def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
     results = write_results(folder, provenance(run, name), records)
     write_exports(folder / 'exports', records, read_questions(run.data_dir, stage.split))
     run.metrics.write(run.global_step(name), name, headline(results))
+
+
+def open_samples(folder: Path, known: dict) -> SampleFile:
+    """The answers so far. ValueError where they are another policy's, or not those that the results beside them were made from."""
+    if processes.is_first() and (folder / RESULTS).exists():
+        read_results(folder)
+    return SampleFile(folder, known, writes=processes.is_first())
+
+
+def answer_missing(
+    run: Run, name: str, stage: EvaluateSettings, file: SampleFile, questions: Sequence[Question], sources: SampleSource
+) -> None:
+    """Lets the policy answer, mode by mode, what has no answer yet; says so where it cannot, as the policy has changed."""
+    todo = {mode: file.missing(questions, mode, decoding(stage)) for mode in stage.modes}
+    missing, total = sum(map(len, todo.values())), len(questions) * len(stage.modes)
+    params = params_at(run, name) if missing else None
+    if missing and params is None:
+        run.console.print(
+            f'{name} lacks {missing} of {total} answers, and the policy that gave them has been trained on: its results are of the others.'
+        )
+    if params is None:
+        return
+    policy = Policy.of(run.model, run.weights(params), run.host, run.mesh)
+    with run.progress(name, total, total - missing) as bar:
+        for mode, rest in todo.items():
+            for start in range(0, len(rest), stage.batch_size):
+                batch = rest[start : start + stage.batch_size]
+                doc_ids = [doc_id for doc_id, _ in batch[jax.process_index() :: jax.process_count()]]
+                records = answer(run, policy, mode, stage, doc_ids, [sources[doc_id] for doc_id in doc_ids])
+                file.add(map(from_json, processes.joined(map(to_json, records))))
+                bar.advance(len(batch))
+                run.leave_if_asked()
 
 
 def has_lost_results(run: Run, name: str) -> bool:
