@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,33 +13,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from input_pipeline.loader import read_questions
-from input_pipeline.schema import Question
 from rarl_jax.conversation.chat import IMAGE_PAD, Chat
 from rarl_jax.models import interface
-from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import Config, Model
 from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter
 from rarl_jax.models.params import Params, abstract_params, logical_axes
 from rarl_jax.models.weights import load_params
-from rarl_jax.runtime.plugins import load_plugin
+from rarl_jax.runtime.plugins import load_policy_kind
 from rarl_jax.runtime.sharding import Rules, constrain, param_shardings
 
 if TYPE_CHECKING:
     from rarl_jax.settings import ModelSettings
-
-
-@dataclass(frozen=True)
-class PolicyKind:
-    """How a policy is made from nothing: what the module that config.model.fresh.kind names offers as POLICY."""
-
-    settings: type  # a frozen dataclass with the field `kind`
-    # (folder, settings, questions of the training split, how large it will see a page, seed): writes a Hugging Face folder.
-    make: Callable[[Path, Any, Sequence[Question], PixelLimits, int], object]
-
-
-def load_policy_kind(kind: str) -> PolicyKind:
-    """The PolicyKind of a module's import path; ValueError where there is none."""
-    return load_plugin(kind, 'POLICY', PolicyKind, 'config.model.fresh.kind')
 
 
 def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: int) -> Path:

@@ -23,10 +23,9 @@ from rarl_jax.conversation.dialogue import ConversationSettings
 from rarl_jax.conversation.tool import load_tool
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.lora import LoraConfig
-from rarl_jax.policy import load_policy_kind
+from rarl_jax.runtime.plugins import load_policy_kind
 from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
-from rarl_jax.stages.evaluate import EvaluateSettings
 from rarl_jax.stages.registry import load_kind
 
 PUBLISHED_LIMITS = PixelLimits(56 * 56, 3584 * 3584)  # of the published processor
@@ -97,9 +96,8 @@ class RunSettings:
             raise ValueError(
                 f'config.keep_checkpoints is {self.keep_checkpoints}, expected at least 1: a run needs one to go on from.'
             )
-        evaluations = {
-            name: self.stage[name].modes for name in self.stages if isinstance(self.stage[name], EvaluateSettings)
-        }
+        # What does not train is measured in modes.
+        evaluations = {name: self.stage[name].modes for name in self.stages if 'modes' in vars(self.stage[name])}
         known = [*evaluations, *(f'{name}:{mode}' for name, modes in evaluations.items() for mode in modes)]
         if unknown := [item for item in self.compare if item not in known]:
             raise ValueError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 T = TypeVar('T')
 
@@ -19,3 +22,17 @@ def load_plugin(path: object, name: str, kind: type[T], what: str) -> T:
             f'{what}: {path}.{name} is a {type(found).__name__}, expected {kind.__module__}.{kind.__name__}.'
         )
     return found
+
+
+@dataclass(frozen=True)
+class PolicyKind:
+    """How a policy is made from nothing: what the module that config.model.fresh.kind names offers as POLICY."""
+
+    settings: type  # a frozen dataclass with the field `kind`
+    # (folder, settings, Questions of the training split, PixelLimits of a page, seed): writes a Hugging Face folder.
+    make: Callable[[Path, Any, Sequence[Any], Any, int], object]
+
+
+def load_policy_kind(kind: str) -> PolicyKind:
+    """The PolicyKind of a module's import path; ValueError where there is none."""
+    return load_plugin(kind, 'POLICY', PolicyKind, 'config.model.fresh.kind')

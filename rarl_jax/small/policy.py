@@ -25,8 +25,8 @@ from rarl_jax.conversation.protocol import CHAT_TEMPLATE, fixed_strings
 from rarl_jax.models.images import CLIP_MEAN, CLIP_STD, PixelLimits
 from rarl_jax.models.interface import Config, VisionConfig, config_from_hf
 from rarl_jax.models.names import weight_table
-from rarl_jax.policy import PolicyKind
 from rarl_jax.runtime.files import replacing, write_json, write_whole
+from rarl_jax.runtime.plugins import PolicyKind
 
 NUMBERS = 256  # 0..255 are whole tokens, with ids 0..255
 SPECIAL = (
