@@ -28,8 +28,7 @@ class TaskSettings:
     """How questions are made from pages."""
 
     tasks: tuple[Task, ...] = TASKS  # which tasks are made
-    # most questions of one task on one page; more candidates are thinned at random
-    per_page: int = 4
+    per_page: int = 4  # most questions of one task on one page; more candidates are thinned at random
     # How a figure is named: 'identity' = 'Placid' (unique on the page), 'panel' = 'the character in panel 3' (alone there, or leftmost or rightmost),
     # 'both' = 'Placid in panel 3' (unique in the panel). Of those that name it without doubt one is drawn.
     naming: tuple[Naming, ...] = ('identity', 'panel', 'both')

@@ -235,11 +235,11 @@ def _fill(
         raise ValueError(
             f'An episode has {len(chosen)} chosen tokens, room is for {batch.mask.shape[1]}: add a larger size to buckets.chosen.'
         )
-    before, places = chosen - 1, slice(len(chosen))
-    batch.source[number, places] = np.where(before < start, before, before - start + filled)
-    batch.targets[number, places] = episode.ids[chosen]
-    batch.mask[number, places] = 1
-    batch.sample_logprobs[number, places] = episode.sample_logprobs[chosen]
+    before, here = chosen - 1, slice(len(chosen))
+    batch.source[number, here] = np.where(before < start, before, before - start + filled)
+    batch.targets[number, here] = episode.ids[chosen]
+    batch.mask[number, here] = 1
+    batch.sample_logprobs[number, here] = episode.sample_logprobs[chosen]
 
 
 def as_part(batch: Batch, part: int, parts: int) -> Batch:

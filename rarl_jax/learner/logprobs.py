@@ -17,8 +17,8 @@ Head = Callable[[Float[Array, 'E C D']], Float[Array, 'E C V']]  # hidden states
 
 def choosing_states(hidden: Float[Array, 'B T D'], source: Int[Array, 'E R']) -> Float[Array, 'E R D']:
     """The hidden states at `source`, the places in each row that its E / B episodes' tokens were chosen from; 0 for place T."""
-    places = source.reshape(len(hidden), -1, 1)
-    states = jnp.take_along_axis(hidden, places, axis=1, mode='fill', fill_value=0)
+    by_row = source.reshape(len(hidden), -1, 1)
+    states = jnp.take_along_axis(hidden, by_row, axis=1, mode='fill', fill_value=0)
     return states.reshape(*source.shape, hidden.shape[-1])
 
 
@@ -34,9 +34,9 @@ def score_states(
     The distribution is that of the head's logits divided by `temperature`, nothing truncated. About `chunk` tokens' logits exist at a time, counted
     over all devices.
     """
-    episodes, places = targets.shape
-    width = min(places, max(1, chunk // episodes))  # places of each episode in a chunk
-    padding = -places % width
+    episodes, count = targets.shape
+    width = min(count, max(1, chunk // episodes))  # tokens of each episode in a chunk
+    padding = -count % width
     states = jnp.pad(states, ((0, 0), (0, padding), (0, 0)))
     targets = jnp.pad(targets, ((0, 0), (0, padding)))
 
@@ -44,10 +44,10 @@ def score_states(
         logits = head(piece[0]).astype(jnp.float32) / temperature
         return _score(logits, piece[1])
 
-    if places + padding == width:  # a single chunk: its logits may live until the backward pass
+    if count + padding == width:  # a single chunk: its logits may live until the backward pass
         return score((states, targets))
     scores = jax.lax.map(jax.checkpoint(score), (_split(states, width), _split(targets, width)))
-    return tuple(_join(x)[:, :places] for x in scores)
+    return tuple(_join(x)[:, :count] for x in scores)
 
 
 def _score(

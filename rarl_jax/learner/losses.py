@@ -36,9 +36,8 @@ class LossSettings:
     kl_weight: float = 0.0  # 0 = no reference policy is needed
     kl_estimator: KlEstimator = 'k3'  # k1's gradient has mean zero: it is measured, not minimised
     entropy_weight: float = 0.0  # the entropy's mean, times this, is subtracted
-    correction: Literal['none', 'token', 'sequence', 'mask'] = (
-        'none'  # sampler against trainer, see `correction_weight`
-    )
+    # Sampler against trainer, see `correction_weight`.
+    correction: Literal['none', 'token', 'sequence', 'mask'] = 'none'
     correction_cap: float = 2.0  # token, sequence: the weight's largest value
     correction_band: tuple[float, float] = (0.5, 2.0)  # mask: what a kept sequence's mean ratio lies in
 
@@ -71,9 +70,8 @@ class LossInputs(NamedTuple):
     mask: Tokens  # 1 where the policy chose a token
     advantages: Float[Array, 'E']
     sample_logprobs: Tokens  # log-probs the sampler saw
-    old_logprobs: Tokens | None = (
-        None  # the trainer's own before its first update on this batch; None = this is the first
-    )
+    # The trainer's own before its first update on this batch; None = this is the first.
+    old_logprobs: Tokens | None = None
     reference_logprobs: Tokens | None = None
 
 

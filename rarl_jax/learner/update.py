@@ -41,15 +41,17 @@ class Learner:
     @classmethod
     def start(cls, params: Params, optimizer: optax.GradientTransformation, batches: Any) -> Learner:
         """Before the first update; moments are made where their params live."""
-        places = optimizer_shardings(optimizer, params, shardings_of(params))
-        return cls(params, jax.jit(optimizer.init, out_shardings=places)(params), 0, batches)
+        shardings = optimizer_shardings(optimizer, params, shardings_of(params))
+        return cls(params, jax.jit(optimizer.init, out_shardings=shardings)(params), 0, batches)
 
     @classmethod
     def abstract(cls, params: Params, optimizer: optax.GradientTransformation) -> Learner:
         """The same without numbers: `params` are shapes with shardings, and so is what it holds."""
-        places = optimizer_shardings(optimizer, params, shardings_of(params))
+        shardings = optimizer_shardings(optimizer, params, shardings_of(params))
         state = jax.eval_shape(optimizer.init, params)
-        state = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
+        state = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, shardings
+        )
         return cls(params, state, 0, None)
 
     def next_step(self) -> Learner:

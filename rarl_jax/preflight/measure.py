@@ -67,7 +67,7 @@ def measure(settings: RunSettings, model: Model, largest: Largest, processes: in
     optimizer = make_optimizer(stage.optimizer, trained, stage.steps)
     learner = Learner.abstract(trained, optimizer)
     updates = measure_update(settings, model, learner, adapted, optimizer, largest, mesh)
-    own = sampler_mesh(mesh, processes)
+    local = sampler_mesh(mesh, processes)
     return Needs(
         parameters=bytes_of(weights),
         optimizer=bytes_of(learner.opt_state),
@@ -76,7 +76,7 @@ def measure(settings: RunSettings, model: Model, largest: Largest, processes: in
         else 0,
         gradients=bytes_of(trained),
         **updates,
-        **measure_decoding(settings, model, weights, largest, own),
+        **measure_decoding(settings, model, weights, largest, local),
     )
 
 

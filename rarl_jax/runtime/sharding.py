@@ -54,10 +54,8 @@ class MeshSettings:
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
-    # Where there is no accelerator: devices that the CPU is cut into, a core each.
-    cpu_devices: int = 1
-    # Of the params' axes.
-    rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))
+    cpu_devices: int = 1  # where there is no accelerator: devices that the CPU is cut into, a core each
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(RULES))  # of the params' axes
 
     def __post_init__(self):
         if self.data < 0 or min(self.fsdp, self.tensor, self.cpu_devices) < 1:

@@ -151,7 +151,7 @@ def find_words(run: Run, stage: GroundingSettings) -> Words:
             break
         numbers += ids
     ids = [chat.encode(answer) for answer in answers]
-    if long := [answer for answer, own in zip(answers, ids, strict=True) if len(own) > 1]:
+    if long := [answer for answer, tokens in zip(answers, ids, strict=True) if len(tokens) > 1]:
         raise ValueError(
             f'Grounding needs answers of one token, but {long[:3]} have several: make them phrases of the tokenizer.'
         )
@@ -237,8 +237,8 @@ def place_recited(
     for row, page in enumerate(pages):
         tokens, merge = page.merged(host.vision.spatial_merge_size), host.vision.spatial_merge_size
         ids = np.array([host.chat.image_id] * tokens + [0] * length)
-        own, _ = mrope_positions(ids, [page.grid], host.chat.image_id, merge)
-        positions[:, row, :tokens], positions[:, row, width:] = own[:, :tokens], own[:, tokens:]
+        row_positions, _ = mrope_positions(ids, [page.grid], host.chat.image_id, merge)
+        positions[:, row, :tokens], positions[:, row, width:] = row_positions[:, :tokens], row_positions[:, tokens:]
         segments[row, tokens:width] = 2
     return positions, segments
 

@@ -73,12 +73,10 @@ class SmallShape:
     vision_layers: int = 4
     vision_heads: int = 4
     vision_mlp: int = 256
-    # Side of an attention window, px.
-    vision_window: int = 112
+    vision_window: int = 112  # side of an attention window, px
     # Vision blocks that attend over the whole image; the others attend over windows.
     full_blocks: tuple[int, ...] = (1, 3)
-    # Tokens in all, special ones included; fewer where the corpus yields no more.
-    vocab_size: int = 768
+    vocab_size: int = 768  # tokens in all, special ones included; fewer where the corpus yields no more
 
     @property
     def mrope_section(self) -> tuple[int, int, int]:

@@ -35,31 +35,23 @@ class Run:
 
     settings: RunSettings
     workdir: Path
-    # Of the workdir, in the first process.
-    lock: FolderLock | None
-    # A built data set.
-    data_dir: Path
+    lock: FolderLock | None  # of the workdir, in the first process
+    data_dir: Path  # a built data set
 
     # The Hugging Face folder that the run started from.
     model_dir: Path
     model: Model
-    # The words and sizes of a conversation.
-    host: Host
-    # The devices, as config.mesh arranges them.
-    mesh: Mesh
-    # What is trained, as it stands: the policy's weights, or an adapter of them.
-    params: Params
-    # The weights under the adapter; None = there is no adapter.
-    adapted: Adapted | None
+    host: Host  # the words and sizes of a conversation
+    mesh: Mesh  # the devices, as config.mesh arranges them
+    params: Params  # what is trained, as it stands: the policy's weights, or an adapter of them
+    adapted: Adapted | None  # the weights under the adapter; None = there is no adapter
 
     metrics: MetricsWriter
     checkpoints: Checkpoints
     compiles: CompileCounter
     console: Console
-    # Names of the signals that asked the run to stop.
-    signals: list[str] = field(default_factory=list)
-    # Training stages finished.
-    done: int = 0
+    signals: list[str] = field(default_factory=list)  # names of the signals that asked the run to stop
+    done: int = 0  # training stages finished
     # The description of a checkpoint in mid-stage, until that stage has begun again.
     saved: dict[str, Any] | None = None
 

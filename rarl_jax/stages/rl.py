@@ -224,9 +224,9 @@ def rollout_metrics(
         values['length/cut_off'].append(episode.cut_off)
     values['group/zero_variance'] = alike.astype(float).tolist()
     every: dict[str, list[float]] = defaultdict(list)
-    for own in processes.gather(values):
-        for name, each in own.items():
-            every[name] += each
+    for part in processes.gather(values):
+        for name, numbers in part.items():
+            every[name] += numbers
     every.setdefault('zoom/iou_first', [0.0])
     return {name: float(np.mean(each)) for name, each in every.items()}
 

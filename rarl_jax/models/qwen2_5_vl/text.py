@@ -208,5 +208,5 @@ class Decoder(nn.Module):
         return self.norm(x), filled
 
 
-def _sees(own: Int[Array, 'B 1 T 1'], other: Int[Array, 'B 1 1 T']) -> Bool[Array, 'B 1 T T']:
-    return (own == other) | (other == 0)
+def _sees(query: Int[Array, 'B 1 T 1'], key: Int[Array, 'B 1 1 T']) -> Bool[Array, 'B 1 T T']:
+    return (query == key) | (key == 0)
