@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.models.images import Patches
-from rarl_jax.models.interface import Config, VisionBatch, VisionBuckets, VisionConfig, plan_vision
+from rarl_jax.models.interface import Config, VisionBatch, VisionConfig, VisionSizes, plan_vision, vision_sizes
 from rarl_jax.models.interface import as_part as images_as_part
 from rarl_jax.models.positions import mrope_positions
 from rarl_jax.runtime import processes
@@ -172,7 +172,7 @@ def collate(
     if rows < len(episodes):
         raise ValueError(f'Batch: {len(episodes)} episodes do not fit {rows} rows; raise the rows or split them.')
     images = distinct_images(episodes)
-    vision = plan_vision(images, config.vision, VisionBuckets((sizes.images,), (sizes.windows,), (sizes.patches,)))
+    vision = plan_vision(images, config.vision, VisionSizes(sizes.images, sizes.windows, sizes.patches))
     first_row = {id(image): index * vision.merged_slots.shape[1] for index, image in enumerate(images)}
     shape, chosen = (rows // pack, sizes.length), (rows, sizes.chosen)
     batch = Batch(
@@ -293,13 +293,11 @@ def distinct_images(episodes: Sequence[Episode]) -> list[Patches]:
     return list({id(image): image for e in episodes for image in e.images}.values())
 
 
-def image_sizes(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> tuple[int, int, int]:
-    """The images, windows and patches that a batch of these images is padded to."""
-    side = vision.window_side * vision.spatial_merge_size
-    windows = sum(t * -(-h // side) * -(-w // side) for t, h, w in (image.grid for image in images))
-    patches = max(len(image.pixels) for image in images)
-    return (
-        round_up(len(images), buckets.images),
+def image_sizes(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> VisionSizes:
+    """What the arrays of a batch of these images are padded to."""
+    count, windows, patches = vision_sizes(images, vision)
+    return VisionSizes(
+        round_up(count, buckets.images),
         round_up(windows, buckets.windows),
         round_up(patches, buckets.patches, vision.merge_unit),
     )
@@ -310,7 +308,7 @@ def plan_shared_images(images: Sequence[Patches], vision: VisionConfig, mesh: Me
     count, windows, patches = image_sizes(images, vision, Buckets())
     parts = batch_parts(mesh)
     needed = processes.largest(np.array([multiple(count, parts), multiple(windows, parts), patches]))
-    plan = plan_vision(images, vision, VisionBuckets(*((int(size),) for size in needed)))
+    plan = plan_vision(images, vision, VisionSizes(*map(int, needed)))
     return images_as_part(plan, jax.process_index(), processes_of(mesh))
 
 

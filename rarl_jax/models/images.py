@@ -22,18 +22,20 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class PixelLimits:
     """How large an image the policy sees."""
 
-    min_pixels: int  # px, width x height; a smaller image is enlarged
-    max_pixels: int  # px; a larger one is reduced
+    # Width x height, px; a smaller image is enlarged.
+    min_pixels: int
+    # A larger one is reduced.
+    max_pixels: int
 
 
 @dataclass(frozen=True)
 class Patches:
     """One image, ready for the vision tower."""
 
-    pixels: Float32[
-        np.ndarray, 'P X'
-    ]  # normalised patches, 2 x 2 blocks together, blocks in raster order; X = (channel, frame, row, column)
-    grid: tuple[int, int, int]  # frames, rows, columns, counted in patches
+    # Normalised patches, 2 x 2 blocks together, blocks in raster order; X = (channel, frame, row, column).
+    pixels: Float32[np.ndarray, 'P X']
+    # Frames, rows, columns, counted in patches.
+    grid: tuple[int, int, int]
 
     def merged(self, merge_size: int) -> int:
         """Image tokens in the conversation."""
@@ -75,16 +77,11 @@ def patchify(image: Image.Image, limits: PixelLimits, vision: VisionConfig) -> P
     factor = vision.patch_size * vision.spatial_merge_size
     height, width = smart_resize(image.height, image.width, factor, limits)
     pixels = np.asarray(as_rgb(image).resize((width, height), Image.Resampling.BICUBIC))
-    rows, columns, merge, side = (
-        height // vision.patch_size,
-        width // vision.patch_size,
-        vision.spatial_merge_size,
-        vision.patch_size,
-    )
+    merge, side = vision.spatial_merge_size, vision.patch_size
+    rows, columns = height // side, width // side
     blocks = pixels.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
-    blocks = blocks.transpose(
-        0, 3, 1, 4, 6, 2, 5
-    )  # block row, block column, row in block, column in block, channel, y, x
+    # Block row, block column, row in block, column in block, channel, y, x.
+    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
     normal = _normalised(blocks.reshape(-1, 3, side * side))
     frames = np.broadcast_to(normal[:, :, None], (len(normal), 3, vision.temporal_patch_size, side * side))
     return Patches(frames.reshape(rows * columns, vision.patch_dim), (1, rows, columns))
@@ -98,8 +95,7 @@ def _normalised(pixels: UInt8[np.ndarray, 'P 3 X']) -> Float32[np.ndarray, 'P 3 
 
 @functools.cache
 def _byte_table() -> Float32[np.ndarray, '3 256']:
-    unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(
-        np.float32
-    )  # rounded before the mean is taken, as the reference does
+    # Rounded before the mean is taken, as the reference does.
+    unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
     return (unit[None] - mean[:, None]) / std[:, None]

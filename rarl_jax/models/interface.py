@@ -26,7 +26,14 @@ from rarl_jax.models.cache import Cache, LayerCache
 from rarl_jax.models.qwen2_5_vl.config import PRESETS, Config, VisionConfig
 from rarl_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from rarl_jax.models.qwen2_5_vl.names import NAMES
-from rarl_jax.models.qwen2_5_vl.vision import VisionBatch, VisionBuckets, as_part, plan_vision
+from rarl_jax.models.qwen2_5_vl.vision import (
+    VisionBatch,
+    VisionSizes,
+    as_part,
+    plan_vision,
+    vision_shapes,
+    vision_sizes,
+)
 from rarl_jax.runtime.files import load_json
 
 __all__ = [
@@ -36,14 +43,16 @@ __all__ = [
     'LayerCache',
     'Model',
     'VisionBatch',
-    'VisionBuckets',
     'VisionConfig',
+    'VisionSizes',
     'as_part',
     'build_model',
     'config_from_hf',
     'names_of',
     'plan_vision',
     'read_config',
+    'vision_shapes',
+    'vision_sizes',
 ]
 
 Model = Qwen2_5_VL
@@ -55,7 +64,8 @@ class Family:
 
     config: type[Config]
     model: type[nn.Module]
-    names: tuple[tuple[str, str, str], ...]  # the hub's names, see qwen2_5_vl/names.py
+    # The hub's names, see qwen2_5_vl/names.py.
+    names: tuple[tuple[str, str, str], ...]
 
 
 FAMILIES = {'qwen2_5_vl': Family(Config, Qwen2_5_VL, NAMES)}  # by model_type

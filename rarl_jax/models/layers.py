@@ -22,9 +22,8 @@ from rarl_jax.models.params import LAYERS, Params, unstack_layers
 
 # What the backward pass recomputes of a layer: nothing, all but q, k, v and attention's output, all.
 Remat = Literal['none', 'attention', 'full']
-Constrain = Callable[
-    [Array, tuple[str, ...]], Array
-]  # (activation, logical axes) -> the same with a sharding constraint
+# (activation, logical axes) -> the same with a sharding constraint.
+Constrain = Callable[[Array, tuple[str, ...]], Array]
 SAVED = ('query', 'key', 'value', 'attended')
 SCORES_AT_ONCE = 1 << 30  # attention scores that 'xla' holds, over all devices; cudnn holds none
 
@@ -43,7 +42,8 @@ class Dense(nn.Module):
 
     features: int
     axes: tuple[str, str]
-    init_scale: float  # standard deviation of fresh weights
+    # Standard deviation of fresh weights.
+    init_scale: float
     bias: bool = False
     param_dtype: Dtype = jnp.float32
 
@@ -78,9 +78,11 @@ class RMSNorm(nn.Module):
 class GatedMlp(nn.Module):
     """down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202). `axes`: logical names of the outer and the inner width."""
 
-    width: int  # inside
+    # Of what is inside.
+    width: int
     axes: tuple[str, str]
-    dense: Callable[..., Dense]  # Dense with what all maps of a tower share
+    # Dense with what all maps of a tower share.
+    dense: Callable[..., Dense]
 
     @nn.compact
     def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:

@@ -19,11 +19,16 @@ Transform = Literal['same', 'transposed', 'kernel']
 class Weight:
     """One array of the params."""
 
-    shape: tuple[int, ...]  # as kept here: a matrix is [in, out], repeated layers are stacked [L, ...]
-    axes: tuple[str, ...]  # logical name of each axis
-    hub: str  # name in a checkpoint; '{}' stands for the layer where the weight is stacked
-    transform: Transform  # how the checkpoint keeps it, see qwen2_5_vl/names.py
-    kernel: tuple[int, ...] = ()  # 'kernel': its shape there behind the output's axis
+    # As kept here: a matrix is [in, out], repeated layers are stacked [L, ...].
+    shape: tuple[int, ...]
+    # Logical name of each axis.
+    axes: tuple[str, ...]
+    # Name in a checkpoint; '{}' stands for the layer where the weight is stacked.
+    hub: str
+    # How the checkpoint keeps it, see qwen2_5_vl/names.py.
+    transform: Transform
+    # 'kernel': its shape there behind the output's axis.
+    kernel: tuple[int, ...] = ()
 
     @property
     def stacked(self) -> bool:

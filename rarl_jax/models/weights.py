@@ -41,8 +41,10 @@ HEAD, EMBEDDING = 'lm_head.weight', 'model.embed_tokens.weight'
 class Slot:
     """Where a tensor of the checkpoint goes."""
 
-    leaf: int  # number of the weight among the params' leaves
-    layer: int | None  # place in its stack, None where it is not stacked
+    # Number of the weight among the params' leaves.
+    leaf: int
+    # Place in its stack, None where it is not stacked.
+    layer: int | None
 
 
 def load_params(folder: str | Path, config: Config, dtype: DTypeLike, shardings: Params | None = None) -> Params:

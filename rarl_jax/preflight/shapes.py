@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from rarl_jax.learner.batches import Batch, batch_axes, multiple, round_up
 from rarl_jax.models.images import PixelLimits
-from rarl_jax.models.interface import VisionBatch, VisionConfig
+from rarl_jax.models.interface import VisionConfig, VisionSizes, vision_shapes
 from rarl_jax.runtime.sharding import batch_sharding, replicated
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.evaluate import EvaluateSettings
@@ -100,13 +100,13 @@ def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSett
     }
 
 
-def image_shape(settings: RunSettings, largest: Largest, vision: VisionConfig, parts: int) -> tuple[int, int, int]:
-    """Images, windows and patches of the largest image, of the whole micro-batch."""
+def image_shape(settings: RunSettings, largest: Largest, vision: VisionConfig, parts: int) -> VisionSizes:
+    """Of the whole micro-batch."""
     buckets, page, crop = settings.stage[largest.stage].buckets, settings.model.page, settings.model.crop
     pages = min(-(-largest.rows // largest.group), largest.images)
     windows = pages * windows_of(page, vision) + (largest.images - pages) * windows_of(crop, vision)
     patches = page.max_pixels // vision.patch_size**2
-    return (
+    return VisionSizes(
         multiple(largest.images, parts),
         multiple(largest.windows or round_up(windows), parts),
         max(buckets.patches, default=round_up(patches, (), vision.merge_unit)),
@@ -115,7 +115,8 @@ def image_shape(settings: RunSettings, largest: Largest, vision: VisionConfig, p
 
 def windows_of(limits: PixelLimits, vision: VisionConfig) -> int:
     """Windows of a square image as large as allowed."""
-    return math.ceil(math.sqrt(limits.max_pixels) / vision.window_size) ** 2
+    side = math.ceil(math.sqrt(limits.max_pixels) / vision.patch_size)
+    return vision.windows((1, side, side))
 
 
 def abstract(arrays: Any, places: Any) -> Any:
@@ -141,7 +142,7 @@ def floats(*shape: int) -> Float[np.ndarray, '...']:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def micro_batch(largest: Largest, images: tuple[int, int, int], vision: VisionConfig) -> Batch:
+def micro_batch(largest: Largest, images: VisionSizes, vision: VisionConfig) -> Batch:
     """The arrays that `batches.micro_batches` makes, without content."""
     rows, t = largest.rows // largest.pack, largest.length
     chosen = (largest.rows, largest.chosen)
@@ -150,24 +151,10 @@ def micro_batch(largest: Largest, images: tuple[int, int, int], vision: VisionCo
         positions=integers(3, rows, t),
         feature_index=integers(rows, t),
         segments=integers(rows, t) if largest.pack > 1 else None,
-        vision=vision_batch(*images, vision),
+        vision=vision_shapes(images, vision),
         source=integers(*chosen),
         targets=integers(*chosen),
         mask=floats(*chosen),
         sample_logprobs=floats(*chosen),
         advantages=floats(largest.rows),
-    )
-
-
-def vision_batch(i: int, w: int, s: int, vision: VisionConfig) -> VisionBatch:
-    slots, unit = vision.window_patches, vision.merge_unit
-    return VisionBatch(
-        pixels=floats(w, slots, vision.patch_dim),
-        coordinates=integers(w, slots, 2),
-        window_lengths=integers(w),
-        image_slots=integers(i, s),
-        slot_places=integers(w * slots),
-        image_lengths=integers(i),
-        merged_slots=integers(i, s // unit),
-        slot_merged=integers(w * slots // unit),
     )

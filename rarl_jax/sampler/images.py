@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from rarl_jax.learner.batches import on_mesh, round_up
 from rarl_jax.models.images import Patches, PixelLimits
-from rarl_jax.models.interface import VisionBuckets, plan_vision
+from rarl_jax.models.interface import VisionSizes, plan_vision
 from rarl_jax.runtime.sharding import batch_sharding
 from rarl_jax.sampler.programs import encode_images
 from rarl_jax.sampler.weights import Policy
@@ -26,17 +26,17 @@ def encode(
     calls whose features are returned is a power of two. Without an image, the features are those of none: zeros.
     """
     vision = policy.model.config.vision
-    windows = [_windows(policy, image) for image in images]
-    buckets = _call_shape(policy, images, windows, limits, patches_at_once)
-    merged = buckets.patches[0] // vision.merge_unit
+    windows = [vision.windows(image.grid) for image in images]
+    sizes = _call_shape(policy, images, windows, limits, patches_at_once)
+    merged = sizes.patches // vision.merge_unit
     if not images:
-        shape = (buckets.images[0], merged, policy.model.config.text.hidden_size)
+        shape = (sizes.images, merged, policy.model.config.text.hidden_size)
         return on_mesh(np.zeros(shape, policy.model.dtype), policy.mesh), []
     features, rows = [], []
-    for number, part in enumerate(_pack(windows, buckets.windows[0], buckets.images[0])):
-        plan = plan_vision([images[index] for index in part], vision, buckets)
+    for number, part in enumerate(_pack(windows, sizes.windows, sizes.images)):
+        plan = plan_vision([images[index] for index in part], vision, sizes)
         features.append(encode_images(policy.model, policy.params, on_mesh(plan, policy.mesh)))
-        rows += [(number * buckets.images[0] + slot) * merged for slot in range(len(part))]
+        rows += [(number * sizes.images + slot) * merged for slot in range(len(part))]
     calls = 1 << (len(features) - 1).bit_length()
     features += features[-1:] * (calls - len(features))
     together = features[0] if calls == 1 else jnp.concatenate(features)
@@ -45,21 +45,14 @@ def encode(
 
 def _call_shape(
     policy: Policy, images: Sequence[Patches], windows: list[int], limits: PixelLimits, patches_at_once: int
-) -> VisionBuckets:
+) -> VisionSizes:
     """Sizes of one call, which follow from the limits alone unless an image is larger than they say."""
     vision = policy.model.config.vision
     most = max((len(image.pixels) for image in images), default=0)
     room = limits.max_pixels // vision.patch_size**2 // vision.merge_unit * vision.merge_unit
     usual = max(round(limits.max_pixels / vision.window_size**2), 1)  # windows of an image as large as allowed
     capacity = max(patches_at_once // vision.window_patches, usual, round_up(max(windows, default=1)))
-    return VisionBuckets(images=(capacity // usual,), windows=(capacity,), patches=(max(most, room),))
-
-
-def _windows(policy: Policy, image: Patches) -> int:
-    vision = policy.model.config.vision
-    side = vision.window_side * vision.spatial_merge_size
-    frames, rows, columns = image.grid
-    return frames * -(-rows // side) * -(-columns // side)
+    return VisionSizes(images=capacity // usual, windows=capacity, patches=max(most, room))
 
 
 def _pack(windows: list[int], most_windows: int, most_images: int) -> list[list[int]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rarl_jax.models.interface import Config, VisionBuckets, build_model, plan_vision
+from rarl_jax.models.interface import Config, VisionSizes, build_model, plan_vision
 from rarl_jax.models.names import weight_table
 from rarl_jax.models.params import Params, unstack
 from rarl_jax.models.positions import mrope_positions
@@ -135,7 +135,7 @@ def test_logits(pair, reference_logits):
 
 @pytest.mark.parametrize(('scan', 'remat'), [(False, 'none'), (True, 'attention')])
 def test_gradients(pair, scan, remat):
-    talk, batch = pair.talk, plan_vision(pair.talk.images, pair.config.vision, VisionBuckets((4,), (30,), (256,)))
+    talk, batch = pair.talk, plan_vision(pair.talk.images, pair.config.vision, VisionSizes(4, 30, 256))
     model, index = build_model(pair.config, scan=scan, remat=remat), talk.feature_index(256 // 4)
 
     def loss(params, ids, positions, index, batch):

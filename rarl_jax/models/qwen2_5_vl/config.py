@@ -102,6 +102,11 @@ class VisionConfig:
         """Patches in a whole window (64 as published)."""
         return self.window_side**2 * self.merge_unit
 
+    def windows(self, grid: tuple[int, int, int]) -> int:
+        """Windows of an image whose `grid` counts frames, rows and columns in patches; those at its edges may be smaller."""
+        side = self.window_side * self.spatial_merge_size
+        return grid[0] * -(-grid[1] // side) * -(-grid[2] // side)
+
 
 @dataclass(frozen=True)
 class Config:

@@ -20,13 +20,16 @@ class Qwen2_5_VL(nn.Module):
     """The policy. Its params are stacked (as initialised) or apart (`params.unstack`); `scan` needs them stacked."""
 
     config: Config
-    dtype: Dtype = jnp.float32  # of activations; norms' statistics, rope, softmax and logits stay float32
-    param_dtype: Dtype = jnp.float32  # of freshly initialised params
+    # Of activations; norms' statistics, rope, softmax and logits stay float32.
+    dtype: Dtype = jnp.float32
+    # Of freshly initialised params.
+    param_dtype: Dtype = jnp.float32
     # One compiled layer looped over [L, ...]: compiles faster, needed for remat to save memory; a CPU runs faster unrolled.
     scan: bool = False
     remat: Remat = 'none'
     attention: AttentionKind = 'xla'
-    constrain: Constrain = unconstrained  # pins activations to the mesh
+    # Pins activations to the mesh.
+    constrain: Constrain = unconstrained
 
     def setup(self):
         config = self.config

@@ -48,9 +48,12 @@ def rope(text: TextConfig, positions: Int[Array, '3 B T']) -> Rope:
 class Seen(NamedTuple):
     """What the queries of a chunk see."""
 
-    mask: Bool[Array, 'B 1 T T'] | None = None  # beside causality; None = all that causality allows
-    start: Int[Array, 'B'] | None = None  # tokens that the cache holds before the chunk; None = it is empty
-    slots: Int[Array, 'B T'] | None = None  # where the chunk goes in the cache; None = at its beginning
+    # Beside causality; None = all that causality allows.
+    mask: Bool[Array, 'B 1 T T'] | None = None
+    # Tokens that the cache holds before the chunk; None = it is empty.
+    start: Int[Array, 'B'] | None = None
+    # Where the chunk goes in the cache; None = at its beginning.
+    slots: Int[Array, 'B T'] | None = None
 
 
 class Attention(nn.Module):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -44,13 +45,15 @@ NORM_EPS = 1e-6  # the vision tower's, fixed by the architecture
 ROPE_THETA = 10_000.0  # likewise
 
 
-@dataclass(frozen=True)
-class VisionBuckets:
-    """Sizes that a batch's arrays are padded to: the smallest that holds it. Few sizes mean few compilations."""
+class VisionSizes(NamedTuple):
+    """Sizes of a VisionBatch's arrays. Few of them mean few compilations: which, is the caller's choice."""
 
-    images: tuple[int, ...]  # I, images in the batch
-    windows: tuple[int, ...]  # W, windows of all images together
-    patches: tuple[int, ...]  # S, patches of the largest image; multiples of a merged token's
+    # I, images in the batch.
+    images: int
+    # W, windows of all images together.
+    windows: int
+    # S, patches of the largest image; a multiple of a merged token's.
+    patches: int
 
 
 @jax.tree_util.register_dataclass
@@ -58,52 +61,68 @@ class VisionBuckets:
 class VisionBatch:
     """Images as the tower takes them. R = W * slots of a window; an index out of its range means padding."""
 
-    pixels: Float[Array, 'W Q X']  # normalised patches, zero in padding; Q slots a window, X numbers a patch
-    coordinates: Int[Array, 'W Q 2']  # row and column of the patch in its image
-    window_lengths: Int[Array, 'W']  # patches in the window, 1 in a padding window: no softmax over nothing
-    image_slots: Int[Array, 'I S']  # slot of an image's patch
-    slot_places: Int[Array, 'R']  # the inverse: place in the flattened [I * S]
-    image_lengths: Int[Array, 'I']  # patches of the image, 1 in a padding image
-    merged_slots: Int[Array, 'I M']  # merged slot (slot // 4) of an image's merged token, raster order
-    slot_merged: Int[Array, 'R/4']  # the inverse: place in the flattened [I * M]
+    # Normalised patches, zero in padding; Q slots a window, X numbers a patch.
+    pixels: Float[Array, 'W Q X']
+    # Row and column of the patch in its image.
+    coordinates: Int[Array, 'W Q 2']
+    # Patches in the window, 1 in a padding window: no softmax over nothing.
+    window_lengths: Int[Array, 'W']
+    # Slot of an image's patch, and the inverse: place in the flattened [I * S].
+    image_slots: Int[Array, 'I S']
+    slot_places: Int[Array, 'R']
+    # Patches of the image, 1 in a padding image.
+    image_lengths: Int[Array, 'I']
+    # Merged slot (slot // 4) of an image's merged token, raster order, and the inverse: place in the flattened [I * M].
+    merged_slots: Int[Array, 'I M']
+    slot_merged: Int[Array, 'R/4']
 
 
-def plan_vision(images: Sequence[Patches], vision: VisionConfig, buckets: VisionBuckets | None = None) -> VisionBatch:
+def vision_sizes(images: Sequence[Patches], vision: VisionConfig) -> VisionSizes:
+    """What these images need, and not more."""
+    windows = sum(vision.windows(image.grid) for image in images)
+    return VisionSizes(len(images), windows, max((len(image.pixels) for image in images), default=0))
+
+
+def vision_shapes(sizes: VisionSizes, vision: VisionConfig) -> VisionBatch:
+    """A batch of these sizes as shapes without content."""
+    (i, w, s), slots, unit = sizes, vision.window_patches, vision.merge_unit
+    whole = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+    return VisionBatch(
+        pixels=jax.ShapeDtypeStruct((w, slots, vision.patch_dim), jnp.float32),
+        coordinates=whole((w, slots, 2)),
+        window_lengths=whole((w,)),
+        image_slots=whole((i, s)),
+        slot_places=whole((w * slots,)),
+        image_lengths=whole((i,)),
+        merged_slots=whole((i, s // unit)),
+        slot_merged=whole((w * slots // unit,)),
+    )
+
+
+def plan_vision(images: Sequence[Patches], vision: VisionConfig, sizes: VisionSizes | None = None) -> VisionBatch:
     """Lays out images on the host.
 
     Args:
         images: in the order in which `feature_index` counts them.
-        buckets: sizes to pad to; None = exactly the images' own.
+        sizes: of the arrays, the rest is padding; None = exactly the images' own.
 
     Raises:
-        ValueError: there is no image, or no bucket is large enough.
+        ValueError: there is no image, or they do not fit.
     """
     if not images:
         raise ValueError('vision batch: no image, expected at least 1; a batch without images needs no vision tower.')
+    needed = vision_sizes(images, vision)
+    sizes = needed if sizes is None else sizes
+    for name, count, room in zip(sizes._fields, needed, sizes, strict=True):
+        if count > room:
+            raise ValueError(
+                f'vision batch: {count} {name}, but there is room for {room}; make it larger or lower the pixel limits.'
+            )
     plans = [window_plan(image.grid, vision.spatial_merge_size, vision.window_side) for image in images]
-    largest = max(len(image.pixels) for image in images)
-    windows = sum(len(plan) for plan in plans)
-    if buckets is not None:
-        i, w, s = (
-            _bucket('images', len(images), buckets.images),
-            _bucket('windows', windows, buckets.windows),
-            _bucket('patches', largest, buckets.patches),
-        )
-    else:
-        i, w, s = len(images), windows, largest
-    return _lay_out(images, plans, vision, (i, w, s))
+    return _lay_out(images, plans, vision, sizes)
 
 
-def _bucket(name: str, needed: int, sizes: tuple[int, ...]) -> int:
-    fitting = [size for size in sizes if size >= needed]
-    if not fitting:
-        raise ValueError(
-            f'vision batch: {needed} {name}, but the largest bucket is {max(sizes)}; add a larger bucket or lower the pixel limits.'
-        )
-    return min(fitting)
-
-
-def _lay_out(images: Sequence[Patches], plans: list, vision: VisionConfig, sizes: tuple[int, int, int]) -> VisionBatch:
+def _lay_out(images: Sequence[Patches], plans: list, vision: VisionConfig, sizes: VisionSizes) -> VisionBatch:
     (i, w, s), unit, slots = sizes, vision.merge_unit, vision.window_patches
     pixels = np.zeros((w, slots, vision.patch_dim), np.float32)
     coordinates = np.zeros((w, slots, 2), np.int32)

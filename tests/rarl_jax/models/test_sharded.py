@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models.interface import VisionBuckets, build_model, plan_vision
+from rarl_jax.models.interface import VisionSizes, build_model, plan_vision
 from rarl_jax.models.params import abstract_params, logical_axes, unstack
 from rarl_jax.models.positions import mrope_positions
 from rarl_jax.models.weights import load_params, save_params, tensors_of
@@ -28,7 +28,7 @@ def make_batch():
     """Eight rows of text of different lengths, each with an image of its own size."""
     rng = np.random.default_rng(0)
     images = [small_image(28 * int(rng.integers(1, 5)), 28 * int(rng.integers(1, 4)), row) for row in range(ROWS)]
-    batch = plan_vision(images, VISION, VisionBuckets((ROWS,), (48,), (48,)))
+    batch = plan_vision(images, VISION, VisionSizes(ROWS, 48, 48))
     ids, positions = np.zeros((ROWS, 32), np.int32), np.zeros((3, ROWS, 32), np.int32)
     index, lengths = np.full((ROWS, 32), -1, np.int32), np.zeros(ROWS, np.int32)
     for row, image in enumerate(images):

@@ -1,21 +1,19 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models.interface import VisionBuckets, build_model, plan_vision
+from rarl_jax.models.interface import VisionSizes, build_model, plan_vision
 from rarl_jax.models.layers import move_rows
 from rarl_jax.models.params import unstack
 from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
 
 IMAGES = (small_image(140, 84, 1), small_image(56, 56, 2), small_image(28, 112, 3))
-LARGE = VisionBuckets(images=(1, 5), windows=(4, 15), patches=(16, 80))
+LARGE = VisionSizes(images=5, windows=15, patches=80)
 
 
-def encode(params, images, buckets=None, scan=False):
-    batch = plan_vision(images, VISION, buckets)
+def encode(params, images, sizes=None, scan=False):
+    batch = plan_vision(images, VISION, sizes)
     features = jax.jit(lambda p: build_model(CONFIG, scan=scan).apply({'params': p}, batch, method='encode_images'))(
         params
     )
@@ -43,15 +41,14 @@ def test_an_image_has_its_features_in_any_company(scan):
 
 
 def test_padding_has_no_gradient_and_gives_none():
-    """The gradient in padded buckets is that of exact arrays."""
+    """The gradient in padded arrays is that of exact arrays."""
 
     def loss(params, batch):
         features = build_model(CONFIG).apply({'params': params}, batch, method='encode_images')
         return sum(jnp.sum(jnp.sin(features[number, : image.merged(2)])) for number, image in enumerate(IMAGES))
 
     gradients = [
-        jax.jit(jax.grad(loss))(small_params(), plan_vision(IMAGES, VISION, buckets))['vision']
-        for buckets in (None, LARGE)
+        jax.jit(jax.grad(loss))(small_params(), plan_vision(IMAGES, VISION, sizes))['vision'] for sizes in (None, LARGE)
     ]
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4), *gradients)
 
@@ -72,16 +69,16 @@ def test_move_rows_there_and_back():
 
 
 @pytest.mark.parametrize(
-    ('buckets', 'message'),
+    ('sizes', 'message'),
     [
-        (dataclasses.replace(LARGE, images=(2,)), '3 images, but the largest bucket is 2'),
-        (dataclasses.replace(LARGE, windows=(8,)), '9 windows, but the largest bucket is 8'),
-        (dataclasses.replace(LARGE, patches=(56,)), '60 patches, but the largest bucket is 56'),
+        (LARGE._replace(images=2), '3 images, but there is room for 2'),
+        (LARGE._replace(windows=8), '9 windows, but there is room for 8'),
+        (LARGE._replace(patches=56), '60 patches, but there is room for 56'),
     ],
 )
-def test_buckets_that_are_too_small(buckets, message):
+def test_sizes_that_are_too_small(sizes, message):
     with pytest.raises(ValueError, match=message):
-        plan_vision(IMAGES, VISION, buckets)
+        plan_vision(IMAGES, VISION, sizes)
 
 
 def test_no_image():
