@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import date, timedelta
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -80,15 +80,32 @@ def _map(
     # A forked child of a process that runs JAX's threads may hang.
     pool = ProcessPoolExecutor(processes or None, mp_context=get_context('spawn'), initializer=_follow_parent)
     try:
-        # Ctrl-C reaches workers too, but is their parent's to handle: they inherit that it is blocked, from their first moment on.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupts_later():
             drawn = pool.map(draw, numbers, chunksize=8)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield from drawn
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits until the workers are started.
+
+    It reaches them too, but is their parent's to handle: they inherit that it is blocked, from their first moment on. Another thread of the parent may
+    be the one that gets it, and Python then acts in this one, in the midst of a worker's beginning: hence the handler that only remembers.
+    """
+    received: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()  # the only thread that may set handlers
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number)) if is_main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _follow_parent() -> None:

@@ -66,7 +66,7 @@ def test_the_sampler_used_the_adapter(finished):
 
 def test_checkpoints_hold_the_adapter_alone(finished):
     newest = max((finished / 'checkpoints').iterdir())
-    arrays = json.loads((newest / 'description.json').read_text())['arrays']
+    arrays = json.loads((newest / 'arrays' / 'description.json').read_text())['arrays']
     assert all('lora_' in name for name, (shape, _) in arrays.items() if len(shape) > 1)
     moments = [name for name in arrays if name.startswith('opt_state') and 'lora_a' in name]
     assert len(moments) == 2 * len(LORA.targets)  # Adam's two, stacked over layers
