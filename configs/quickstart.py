@@ -1,4 +1,4 @@
-"""RARL on drawn comic pages: a small policy learns to zoom, on two CPU cores, in ten minutes.
+"""RARL on drawn comic pages: a small policy learns to zoom, on two CPU cores, in minutes.
 
     python -m rarl_jax.main --config=configs/quickstart.py
 

@@ -84,11 +84,13 @@ def _attend_transposed(
     """Over keys [B K H S] and values [B K S H]."""
     keys, values = (array.astype(q.dtype) for array in layer)
     (b, t, n, h), (_, k, _, s) = q.shape, keys.shape
-    grouped = q.reshape(b, t, k, n // k, h)
-    scores = jnp.einsum('btkgh,bkhs->bkgts', grouped, keys, preferred_element_type=jnp.float32) * h**-0.5
-    seen = jnp.arange(s) <= (start[:, None] + jnp.arange(t))[:, None, None, :, None]
-    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1).astype(q.dtype)
-    return jnp.einsum('bkgts,bksh->btkgh', weights, values).reshape(q.shape)
+    # One axis for the queries of a key head, whichever head and token they are of: with two, XLA would copy the cache into another order at every step.
+    queries = q.reshape(b, t, k, n // k, h).transpose(0, 2, 3, 1, 4).reshape(b, k, -1, h)
+    scores = jnp.einsum('bkqh,bkhs->bkqs', queries, keys, preferred_element_type=jnp.float32) * h**-0.5
+    last = start[:, None] + jnp.tile(jnp.arange(t), n // k)  # what query q sees last
+    weights = jax.nn.softmax(jnp.where(jnp.arange(s) <= last[:, None, :, None], scores, -jnp.inf), axis=-1)
+    out = jnp.einsum('bkqs,bksh->bkqh', weights.astype(q.dtype), values)
+    return out.reshape(b, k, n // k, t, h).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
 def attend_apart(
