@@ -60,9 +60,8 @@ class Batch:
     ids: Int[np.ndarray, 'B T']  # 0 in padding
     positions: Int[np.ndarray, '3 B T']  # M-RoPE: time, row, column
     feature_index: Int[np.ndarray, 'B T']  # row of the flattened [I * M] features; -1 = a text token
-    segments: (
-        Int[np.ndarray, 'B T'] | None
-    )  # 0 = prompt and padding, else 1 + number of the episode; None = one episode a row
+    # 0 = prompt and padding, else 1 + number of the episode; None = one episode a row.
+    segments: Int[np.ndarray, 'B T'] | None
     vision: VisionBatch  # every image once: a group shares its page
     # The R places of each episode's chosen tokens: where in the row the token stands whose hidden state chose it; T = no token.
     source: Int[np.ndarray, 'E R']

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -43,15 +44,17 @@ class LossSettings:
 
     def __post_init__(self):
         low, high = self.correction_band
-        numbers = (self.clip_low, self.clip_high, self.dual_clip, self.kl_weight, self.correction_cap, low, high)
-        if (
-            not all(0 <= number < float('inf') for number in numbers)
-            or not abs(self.entropy_weight) < float('inf')
-            or low > high
+        for name, good, expected in (
+            ('clip_low', 0 <= self.clip_low <= 1, 'a number from 0 to 1'),
+            ('clip_high', 0 <= self.clip_high < inf, 'a number from 0 on'),
+            ('dual_clip', 1 <= self.dual_clip < inf, 'a number from 1 on: a lower bound would cut a ratio of 1'),
+            ('kl_weight', 0 <= self.kl_weight < inf, 'a number from 0 on'),
+            ('entropy_weight', abs(self.entropy_weight) < inf, 'a finite number'),
+            ('correction_cap', 0 < self.correction_cap < inf, 'a number above 0'),
+            ('correction_band', 0 <= low <= high < inf, 'two numbers from 0 on, the lower one first'),
         ):
-            raise ValueError(
-                f'{self}: clips, weights, caps and bands must be numbers from 0 on, a band from low to high.'
-            )
+            if not good:
+                raise ValueError(f'{name} is {getattr(self, name)}, expected {expected}.')
         if self.kl_weight and self.kl_estimator == 'k1':
             raise ValueError("kl_estimator 'k1' has a zero-mean gradient inside a loss: use 'k2' or 'k3'.")
 

@@ -71,6 +71,12 @@ class GroundingSettings(TrainingSettings):
     crop_shift: float = 0.05  # most by which its centre lies off, in widths and heights of the region
     save_every: int = 100  # steps
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name, least in (('pages', 1), ('crops_a_page', 1), ('recited', 1), ('pages_alone', 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f'{name} is {getattr(self, name)}, expected at least {least}.')
+
 
 @dataclass(frozen=True)
 class Words:

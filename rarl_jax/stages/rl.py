@@ -56,7 +56,7 @@ class RlSettings(TrainingSettings):
     # learns to the one that sampled is 1, and the loss's clips have nothing to cut.
     mini_batches: int = 1
     epochs: int = 1
-    micro_batch: int = 0  # episodes a device pass, a multiple of group_size; 0 = the whole mini-batch
+    micro_batch: int = 0  # episodes a device pass; 0 = the whole mini-batch
     # Episodes of a group that share a row, and their prompt, in an update: pays where prompts are longer than answers.
     pack: int = 1
     save_every: int = 20  # steps
@@ -87,10 +87,11 @@ class RlSettings(TrainingSettings):
 
 
 def train(run: Run, name: str, stage: RlSettings) -> None:
-    """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""
+    """Trains the run's policy for `stage.steps` steps, from wherever the stage stands."""
     training = Training(run, name, stage)
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps * stage.updates)
     questions = processes.share(stage.questions, f'config.stage.{name}.questions')
+    processes.share(stage.questions // stage.mini_batches, f'config.stage.{name}: questions / mini_batches')
     loader = LoaderSettings(batch_size=questions, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
     learner = training.begin(optimizer, iter(load(run.data_dir, loader, *run.processes)))
     updater = Updater(

@@ -38,6 +38,12 @@ class SftSettings(TrainingSettings):
     crops_a_page: int = 4  # conversations about each page where they show a crop alone
     micro_batch: int = 0  # conversations a device pass; 0 = the whole batch
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name, least in (('pages', 1), ('crops_a_page', 1), ('micro_batch', 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f'{name} is {getattr(self, name)}, expected at least {least}.')
+
 
 def train(run: Run, name: str, stage: SftSettings) -> None:
     """Trains the run's policy for `stage.steps` updates, from wherever the stage stands."""

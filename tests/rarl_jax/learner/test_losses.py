@@ -170,7 +170,21 @@ def test_before_the_first_update_nothing_can_be_clipped():
     assert later['policy/clip_fraction'] > 0
 
 
-@pytest.mark.parametrize('change', [{'clip_low': -0.1}, {'dual_clip': float('nan')}, {'correction_band': (2.0, 0.5)}])
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'clip_low': -0.1},
+        {'clip_low': 1.5},
+        {'clip_high': float('inf')},
+        {'dual_clip': float('nan')},
+        {'dual_clip': 0.5},
+        {'kl_weight': -1.0},
+        {'entropy_weight': float('inf')},
+        {'correction_cap': 0.0},
+        {'correction_band': (2.0, 0.5)},
+        {'correction_band': (0.5, float('nan'))},
+    ],
+)
 def test_ranges(change):
-    with pytest.raises(ValueError, match='from 0 on'):
+    with pytest.raises(ValueError, match=f'{next(iter(change))} is .*, expected'):
         replace(PPO, **change)

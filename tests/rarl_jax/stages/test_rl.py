@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from configs.quickstart import updates
+from configs.quickstart_base import base
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.stages.rl import mini_batches
+from rarl_jax.stages.sft import SftSettings
 
 STAGE = updates(1, RewardSettings())
 GROUP = np.repeat(np.arange(6), 4)  # six groups of four episodes, side by side
@@ -47,3 +49,11 @@ def test_processes_cut_the_same_mini_batches():
 def test_settings_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         replace(STAGE, **change)
+
+
+@pytest.mark.parametrize('change', [{'pages': 0}, {'crops_a_page': 0}, {'micro_batch': -8}])
+def test_supervised_settings_that_cannot_be(change):
+    name, value = next(iter(change.items()))
+    stage = next(s for s in base().stage.values() if isinstance(s, SftSettings))
+    with pytest.raises(ValueError, match=f'{name} is {value}, expected at least'):
+        replace(stage, **change)
