@@ -73,9 +73,7 @@ class GroundingSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (('pages', 1), ('crops_a_page', 1), ('recited', 1), ('pages_alone', 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f'{name} is {getattr(self, name)}, expected at least {least}.')
+        self.check_least(pages=1, crops_a_page=1, recited=1, pages_alone=0)
 
 
 @dataclass(frozen=True)

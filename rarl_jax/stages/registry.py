@@ -48,6 +48,12 @@ class TrainingSettings:
         if self.steps < 1 or self.save_every < 1:
             raise ValueError(f'steps is {self.steps} and save_every {self.save_every}, expected at least 1 each.')
 
+    def check_least(self, **bounds: int) -> None:
+        """ValueError names the first setting that is below its bound."""
+        for name, least in bounds.items():
+            if getattr(self, name) < least:
+                raise ValueError(f'{name} is {getattr(self, name)}, expected at least {least}.')
+
 
 def load_kind(kind: str) -> StageKind:
     """The kind of a name or an import path; ValueError where there is none."""

@@ -64,9 +64,7 @@ class RlSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ('questions', 'group_size', 'pack', 'mini_batches', 'epochs', 'show_every'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} is {getattr(self, name)}, expected at least 1.')
+        self.check_least(questions=1, group_size=1, pack=1, mini_batches=1, epochs=1, show_every=1)
         if self.micro_batch < 0 or not 0 < self.temperature < float('inf'):
             raise ValueError(
                 f'micro_batch is {self.micro_batch} and temperature {self.temperature}, expected 0 or more and a positive number.'

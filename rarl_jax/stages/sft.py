@@ -40,9 +40,7 @@ class SftSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (('pages', 1), ('crops_a_page', 1), ('micro_batch', 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f'{name} is {getattr(self, name)}, expected at least {least}.')
+        self.check_least(pages=1, crops_a_page=1, micro_batch=0)
 
 
 def train(run: Run, name: str, stage: SftSettings) -> None:

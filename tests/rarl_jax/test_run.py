@@ -158,8 +158,12 @@ def test_a_damaged_config_is_told(tmp_path, content):
 def test_a_config_with_a_byte_order_mark_is_the_same(tmp_path):
     take(tmp_path)
     path = tmp_path / 'config.json'
-    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+    marked = b'\xef\xbb\xbf' + path.read_bytes()
+    path.write_bytes(marked)
     take(tmp_path)
+    assert json.loads(path.read_text('utf-8-sig')) == json.loads(marked.decode('utf-8-sig'))
+    with pytest.raises(ValueError, match=r'other settings \(config\.seed\)'):
+        take(tmp_path, seed=1)
 
 
 def test_a_folder_of_something_else_is_not_taken(tmp_path):
@@ -173,6 +177,7 @@ def test_what_a_killed_launch_leaves_is_taken(tmp_path):
     (tmp_path / '.lock').write_text('')
     (tmp_path / '.config.json.partial').write_text('{')
     take(tmp_path)
+    assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 0
 
 
 @pytest.mark.slow
