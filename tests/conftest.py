@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 _CACHE = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE / 'rarl_jax' / 'xla'))  # where runs keep theirs
@@ -11,6 +12,11 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE / 'rarl_jax' / 'xl
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 # A test runs its programs for a moment: compiling them with all optimisations takes longer. tests/parity turns these on again.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+
+# The same examples every time: what a change breaks is told of that change. `--hypothesis-profile=search` draws new ones.
+settings.register_profile('fixed', derandomize=True)
+settings.register_profile('search', derandomize=False, print_blob=True)
+settings.load_profile('fixed')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
