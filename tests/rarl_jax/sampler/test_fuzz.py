@@ -93,9 +93,8 @@ bytes_ = st.lists(st.integers(0, 511), max_size=80)  # any ids: halves of charac
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(tokens, bytes_), min_size=1, max_size=20), st.booleans())
 @example([[]], True)
-@example(
-    [host().chat.encode(f'<tool_call><think>{CALL}')], False
-)  # opened, then a whole call drafted in a thought that never ends
+# A call is opened, then a whole one drafted in a thought that never ends.
+@example([host().chat.encode(f'<tool_call><think>{CALL}')], False)
 @example([host().chat.encode(f'<think>{CALL}</think>{CALL}')], True)
 def test_no_output_breaks_a_rollout(streams, offers_tool):
     """Failure mode 10, with anything at all: broken JSON, NaN, huge, reversed, strings, several calls, calls with answers, noise."""
