@@ -20,7 +20,7 @@ from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, ModelSettings, RunSettings
 from rarl_jax.small.policy import SmallShape
 from rarl_jax.stages.evaluate import EvaluateSettings
-from rarl_jax.stages.rl import RlSettings
+from rarl_jax.stages.rl_settings import RlSettings
 
 # ---------------------------------------------------------------- configs
 

@@ -16,7 +16,7 @@ from rarl_jax.learner.losses import LossSettings
 from rarl_jax.learner.optim import OptimizerSettings
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.evaluate import EvaluateSettings
-from rarl_jax.stages.rl import RlSettings
+from rarl_jax.stages.rl_settings import RlSettings
 
 MEASURE = EvaluateSettings(tasks=SMALL_TASKS, questions=300, modes=('zoom', 'blank_crop'), batch_size=150)
 

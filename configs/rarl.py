@@ -27,7 +27,7 @@ from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, ModelSettings, RunSettings
 from rarl_jax.stages.evaluate import EvaluateSettings
-from rarl_jax.stages.rl import RlSettings
+from rarl_jax.stages.rl_settings import RlSettings
 
 RECOGNITION: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
 REORDER: tuple[Task, ...] = ('dialogue_reordering', 'panel_reordering')

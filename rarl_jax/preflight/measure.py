@@ -25,7 +25,7 @@ from rarl_jax.sampler.choice import SamplingMethod
 from rarl_jax.sampler.programs import Program, SamplingParams, cache_sharding, decode
 from rarl_jax.sampler.weights import copied_shardings
 from rarl_jax.settings import RunSettings
-from rarl_jax.stages.rl import RlSettings
+from rarl_jax.stages.rl_settings import RlSettings
 
 
 @dataclass(frozen=True)

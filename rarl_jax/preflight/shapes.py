@@ -18,7 +18,7 @@ from rarl_jax.models.interface import VisionConfig, VisionSizes, vision_shapes
 from rarl_jax.runtime.sharding import batch_sharding, replicated
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.evaluate import EvaluateSettings
-from rarl_jax.stages.rl import RlSettings
+from rarl_jax.stages.rl_settings import RlSettings
 from rarl_jax.stages.sft import SftSettings
 
 
