@@ -117,10 +117,10 @@ def as_shown(path: str | Path, size: tuple[int, int]) -> tuple[bytes, str]:
     """
     data = Path(path).read_bytes()
     with open_picture(data, size[0] * size[1], str(path)) as image:
-        kind = {'PNG': '.png', 'JPEG': '.jpg', 'MPO': '.jpg'}.get(image.format)
+        kind = {'PNG': '.png', 'JPEG': '.jpg', 'MPO': '.jpg', 'WEBP': '.webp'}.get(image.format)
         plain = kind and image.mode in ('RGB', 'L') and image.size == size and not image.has_transparency_data
-        if plain and (kind == '.jpg' or any(mark in data for mark in _PNG_MARKS)):
-            plain = _orientation(image) == 1
+        if plain and (kind != '.png' or any(mark in data for mark in _PNG_MARKS)):
+            plain = _orientation(image) == 1 and not (kind == '.webp' and image.is_animated)
     if plain:
         return data, kind
     file = io.BytesIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -263,10 +264,11 @@ def prepare_data(settings: DataSettings, workdir: Path, seed: int, console: Cons
     if settings.dir:
         return Path(settings.dir)
     raw, out = Path(settings.raw) if settings.raw else workdir / 'data' / 'raw', workdir / 'data' / 'built'
-    if out.is_dir():  # whole, as a build is moved there when it is done, and of this config, as the workdir is
-        return out
+    if not out.is_dir():  # whole, as a build is moved there when it is done, and of this config, as the workdir is
+        if not settings.raw:
+            with Progress(console, 'drawing pages', sum(settings.pages.values())) as bar:
+                write_pages(raw, settings.draw, settings.pages, seed, progress=lambda n: bar.advance(n))
+        build(BuildSettings(raw=str(raw), out=str(out), tasks=settings.tasks, seed=seed, examples=1))
     if not settings.raw:
-        with Progress(console, 'drawing pages', sum(settings.pages.values())) as bar:
-            write_pages(raw, settings.draw, settings.pages, seed, progress=lambda n: bar.advance(n))
-    build(BuildSettings(raw=str(raw), out=str(out), tasks=settings.tasks, seed=seed, examples=1))
+        shutil.rmtree(raw, ignore_errors=True)  # the data set holds every page; also where a killed run has left it
     return out

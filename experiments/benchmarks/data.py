@@ -174,7 +174,7 @@ def enlarge(raw: Path, factor: int) -> None:
 def save_scan(image: Image.Image, path: Path, rng: np.random.Generator) -> None:
     """Saves with grain: a clean enlargement would compress, and so decode, better than any scan."""
     grain = rng.integers(-4, 5, (image.height, image.width, 1), np.int16)
-    Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8)).save(path)
+    Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8)).save(path, 'PNG')
 
 
 def _build_and_tell(raw: str, out: str, send: Connection) -> None:

@@ -246,18 +246,25 @@ _BLOTCH = _blotches()
 
 def _cut(sheet: np.ndarray, x: int, y: int, w: int, h: int) -> np.ndarray:
     """The w x h px of a sheet that begin at (x, y); beyond its edge it begins anew."""
+    if x + w <= _SHEET and y + h <= _SHEET:  # a view: indices would copy it, slowly
+        return sheet[y : y + h, x : x + w]
     return sheet[np.ix_(np.arange(y, y + h) % _SHEET, np.arange(x, x + w) % _SHEET)]
 
 
 def print_noise(rng, image: Image.Image, noise: float, blotch: float, ageing: float) -> Image.Image:
     """Prints the drawing on old paper: grain, blotches, yellowing from left to right, shade from top to bottom."""
-    page = np.asarray(image).astype(np.float32)
-    h, w = page.shape[:2]
+    w, h = image.size
     x, y, u, v = (int(i) for i in rng.integers(0, [max(1, _SHEET - side) for side in (w, h, w, h)]))
     grain = _cut(_GRAIN, x, y, w, h) * noise + _cut(_BLOTCH, u, v, w, h) * blotch
     across = np.linspace(0, ageing / 255, w, dtype=np.float32)
     down = np.linspace(0, ageing / 255, h, dtype=np.float32)
-    page += grain[:, :, None]
-    page[:, :, 2] *= 1 - across  # yellow
-    page[:, :, 0] *= (1 - down)[:, None]  # the red pales towards the foot
-    return Image.fromarray(np.clip(page, 0, 255).astype(np.uint8))
+    fading = (1 - down)[:, None], None, 1 - across  # the red pales towards the foot, the blue (to yellow) across
+    return Image.merge('RGB', [_printed(*each) for each in zip(image.split(), (grain,) * 3, fading, strict=True)])
+
+
+def _printed(ink: Image.Image, grain: np.ndarray, fading: np.ndarray | None) -> Image.Image:
+    """One colour of a page with its grain [h, w] on top, and what is left of it after fading. A colour at a time lies side by side in memory."""
+    printed = np.asarray(ink) + grain
+    if fading is not None:
+        printed *= fading
+    return Image.fromarray(np.clip(printed, 0, 255, out=printed).astype(np.uint8))

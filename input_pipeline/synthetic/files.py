@@ -1,4 +1,4 @@
-"""Drawn pages as a folder in AI4VA's format: PNG pages, one COCO file a split, and the sidecar with what AI4VA's release lacks."""
+"""Drawn pages as a folder in AI4VA's format: pages in lossless WebP, one COCO file a split, and the sidecar with what AI4VA's release lacks."""
 
 from __future__ import annotations
 
@@ -119,11 +119,11 @@ def _follow_parent() -> None:
 
 
 def page_name(split: str, number: int) -> str:
-    """A file name like AI4VA's, Vaillant_ISSUE_YYYY_MM_DD-PAGE.png; the splits are different issues."""
+    """A file name like AI4VA's, Vaillant_ISSUE_YYYY_MM_DD-PAGE; the splits are different issues."""
     issue, page = divmod(number, PAGES_AN_ISSUE)
     issue += ISSUES_A_SPLIT * list(SPLIT_FILES).index(split)
     day = date(1945, 1, 7) + timedelta(weeks=issue)
-    return f'Gang_{issue + 1:04d}_{day:%Y_%m_%d}-{page + 1:02d}.png'
+    return f'Gang_{issue + 1:04d}_{day:%Y_%m_%d}-{page + 1:02d}.webp'
 
 
 def _draw_one(folder: Path, settings: DrawSettings, seed: int, which: tuple[str, int]) -> Drawn:
@@ -136,7 +136,8 @@ def _draw_one(folder: Path, settings: DrawSettings, seed: int, which: tuple[str,
         'width': settings.width,
         'height': settings.height,
     }
-    page.image.save(folder / 'images' / image['file_name'], compress_level=1)
+    # Print noise is the same in all colours, which WebP knows and PNG does not: three quarters of the bytes in half the time.
+    page.image.save(folder / 'images' / image['file_name'], lossless=True, quality=0, method=0)
     first_id = number * 1000 + 1  # unique in the split's file
     annotations, facts = [], {}
     for key, (category, box, depth, known) in enumerate(_describe(page, first_id), start=first_id):

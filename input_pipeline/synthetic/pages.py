@@ -1,7 +1,7 @@
 """Draws comic pages with exact annotations, in AI4VA's own file format.
 
 A page is fully determined by the settings, the seed and its number, so processes draw pages in any order with one result.
-`write_pages` leaves a folder that `ai4va.read` reads like the real one: PNG pages, COCO files, and the sidecar with what AI4VA's release lacks.
+`write_pages` leaves a folder that `ai4va.read` reads like the real one: pages in lossless WebP, COCO files, and the sidecar with what AI4VA's release lacks.
 """
 
 from __future__ import annotations

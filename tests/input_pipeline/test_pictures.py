@@ -160,6 +160,8 @@ FILES = {name: data for name, (data, _, _) in MODES.items()} | {
     'mirrored PNG': oriented(COLOUR, 'PNG', 2),
     'turned late': late_exif(save(COLOUR, 'PNG'), 8),
     'turned TIFF': oriented(COLOUR, 'TIFF', 6),
+    'turned WebP': oriented(COLOUR, 'WEBP', 6),
+    'frames of a WebP': save(COLOUR, 'WEBP', lossless=True, save_all=True, append_images=[Image.new('RGB', SIZE)]),
 }
 
 
@@ -169,11 +171,11 @@ def test_any_program_shows_what_is_shown_here(name, tmp_path):
     for size in {SIZE, decode(FILES[name]).size}:
         data, suffix = as_shown(tmp_path / 'page.xyz', size)
         with Image.open(io.BytesIO(data)) as plain:
-            assert suffix == {'PNG': '.png', 'JPEG': '.jpg'}[plain.format]
+            assert suffix == {'PNG': '.png', 'JPEG': '.jpg', 'WEBP': '.webp'}[plain.format]
             assert plain.mode in ('RGB', 'L')
             assert plain.getexif().get(0x0112, 1) == 1
             assert np.array_equal(plain.convert('RGB'), decode(FILES[name], size))
-    if name in ('RGB', 'L'):
+    if name in ('RGB', 'L', 'RGB in WebP'):
         assert data == FILES[name]
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline import tasks
+from input_pipeline.pictures import as_shown, decode
 from input_pipeline.schema import Question
 from input_pipeline.sources import ai4va
 from input_pipeline.synthetic import drawing
@@ -148,13 +150,32 @@ def test_the_smallest_pages_can_be_drawn(size):
         assert len(draw_page(0, 0, settings).panels) == panels
 
 
+@pytest.mark.parametrize('size', [(672, 896), (1500, 2100)], ids=['within the sheets', 'beyond them'])
+def test_noise_is_printed_a_colour_at_a_time_as_on_the_whole_page(size):
+    drawing_of = Image.effect_mandelbrot(size, (-2, -1, 1, 1), 50).convert('RGB')
+    printed = drawing.print_noise(np.random.default_rng(3), drawing_of, 7.0, 6.0, 16.0)
+    w, h = size
+    corner = np.random.default_rng(3).integers(0, [max(1, drawing._SHEET - side) for side in (w, h, w, h)])
+    rows, columns = np.arange(h)[:, None] % drawing._SHEET, np.arange(w) % drawing._SHEET
+    x, y, u, v = corner
+    grain = 7.0 * drawing._GRAIN[(rows + y) % drawing._SHEET, (columns + x) % drawing._SHEET]
+    grain += 6.0 * drawing._BLOTCH[(rows + v) % drawing._SHEET, (columns + u) % drawing._SHEET]
+    page = np.asarray(drawing_of).astype(np.float32) + grain[:, :, None]
+    page[:, :, 2] *= 1 - np.linspace(0, 16.0 / 255, w, dtype=np.float32)
+    page[:, :, 0] *= (1 - np.linspace(0, 16.0 / 255, h, dtype=np.float32))[:, None]
+    assert np.array_equal(np.asarray(printed), np.clip(page, 0, 255).astype(np.uint8))
+
+
 def test_the_reader_takes_drawn_files_without_loss(tmp_path):
     write_pages(tmp_path, FULL, {'train': 3, 'test': 2}, seed=1, processes=1)
     pages, report = ai4va.read(tmp_path, ai4va.ReadSettings())
     assert [page.split for page in pages].count('test') == 2
     assert report.dropped == {}
     drawn = draw_page(1, 0, FULL)
-    read = next(page for page in pages if page.id == page_name('train', 0).removesuffix('.png'))
+    file = tmp_path / 'images' / page_name('train', 0)
+    assert np.array_equal(decode(file), drawn.image)
+    assert as_shown(file, drawn.image.size) == (file.read_bytes(), '.webp')  # a data set copies it as it is
+    read = next(page for page in pages if page.id == page_name('train', 0).removesuffix('.webp'))
     assert [panel.box for panel in read.panels] == [tuple(map(float, box)) for box in drawn.panels]
     assert [panel.round for panel in read.panels] == drawn.round_panels
     facts = {(c.box, c.identity, c.action, c.depth) for c in read.characters}
