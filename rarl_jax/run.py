@@ -268,7 +268,8 @@ def prepare_data(settings: DataSettings, workdir: Path, seed: int, console: Cons
         if not settings.raw:
             with Progress(console, 'drawing pages', sum(settings.pages.values())) as bar:
                 write_pages(raw, settings.draw, settings.pages, seed, progress=lambda n: bar.advance(n))
-        build(BuildSettings(raw=str(raw), out=str(out), tasks=settings.tasks, seed=seed, examples=1))
+        read = {'check_images': bool(settings.raw)}  # what was drawn is whole
+        build(BuildSettings(raw=str(raw), out=str(out), read=read, tasks=settings.tasks, seed=seed, examples=1))
     if not settings.raw:
         shutil.rmtree(raw, ignore_errors=True)  # the data set holds every page; also where a killed run has left it
     return out

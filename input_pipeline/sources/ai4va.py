@@ -76,6 +76,9 @@ class ReadSettings:
     max_annotations: int = 1000  # of a page; one with more is left out: 200 to 260 are usual
     min_side: float = 2.0  # px; narrower or lower boxes are dropped
     threads: int = 2  # images decoded at once while they are checked
+    check_images: bool = (
+        True  # decode each first, and leave out those that are broken; drawn pages are known to be whole
+    )
 
 
 def read(folder: str | Path, settings: ReadSettings, progress: Progress | None = None) -> tuple[list[Page], ReadReport]:
@@ -98,7 +101,8 @@ def read(folder: str | Path, settings: ReadSettings, progress: Progress | None =
     pages = [page for split, path in files for page in reader.read_file(path, split)]
     for name in sorted(reader.sidecar.keys() - reader.named):
         reader.tally.drop('sidecar page without annotations', name)
-    pages = keep_readable(pages, reader.tally, settings.max_pixels, settings.threads, progress)
+    if settings.check_images:
+        pages = keep_readable(pages, reader.tally, settings.max_pixels, settings.threads, progress)
     return pages, reader.tally.report(settings.source, pages)
 
 

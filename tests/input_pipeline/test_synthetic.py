@@ -171,6 +171,7 @@ def test_the_reader_takes_drawn_files_without_loss(tmp_path):
     pages, report = ai4va.read(tmp_path, ai4va.ReadSettings())
     assert [page.split for page in pages].count('test') == 2
     assert report.dropped == {}
+    assert ai4va.read(tmp_path, ai4va.ReadSettings(check_images=False)) == (pages, report)
     drawn = draw_page(1, 0, FULL)
     file = tmp_path / 'images' / page_name('train', 0)
     assert np.array_equal(decode(file), drawn.image)
