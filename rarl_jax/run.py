@@ -44,6 +44,7 @@ from rarl_jax.settings import CompareSettings, DataSettings, RunSettings, settin
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.evaluate import EvaluateSettings, has_lost_results
 from rarl_jax.stages.registry import load_kind
+from rarl_jax.stages.rl_settings import RlSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change nothing of what a run computes: they may differ from those that a workdir was begun with.
@@ -99,7 +100,9 @@ def check_inputs(settings: RunSettings) -> None:
     elif data.dir or data.draw is None:
         problems.append(folder_problem('config.data.dir', data.dir, 'a data set made by configs/build_ai4va_fg.py'))
     for name in settings.stages:
-        if isinstance(stage := settings.stage[name], EvaluateSettings) and stage.judge == 'endpoint':
+        stage = settings.stage[name]
+        grades = isinstance(stage, RlSettings) and stage.judge.kind == 'endpoint'
+        if grades or (isinstance(stage, EvaluateSettings) and stage.judge == 'endpoint'):
             try:
                 endpoint_from_environment()
             except ValueError as error:

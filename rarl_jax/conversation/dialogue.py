@@ -268,7 +268,8 @@ class Dialogue:
         if self.finish_reason is not None and status == 'ok':
             status = 'no_budget'
         turn = max(len(self.turns) - 1, 0)
-        self.zooms.append(Zoom(call.box, box, self.host.tool.box_frame, status, turn, call.label))
+        tokens = self._tokens(crop) if status == 'ok' else 0
+        self.zooms.append(Zoom(call.box, box, self.host.tool.box_frame, status, turn, call.label, tokens))
         if self.finish_reason is None:
             self._write(observation)
             if crop is not None:

@@ -1,6 +1,6 @@
 """The reward of an episode: Eq. 2 of RARL (arXiv 2511.06490), with every part weighted, gated and capped by settings.
 
-    R      = w_acc R_acc + w_format R_format + R_tool
+    R      = w_acc R_acc + w_format R_format + R_tool - cost + w_overlong R_overlong
     R_tool = (c + g 1[R_acc > threshold]) * (w_count R_count + w_iou R_iou)
 
 R_acc     in [0, 1]  the grade of the answer, handed in
@@ -8,8 +8,10 @@ R_format  0 or 1     see `is_well_formed`
 R_count   0..cap     successful zooms; a failed call or a repeated box earns nothing
 R_iou     in [0, 1]  zoom boxes matched one-to-one to the regions so that the summed IoU is largest, over max(#boxes, #regions):
                      spraying boxes earns nothing, and zooming into every region of a question with many is
+cost      from 0 on  of calls, and of the image tokens of the crops that they showed
+R_overlong -1 to 0   see `overlong_penalty`
 
-The paper's reward is c = g = 1; its ablation c = 0. Only text that the policy wrote is read, never an observation (whose words hold tags).
+The paper's reward is c = g = 1 without cost and R_overlong; its ablation c = 0. Only text that the policy wrote is read, never an observation (whose words hold tags).
 """
 
 from __future__ import annotations
@@ -48,6 +50,11 @@ class RewardSettings:
     gate_threshold: float = 0.0  # R_acc must be larger than this to open the gate
     max_paid_zooms: int = 1  # cap of R_count, in zooms
     think: Literal['optional', 'required'] = 'optional'  # whether every turn must begin with <think>...</think>
+    call_cost: float = 0.0  # taken off for each call, failed ones too
+    crop_token_cost: float = 0.0  # taken off for each image token of a crop that was shown
+    overlong_limit: int = 0  # tokens chosen by the policy from which on R_overlong is -1; 0 = length is not judged
+    overlong_buffer: int = 0  # tokens before that limit over which R_overlong falls from 0
+    overlong: float = 1.0  # weight of R_overlong
     # Rewards of a user's own, 'module:function': (Episode, Question) -> {part: value}. Each part is added to R as it is.
     extra: tuple[str, ...] = ()
 
@@ -55,12 +62,21 @@ class RewardSettings:
         numbers = [value for value in dataclasses.astuple(self) if isinstance(value, int | float)]
         if not np.isfinite(numbers).all() or self.max_paid_zooms < 0:
             raise ValueError(f'{self}: weights must be finite, max_paid_zooms 0 or more.')
+        for name in ('call_cost', 'crop_token_cost', 'overlong', 'overlong_limit'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} is {getattr(self, name)}, expected 0 or more.')
+        if not 0 <= self.overlong_buffer <= self.overlong_limit:
+            raise ValueError(
+                f'overlong_buffer is {self.overlong_buffer}, expected 0 to overlong_limit, {self.overlong_limit}.'
+            )
         for path in self.extra:
             load_reward(path)
 
     def warm_start(self) -> RewardSettings:
-        """The same settings with only format and tool_count, and no gate: the stage that teaches the policy to call the tool at all."""
-        return dataclasses.replace(self, accuracy=0.0, tool_iou=0.0, constant=1.0, gate=0.0, extra=())
+        """The same settings with only format and tool_count, no gate and no cost: the stage that teaches the policy to call the tool at all."""
+        only = {'accuracy': 0.0, 'tool_iou': 0.0, 'constant': 1.0, 'gate': 0.0, 'extra': ()}
+        free = {'call_cost': 0.0, 'crop_token_cost': 0.0, 'overlong_limit': 0, 'overlong_buffer': 0}
+        return dataclasses.replace(self, **only, **free)
 
 
 @dataclass(frozen=True)
@@ -68,8 +84,10 @@ class Reward:
     """The reward of one episode."""
 
     total: float  # R, what the advantage is computed from
-    # accuracy, format, tool_count, tool_iou: before weights, reported even where they weigh nothing; tool: R_tool; and those of settings.extra.
+    # accuracy, format, tool_count, tool_iou: before weights, reported even where they weigh nothing; tool: R_tool; where they are asked for cost
+    # and overlong; and those of settings.extra.
     parts: Mapping[str, float]
+    judged: bool = True  # False: no verdict on the answer was reached, so that nothing can be learnt from the total
 
 
 def reward(episode: Episode, question: Question, accuracy: float, settings: RewardSettings) -> Reward:
@@ -82,6 +100,13 @@ def reward(episode: Episode, question: Question, accuracy: float, settings: Rewa
     tool = gate * (settings.tool_count * count + settings.tool_iou * overlap)
     total = settings.accuracy * accuracy + settings.format * well_formed + tool
     parts = {'accuracy': accuracy, 'format': well_formed, 'tool_count': count, 'tool_iou': overlap, 'tool': tool}
+    if settings.call_cost or settings.crop_token_cost:
+        parts['cost'] = settings.call_cost * len(episode.zooms) + settings.crop_token_cost * crop_tokens(episode)
+        total -= parts['cost']
+    if settings.overlong_limit:
+        chosen = int(episode.loss_mask.sum())
+        parts['overlong'] = overlong_penalty(chosen, settings.overlong_limit, settings.overlong_buffer)
+        total += settings.overlong * parts['overlong']
     for path in settings.extra:
         added = load_reward(path)(episode, question)
         if known := sorted(added.keys() & parts.keys()):
@@ -97,6 +122,18 @@ def load_reward(path: str) -> Callable[[Episode, Question], Mapping[str, float]]
     """The function of a path 'module:function'; ValueError where there is none."""
     module, _, name = path.partition(':')
     return load_plugin(module, name, Callable, "A reward's module")
+
+
+def crop_tokens(episode: Episode) -> int:
+    """Image tokens of the crops that an episode was shown."""
+    return sum(zoom.tokens for zoom in episode.zooms)
+
+
+def overlong_penalty(chosen: int, limit: int, buffer: int) -> float:
+    """DAPO's soft punishment of length (arXiv 2503.14476, Eq. 13): 0 up to limit - buffer tokens, then straight down to -1 at the limit."""
+    if chosen > limit:
+        return -1.0
+    return min(0.0, (limit - buffer - chosen) / max(buffer, 1))
 
 
 # ---------------------------------------------------------------- boxes

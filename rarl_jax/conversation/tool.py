@@ -110,6 +110,7 @@ class Zoom:
     status: ZoomStatus
     turn: int  # the policy's turn it was made in, from 0
     label: str | None = None  # the policy's name for the region
+    tokens: int = 0  # image tokens of the crop that was shown; 0 = none was
 
     @property
     def succeeded(self) -> bool:

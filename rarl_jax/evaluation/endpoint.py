@@ -119,9 +119,13 @@ class Verdict:
 
 
 class EndpointJudge:
-    """Asks an endpoint, several questions at once, and remembers every verdict in `cache` (one JSON object a line)."""
+    """Asks an endpoint, several questions at once, and remembers every verdict in `cache` (one JSON object a line).
 
-    def __init__(self, endpoint: Endpoint, cache: Path):
+    With `misses` a question that gets no reply in time is worth None and the others go on; without, it ends the asking.
+    """
+
+    def __init__(self, endpoint: Endpoint, cache: Path, misses: bool = False):
+        self._misses = misses
         self.name = f'judge:{endpoint.model}'
         self._endpoint = endpoint
         self._cache = cache
@@ -129,14 +133,14 @@ class EndpointJudge:
     def grades(self, items: Sequence[Item]) -> list[float | None]:
         """A grade for each item; None where the model answered, as often as it was asked, without a usable grade.
 
-        Raises ValueError when the endpoint cannot be reached or refuses; what was judged until then is kept.
+        Raises ValueError when the endpoint refuses or (but see `misses`) cannot be reached; what was judged until then is kept.
         """
         bodies = [_body(self._endpoint, item) for item in items]
         keys = [hash_text(self._endpoint.base_url + json.dumps(body, sort_keys=True)) for body in bodies]
         with files.Appender(self._cache) as appender:
             known: dict[str, float | None] = read_verdicts(self._cache)
             todo = {key: body for key, body in zip(keys, bodies, strict=True) if key not in known}
-            known |= asyncio.run(_Asking(self._endpoint, appender).ask_all(todo)) if todo else {}
+            known |= asyncio.run(_Asking(self._endpoint, appender, self._misses).ask_all(todo)) if todo else {}
         return [known[key] for key in keys]
 
 
@@ -208,9 +212,10 @@ async def _read(response: httpx2.Response) -> bytes:
 
 
 class _Asking:
-    """One round of questions. The first failure stops the asking; verdicts that arrive are in the file by then."""
+    """One round of questions. A failure stops the asking, unless it is a miss and these are borne; verdicts that arrive are in the file by then."""
 
-    def __init__(self, endpoint: Endpoint, appender: files.Appender):
+    def __init__(self, endpoint: Endpoint, appender: files.Appender, misses: bool):
+        self._misses = misses
         self._endpoint, self._appender, self._gate = endpoint, appender, asyncio.Semaphore(endpoint.concurrency)
         self._refused: set[str] = set()  # fields of a request that the server does not take
         self._failures: list[str] = []
@@ -246,7 +251,8 @@ class _Asking:
                 try:
                     reply = await self._post(client, body)
                 except openai.APIError as error:
-                    self._failures.append(self._told(error))
+                    if not self._misses or _refuses(error):
+                        self._failures.append(self._told(error))
                     return None
                 if (content := read_content(parse(reply))) is not None:
                     self._strange = ''
@@ -276,7 +282,13 @@ class _Asking:
         last = endpoint.excerpt(f'{type(cause).__name__} {cause}')
         if isinstance(error, openai.APIStatusError):
             status, said = error.status_code, endpoint.excerpt(error.response.text)
-            if status not in (408, 409, 429) and status < 500:
+            if _refuses(error):
                 return f'the judge at {endpoint.base_url} refused with status {status} ({said}): check its address, model and key.'
             last = f'status {status}: {said}'
         return f'the judge at {endpoint.base_url} did not answer in {endpoint.attempts} attempts (last: {last}): see that it runs.'
+
+
+def _refuses(error: openai.APIError) -> bool:
+    """Whether the server's answer will be no other later on."""
+    status = error.status_code if isinstance(error, openai.APIStatusError) else 500
+    return status not in (408, 409, 429) and status < 500

@@ -7,13 +7,20 @@ dies costs no answer.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from input_pipeline.grading import normalize, token_f1
 from input_pipeline.schema import Task
 from rarl_jax.evaluation.records import Record
+
+JUDGED: frozenset[Task] = frozenset({'panel_understanding'})  # tasks whose open answers are sentences
+
+
+def is_judged(task: Task, choices: Sequence[str]) -> bool:
+    """Whether a judge, where there is one, grades the answers to such a question."""
+    return task in JUDGED and not choices
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,9 @@ class TokenF1Judge:
         return [token_f1(item.answer, item.prediction) for item in items]
 
 
-def judge_records(records: Sequence[Record], judge: Judge, tasks: Collection[Task]) -> list[Record]:
-    """The records in their order, those of `tasks` that are in open form graded by the judge. An attempt without an answer is worth 0, unasked."""
-    asked = [record for record in records if record.task in tasks and not record.choices]
+def judge_records(records: Sequence[Record], judge: Judge) -> list[Record]:
+    """The records in their order, those of JUDGED tasks that are in open form graded by the judge. An attempt without an answer is worth 0, unasked."""
+    asked = [record for record in records if is_judged(record.task, record.choices)]
     items = [
         Item(record.prompt, record.answer, attempt.prediction)
         for record in asked

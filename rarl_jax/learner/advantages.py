@@ -17,17 +17,33 @@ Estimator = Literal['grpo', 'dr_grpo', 'rloo', 'reinforce_baseline']
 
 
 def advantages(
-    estimator: Estimator, rewards: Rewards, group: Groups, group_size: int, counts: Int[np.ndarray, 'B']
+    estimator: Estimator,
+    rewards: Rewards,
+    group: Groups,
+    group_size: int,
+    counts: Int[np.ndarray, 'B'],
+    known: Bool[np.ndarray, 'B'],
 ) -> Rewards:
     """The advantage of every episode, which all its tokens share. ValueError if a group is not whole.
 
     Args:
         counts: tokens of each episode that the policy chose and that are in the loss.
+        known: whether an episode can be compared, see `comparable`; the others have advantage 0 and no part in their group's statistics.
     """
     check_groups(group, group_size)
+    found = np.zeros(len(rewards), np.float32)
     if estimator == 'reinforce_baseline':
-        return reinforce_baseline(rewards, group, counts)
-    return {'grpo': grpo, 'dr_grpo': dr_grpo, 'rloo': rloo}[estimator](rewards, group)
+        found[known] = reinforce_baseline(rewards[known], group[known], counts[known])
+    else:
+        found[known] = {'grpo': grpo, 'dr_grpo': dr_grpo, 'rloo': rloo}[estimator](rewards[known], group[known])
+    return found
+
+
+def comparable(group: Groups, judged: Bool[np.ndarray, 'B']) -> Bool[np.ndarray, 'B']:
+    """The judged episodes but those of whose group nobody else was judged; a group of one stands by itself."""
+    _, index, size = np.unique(group, return_inverse=True, return_counts=True)
+    found = np.bincount(index, judged)
+    return judged & ((found > 1) | (size == 1))[index]
 
 
 def check_groups(group: Groups, group_size: int) -> None:
@@ -68,10 +84,12 @@ def reinforce_baseline(rewards: Rewards, group: Groups, counts: Int[np.ndarray, 
     return ((plain - mean) / np.sqrt(variance + 1e-8)).astype(np.float32)
 
 
-def without_variance(rewards: Rewards, group: Groups) -> Bool[np.ndarray, 'B']:
-    """Marks the episodes whose whole group earned the same: GRPO learns nothing from them."""
-    _, std, size = _moments(rewards, group)
-    return (size > 1) & (std < 1e-6)
+def without_variance(rewards: Rewards, group: Groups, known: Bool[np.ndarray, 'B']) -> Bool[np.ndarray, 'B']:
+    """Marks the episodes whose whole group earned the same as far as it is `known`: GRPO learns nothing from them."""
+    varied = np.zeros(len(group), bool)
+    _, std, size = _moments(rewards[known], group[known])
+    varied[known] = (size == 1) | (std >= 1e-6)
+    return ~np.isin(group, group[varied])
 
 
 def _moments(rewards: Rewards, group: Groups) -> tuple[Rewards, Rewards, Rewards]:

@@ -13,9 +13,9 @@ class Clock:
         self._laps: dict[str, float] = {}
 
     def lap(self, part: str) -> None:
-        """Books the time since the last lap on `part`."""
+        """Books the time since the last lap on `part`, beside what it has already."""
         now = time.perf_counter()
-        self._laps[part], self._last = now - self._last, now
+        self._laps[part], self._last = self._laps.get(part, 0.0) + now - self._last, now
 
     def metrics(self, tokens: int) -> dict[str, float]:
         """time/PART, time/total, and tokens (prompts, images and answers) handled per second."""

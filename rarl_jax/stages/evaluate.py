@@ -87,7 +87,7 @@ def evaluate(run: Run, name: str, stage: EvaluateSettings) -> None:
     if not processes.is_first() or not records:
         return
     if judge is not None:
-        records = judge_records(records, judge, {'panel_understanding'})
+        records = judge_records(records, judge)
         if lacking := sum(each.grade is None for record in records for each in record.attempts):
             run.console.print(
                 f'{lacking} answers have no verdict of the judge; they are counted, and no part of a score.'

@@ -7,13 +7,13 @@ from functools import partial
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from input_pipeline.loader import LoaderSettings, load
+from input_pipeline.loader import LoaderSettings, Sample, load
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.episodes import write_rollouts
 from rarl_jax.conversation.opening import open_dialogues
-from rarl_jax.learner.advantages import without_variance
+from rarl_jax.evaluation.judge import is_judged
 from rarl_jax.learner.batches import Batch, micro_batches
 from rarl_jax.learner.optim import make_optimizer
 from rarl_jax.learner.update import Learner, ReferencePolicy, Updater, reinforcement
@@ -23,8 +23,9 @@ from rarl_jax.runtime.sharding import local_rows
 from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
+from rarl_jax.stages.answers import Answers, collect, rollout_metrics
 from rarl_jax.stages.context import Run
-from rarl_jax.stages.judging import judge, rollout_metrics, shared_advantages, without_loss
+from rarl_jax.stages.judging import Pay, make_pay, shared_advantages, without_loss
 from rarl_jax.stages.registry import StageKind
 from rarl_jax.stages.rl_settings import RlSettings
 from rarl_jax.stages.training import Training
@@ -46,37 +47,31 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
         run.adapted,
         temperature=stage.temperature,
         frozen=stage.optimizer.frozen,
-        length=run.settings.conversation.budget.turn_tokens,
+        length=stage.budget.over(run.settings.conversation.budget).turn_tokens,
     )
     reference = ReferencePolicy(run.model, run.base_weights(), stage.temperature) if stage.loss.kl_weight else None
-    sampling = Sampling(samples=stage.group_size, temperature=stage.temperature)
+    pay = make_pay(run, stage)
     with training.progress(learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
 
-            # ---- answer a group of times each, with the policy as it is
-            samples = next(learner.batches)
+            # ---- answer a group of times each, with the policy as it is, and judge
             policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)
-            dialogues = open_dialogues(
-                run.host, run.settings.conversation.budget, samples, offers_tool=stage.offer_tool
-            )
-            episodes = rollout(policy, dialogues, run.settings.sampler, sampling, run.key(name, learner.step))
-            del policy  # the update needs the room of the sampler's weights
-            clock.lap('rollout')
-
-            # ---- judge
-            earned = [judge(e, samples[e.group], stage.reward) for e in episodes]
-            learned = [without_loss(e) if stage.drop_cut_off and e.cut_off else e for e in episodes]
-            total = np.array([reward.total for reward in earned])
-            group = np.array([e.group for e in episodes])
-            advantage = shared_advantages(stage, total, group, np.array([e.loss_mask.sum() for e in learned]))
+            answer = partial(answer_all, run, stage, policy, pay, run.key(name, learner.step), clock)
+            every, answers = collect(answer, partial(next, learner.batches), stage.refills)
+            del policy, answer  # the update needs the room of the sampler's weights
+            if stage.judge.kind == 'endpoint':
+                check_verdicts(stage, every)
+            learned = in_loss(stage, answers)
+            counts = np.array([e.loss_mask.sum() for e in learned])
+            advantage = shared_advantages(stage, answers.total, answers.group, counts, answers.known)
             clock.lap('reward')
 
             # ---- learn
             cut = partial(cut_batches, run, stage)
             old = chosen_logprobs(updater, learner, cut(learned, advantage), learned) if stage.updates > 1 else None
             told: list[dict[str, float]] = []
-            for part in mini_batches(stage, group):
+            for part in mini_batches(stage, answers.group):
                 episodes_of, old_of = [learned[i] for i in part], None if old is None else [old[i] for i in part]
                 batches = cut(episodes_of, advantage[part], old_of)
                 if reference is not None:
@@ -90,11 +85,58 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
 
             # ---- tell and save
             if processes.is_first() and (learner.step - 1) % stage.show_every == 0:
-                show(run, name, learner.step, samples, episodes, earned, advantage)
-            metrics |= rollout_metrics(episodes, earned, samples, without_variance(total, group))
-            metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in episodes)))
+                show(run, name, learner.step, answers, advantage)
+            metrics |= rollout_metrics(every)
+            metrics['group/answered'] = processes.total(len(every.samples)) / stage.questions
+            metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in every.episodes)))
             training.after_step(learner, metrics)
             bar.advance(reward=metrics['reward/total'], iou=metrics['zoom/iou_first'])
+
+
+def answer_all(
+    run: Run,
+    stage: RlSettings,
+    policy: Policy,
+    pay: Pay,
+    key: Key[Array, ''],
+    clock: Clock,
+    number: int,
+    samples: list[Sample],
+) -> Answers:
+    """A group of episodes for each question of draw `number` of a step, and what they earned."""
+    budget = stage.budget.over(run.settings.conversation.budget)
+    dialogues = open_dialogues(run.host, budget, samples, offers_tool=stage.offer_tool)
+    sampling = Sampling(samples=stage.group_size, temperature=stage.temperature)
+    episodes = rollout(
+        policy, dialogues, run.settings.sampler, sampling, jax.random.fold_in(key, number) if number else key
+    )
+    clock.lap('rollout')
+    earned = pay(episodes, [samples[e.group] for e in episodes])
+    clock.lap('reward')
+    return Answers(samples, episodes, earned)
+
+
+def in_loss(stage: RlSettings, answers: Answers) -> list[Episode]:
+    """The episodes, with no token in the loss where they ended as they should not, have no verdict, or fill the place of a group with variance."""
+    out = [e.finish_reason in stage.masked_endings for e in answers.episodes]
+    out |= ~answers.known
+    if stage.refills:
+        out |= answers.alike
+    return [without_loss(e) if left else e for e, left in zip(answers.episodes, out, strict=True)]
+
+
+def check_verdicts(stage: RlSettings, answers: Answers) -> None:
+    """ValueError where more of a step's answers lack a verdict than the stage allows."""
+    questions = [answers.samples[e.group].question for e in answers.episodes]
+    asked = [
+        is_judged(q.task, q.choices) and e.answer is not None for q, e in zip(questions, answers.episodes, strict=True)
+    ]
+    missing = processes.total(sum(not reward.judged for reward in answers.earned))
+    if missing > stage.judge.most_missing * (total := processes.total(sum(asked))):
+        raise ValueError(
+            f'The judge gave no verdict on {missing} of the {total} open answers of a step: see that it runs, or raise judge.most_missing; '
+            'verdicts that were reached are kept, and the run goes on from its last checkpoint.'
+        )
 
 
 def cut_batches(
@@ -125,17 +167,17 @@ def chosen_logprobs(
     return [row[: int(e.loss_mask.sum())] for row, e in zip(rows, episodes, strict=False)]
 
 
-def show(run: Run, name: str, step: int, samples, episodes, earned, advantage) -> None:
+def show(run: Run, name: str, step: int, answers: Answers, advantage: Float[np.ndarray, 'E']) -> None:
     """Keeps the first two groups of a step for the report."""
-    kept = [i for i, episode in enumerate(episodes) if episode.group < 2]
-    shown = [samples[group] for group in range(min(2, len(samples)))]
+    kept = np.flatnonzero(answers.group < 2)
+    shown = answers.samples[:2]
     write_rollouts(
         run.workdir / 'rollouts',
         step,
         name,
-        [episodes[i] for i in kept],
+        [answers.episodes[i] for i in kept],
         questions={sample.question.id: sample.question for sample in shown},
-        rewards=[earned[i] for i in kept],
+        rewards=[answers.earned[i] for i in kept],
         advantages=[float(advantage[i]) for i in kept],
         pages={sample.question.page_id: sample.image for sample in shown},
         decode=run.host.chat.decode,

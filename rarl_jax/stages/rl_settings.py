@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from input_pipeline.schema import Task
+from rarl_jax.conversation.dialogue import Budget, FinishReason
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.learner.advantages import Estimator
 from rarl_jax.learner.batches import Buckets
 from rarl_jax.learner.losses import LossSettings
 from rarl_jax.learner.optim import OptimizerSettings
 from rarl_jax.stages.registry import TrainingSettings
+
+
+@dataclass(frozen=True)
+class StageBudget:
+    """What a stage bounds otherwise than the run does."""
+
+    max_turns: int = 0  # turns of the policy; 0 = as config.conversation.budget has it, as below
+    turn_tokens: int = 0  # tokens that the policy may choose in a turn
+    total_tokens: int = 0  # tokens of the whole conversation, prompt and images included
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if value < 0:
+                raise ValueError(f'budget.{name} is {value}, expected 0 or more.')
+
+    def over(self, budget: Budget) -> Budget:
+        """The run's budget with what the stage bounds."""
+        return dataclasses.replace(budget, **{name: n for name, n in dataclasses.asdict(self).items() if n})
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Who grades open answers of JUDGED tasks while the policy learns."""
+
+    # metric: as the task's own metric has it; endpoint: a model that the environment names, as in an evaluation.
+    kind: Literal['metric', 'endpoint'] = 'metric'
+    timeout: float = 60.0  # seconds for a reply
+    attempts: int = 3  # tries of a question before its episode is left out
+    concurrency: int = 32  # questions under way at once
+    # Share of a step's asked answers that may lack a verdict; beyond it the run stops.
+    most_missing: float = 0.5
+
+    def __post_init__(self):
+        if not 0 <= self.most_missing < 1:
+            raise ValueError(f'judge.most_missing is {self.most_missing}, expected a share below 1.')
+        for name in ('timeout', 'attempts', 'concurrency'):
+            if not 0 < getattr(self, name) < float('inf'):
+                raise ValueError(f'judge.{name} is {getattr(self, name)}, expected a number above 0.')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +69,13 @@ class RlSettings(TrainingSettings):
     offer_tool: bool = True  # False = plain RL: the policy answers from the page alone
     temperature: float = 1.0
     advantage: Estimator = 'grpo'
-    drop_cut_off: bool = False  # leave episodes that a budget ended out of the loss
+    masked_endings: tuple[
+        FinishReason, ...
+    ] = ()  # episodes that ended so are left out of the loss, such as 'turn_limit'
+    # DAPO's dynamic sampling: batches of further questions, at most, that a step answers to replace groups without variance; 0 = these stay.
+    refills: int = 0
+    budget: StageBudget = field(default_factory=StageBudget)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     # Updates of a step: its groups are cut into so many mini-batches, so many times. One of each is strictly on-policy: the ratio of the policy that
     # learns to the one that sampled is 1, and the loss's clips have nothing to cut.
     mini_batches: int = 1
@@ -41,7 +88,7 @@ class RlSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_least(questions=1, group_size=1, pack=1, mini_batches=1, epochs=1, show_every=1)
+        self.check_least(questions=1, group_size=1, pack=1, mini_batches=1, epochs=1, show_every=1, refills=0)
         if self.micro_batch < 0 or not 0 < self.temperature < float('inf'):
             raise ValueError(
                 f'micro_batch is {self.micro_batch} and temperature {self.temperature}, expected 0 or more and a positive number.'

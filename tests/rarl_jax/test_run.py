@@ -277,10 +277,12 @@ def test_everything_that_is_missing_is_told_at_once(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     config = rarl_config.get_config()
     config.stage.rarl.judge = 'endpoint'
+    config.stage.character.judge.kind = 'endpoint'
     with pytest.raises(ValueError) as told:
         check_inputs(settings_from(config.to_dict()))
-    parts = ('config.model.path is empty', 'config.data.dir is empty', 'config.stage.rarl.judge: the judge needs')
-    assert [part in line for part, line in zip(parts, str(told.value).splitlines(), strict=True)] == [True] * 3
+    judges = [f'config.stage.{name}.judge: the judge needs' for name in ('character', 'rarl')]
+    parts = ('config.model.path is empty', 'config.data.dir is empty', *judges)
+    assert [part in line for part, line in zip(parts, str(told.value).splitlines(), strict=True)] == [True] * 4
 
 
 def test_a_config_file_from_another_folder_is_told(tmp_path):

@@ -11,7 +11,14 @@ from input_pipeline.schema import Question
 from rarl_jax.conversation import dialogue
 from rarl_jax.conversation.boxes import PageFrame
 from rarl_jax.conversation.protocol import read_turn
-from rarl_jax.conversation.rewards import RewardSettings, is_well_formed, matched_iou, reward, zoom_ious
+from rarl_jax.conversation.rewards import (
+    RewardSettings,
+    is_well_formed,
+    matched_iou,
+    overlong_penalty,
+    reward,
+    zoom_ious,
+)
 from rarl_jax.conversation.tool import Zoom
 
 CALL = '<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 10, 10]}}\n</tool_call>'
@@ -221,3 +228,31 @@ def test_a_reward_that_is_none_is_named_when_settings_are_made(path):
 def test_a_part_that_there_is_already_is_refused():
     with pytest.raises(ValueError, match=r"gives the parts \['accuracy'\]"):
         reward(episode_of(), ONE, 1.0, replace(PLAIN, extra=(f'{__name__}:taken',)))
+
+
+def test_calls_and_what_they_show_cost():
+    shown = replace(zoomed((0, 0, 10, 10)), tokens=16)
+    episode = episode_of((shown, zoomed((0, 0, 10, 10), 'duplicate')))
+    settings = replace(PLAIN, call_cost=0.25, crop_token_cost=0.01)
+    free, paid = (reward(episode, ONE, 1.0, each) for each in (PLAIN, settings))
+    assert paid.parts['cost'] == pytest.approx(2 * 0.25 + 16 * 0.01)
+    assert paid.total == pytest.approx(free.total - paid.parts['cost'])
+    assert 'cost' not in free.parts and 'cost' not in reward(episode, ONE, 1.0, settings.warm_start()).parts
+
+
+def test_length_is_punished_softly():
+    """DAPO's example: a limit of 20 tokens, the last 8 of them the buffer."""
+    lengths = (0, 12, 13, 16, 20, 21)
+    assert [overlong_penalty(n, 20, 8) for n in lengths] == [0, 0, -1 / 8, -1 / 2, -1, -1]
+    assert [overlong_penalty(n, 20, 0) for n in (20, 21)] == [0, -1]  # no buffer: a step
+    episode = replace(episode_of(), loss_mask=np.arange(30) < 16)
+    paid = reward(episode, ONE, 1.0, replace(PLAIN, overlong_limit=20, overlong_buffer=8, overlong=0.5))
+    assert paid.total == pytest.approx(reward(episode, ONE, 1.0, PLAIN).total - 0.25)
+
+
+@pytest.mark.parametrize(
+    'change', [{'call_cost': -1.0}, {'crop_token_cost': -0.1}, {'overlong_limit': -1}, {'overlong_buffer': 3}]
+)
+def test_costs_that_cannot_be_are_named(change):
+    with pytest.raises(ValueError, match=f'^{next(iter(change))} is'):
+        replace(PLAIN, **change)

@@ -111,6 +111,28 @@ def test_a_passing_failure_is_tried_again(serve, tmp_path, status):
     assert len(server.requests) == 6
 
 
+@pytest.mark.parametrize('misses', [True, False])
+def test_a_question_without_a_reply_may_be_missed(serve, tmp_path, misses):
+    """The others are judged, and the next round asks again; a refusal ends the asking all the same."""
+    lost = {'replies': (503, 'busy', {})}
+
+    def answer(n, body):
+        return lost['replies'] if ITEMS[1].prediction in body['messages'][-1]['content'] else says('GRADE: 1')
+
+    server = serve(answer)
+    judge = EndpointJudge(Endpoint(server.url, 'm', attempts=2, concurrency=1), tmp_path / 'judge.jsonl', misses)
+    if not misses:
+        with pytest.raises(ValueError, match='did not answer in 2 attempts'):
+            judge.grades(ITEMS[:3])
+        return
+    assert judge.grades(ITEMS[:3]) == [1.0, None, 1.0]
+    lost['replies'] = says('GRADE: 0.5')
+    assert judge.grades(ITEMS[:3]) == [1.0, 0.5, 1.0] and len(server.requests) == 2 + 2 + 1
+    lost['replies'] = (401, 'who are you', {})
+    with pytest.raises(ValueError, match='refused with status 401'):
+        EndpointJudge(Endpoint(server.url, 'other'), tmp_path / 'judge.jsonl', misses).grades(ITEMS[:3])
+
+
 def test_the_server_says_how_long_to_wait(serve, tmp_path):
     server = serve(lambda n, body: says('GRADE: 1') if n else (429, '', {'Retry-After': '0.4'}))
     begun = time.monotonic()
@@ -301,7 +323,7 @@ def test_only_open_answers_of_the_tasks_are_judged():
         record('c', [1.0], task='panel_understanding'),
         record('d', [0.5], task='panel_reordering', choices=()),
     )
-    judged = judge_records([choice, silent, other, open_one], ExactJudge(), {'panel_understanding'})
+    judged = judge_records([choice, silent, other, open_one], ExactJudge())
     assert [each.question_id for each in judged] == ['c', 'b', 'd', 'a']
     assert judged[0] == choice and judged[2] == other
     assert [attempt.grade for each in (judged[1], judged[3]) for attempt in each.attempts] == [0.0, 1.0, 1.0]

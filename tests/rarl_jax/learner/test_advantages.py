@@ -6,6 +6,7 @@ import pytest
 from rarl_jax.learner.advantages import (
     advantages,
     check_groups,
+    comparable,
     dr_grpo,
     grpo,
     reinforce_baseline,
@@ -15,6 +16,7 @@ from rarl_jax.learner.advantages import (
 from tests.rarl_jax.learner.golden_numbers import load
 
 INPUTS, OUTPUTS = load()
+ALL = np.ones(8, bool)
 REWARDS, GROUP, MASK = INPUTS['rewards'], INPUTS['group'], INPUTS['mask']
 
 
@@ -39,16 +41,17 @@ def test_by_hand():
 
 
 def test_tokens_of_an_episode_share_its_advantage():
-    out = advantages('dr_grpo', np.array([2.0, 0.0]), np.array([0, 0]), 2, np.array([2, 1]))
+    out = advantages('dr_grpo', np.array([2.0, 0.0]), np.array([0, 0]), 2, np.array([2, 1]), ALL[:2])
     np.testing.assert_array_equal(out, [1, -1])
     assert out.dtype == np.float32
-    assert np.isfinite(advantages('reinforce_baseline', np.array([2.0, 0.0]), np.array([0, 0]), 2, np.zeros(2))).all()
+    silent = advantages('reinforce_baseline', np.array([2.0, 0.0]), np.array([0, 0]), 2, np.zeros(2), ALL[:2])
+    assert np.isfinite(silent).all()
 
 
 @pytest.mark.parametrize('group', [[0, 0, 0, 1], [0, 1, 2, 3], [0, 0, 1]])
 def test_mixed_up_or_cut_groups_are_refused(group):
     with pytest.raises(ValueError, match='needs 2 episodes, found'):
-        advantages('grpo', np.zeros(len(group)), np.array(group), 2, np.ones(len(group)))
+        advantages('grpo', np.zeros(len(group)), np.array(group), 2, np.ones(len(group)), ALL[: len(group)])
 
 
 def test_check_groups_takes_any_order_of_whole_groups():
@@ -57,5 +60,17 @@ def test_check_groups_takes_any_order_of_whole_groups():
 
 def test_without_variance():
     rewards, group = np.array([1.0, 1.0, 0.0, 1.0, 3.0]), np.array([0, 0, 1, 1, 2])
-    assert without_variance(rewards, group).tolist() == [True, True, False, False, False]
+    assert without_variance(rewards, group, ALL[:5]).tolist() == [True, True, False, False, False]
     assert not grpo(np.full(4, 0.1), np.zeros(4, int)).any()  # a tie is worth 0, not the rounding of a mean
+
+
+def test_what_was_not_judged_has_no_part_in_its_group():
+    rewards = np.array([3.0, 9.0, 1.0, 5.0, 9.0, 9.0, 7.0, 2.0])
+    group = np.array([0, 0, 0, 1, 1, 1, 2, 3])  # of the first three two are judged, of the next one, then one by itself
+    judged = np.array([True, False, True, True, False, False, True, False])
+    known = comparable(group, judged)
+    assert known.tolist() == [True, False, True, False, False, False, True, False]
+    assert without_variance(rewards, group, known).tolist() == [False] * 3 + [True] * 3 + [False, True]
+    whole = np.repeat([0, 1], 4)
+    found = advantages('dr_grpo', rewards, whole, 4, np.ones(8), np.array([True, True, False, False] * 2))
+    np.testing.assert_allclose(found, [-3, 3, 0, 0, 0, 0, 0, 0])

@@ -7,8 +7,10 @@ import pytest
 
 from configs.quickstart import updates
 from configs.quickstart_base import base
+from rarl_jax.conversation.dialogue import Budget
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.stages.rl import mini_batches
+from rarl_jax.stages.rl_settings import JudgeSettings, StageBudget
 from rarl_jax.stages.sft import SftSettings
 
 STAGE = updates(1, RewardSettings())
@@ -44,6 +46,7 @@ def test_processes_cut_the_same_mini_batches():
         ({'temperature': 0.0}, 'temperature 0.0'),
         ({'micro_batch': -8}, 'micro_batch is -8'),
         ({'pack': 3}, 'divides group_size, 8'),
+        ({'refills': -1}, 'refills is -1'),
     ],
 )
 def test_settings_that_cannot_be(change, message):
@@ -57,3 +60,17 @@ def test_supervised_settings_that_cannot_be(change):
     stage = next(s for s in base().stage.values() if isinstance(s, SftSettings))
     with pytest.raises(ValueError, match=f'{name} is {value}, expected at least'):
         replace(stage, **change)
+
+
+def test_a_stage_may_bound_conversations_otherwise():
+    run = Budget(max_turns=5, turn_tokens=512, total_tokens=8192)
+    assert StageBudget().over(run) == run
+    assert StageBudget(max_turns=2, total_tokens=4096).over(run) == Budget(2, 512, 4096)
+    with pytest.raises(ValueError, match=r'budget\.turn_tokens is -1'):
+        StageBudget(turn_tokens=-1)
+
+
+@pytest.mark.parametrize('change', [{'timeout': 0.0}, {'attempts': 0}, {'concurrency': 0}, {'most_missing': 1.5}])
+def test_a_judge_that_cannot_be(change):
+    with pytest.raises(ValueError, match=f'judge.{next(iter(change))} is'):
+        JudgeSettings(**change)
