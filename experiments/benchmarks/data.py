@@ -85,7 +85,7 @@ def _question(page: int, i: int) -> Question:
 def run_ours(folder: Path, case: Case, seed: int) -> float:
     """Questions a second over one epoch."""
     settings = LoaderSettings(batch_size=BATCH, epochs=1, seed=seed, threads=THREADS)
-    vision = PRESETS['7B'].vision
+    vision = PRESETS['Qwen2.5-VL-7B'].vision
     start, seen = time.perf_counter(), 0
     for batch in load(folder / 'data', settings):
         seen += len([patchify(sample.image, case.limits, vision) for sample in batch])

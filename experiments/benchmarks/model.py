@@ -32,10 +32,12 @@ from PIL import Image
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from rarl_jax.models.images import Patches, PixelLimits, patchify
-from rarl_jax.models.interface import PRESETS, Cache, Config, Model, VisionBatch, VisionConfig, build_model, plan_vision
+from rarl_jax.models.interface import PRESETS, Cache, Config, Model, build_model
 from rarl_jax.models.params import Params, count_params, init_params, unstack
 from rarl_jax.models.positions import mrope_positions
-from rarl_jax.models.qwen2_5_vl.config import TextConfig
+from rarl_jax.models.qwen2_5_vl.config import Config as Qwen2_5_VLPolicy
+from rarl_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from rarl_jax.models.vision_batch import VisionBatch, plan_vision
 
 GOALS = {'forward': 1.0, 'prefill': 1.0, 'forward + backward': 0.8}  # ours over peer, tokens a second
 MFU_GOALS = {'prefill': 0.55, 'training step': 0.50}
@@ -46,16 +48,17 @@ RUNS = 5
 
 def _sized(text_config: TextConfig, vision: VisionConfig) -> Config:
     """Token ids inside a small vocabulary."""
-    return Config(text_config, vision, 4, 5, 6, 7, 1, 2)
+    return Qwen2_5_VLPolicy(text_config, vision, 4, 5, 6, 7, 1, 2)
 
 
 CONFIGS = {
     '10M': _sized(
-        TextConfig(4096, 256, 896, 8, 8, 4, 1e4, (4, 6, 6), 1e-6, True), VisionConfig(6, 192, 512, 6, 256, (2, 5))
+        TextConfig(4096, 256, 896, 8, 8, 4, 32, 1e4, (4, 6, 6), 1e-6, True),
+        VisionConfig(6, 192, 512, 6, 256, fullatt_block_indexes=(2, 5)),
     ),
     '150M': _sized(
-        TextConfig(32_000, 768, 2816, 12, 12, 4, 1e4, (8, 12, 12), 1e-6, True),
-        VisionConfig(8, 384, 1152, 6, 768, (3, 7)),
+        TextConfig(32_000, 768, 2816, 12, 12, 4, 64, 1e4, (8, 12, 12), 1e-6, True),
+        VisionConfig(8, 384, 1152, 6, 768, fullatt_block_indexes=(3, 7)),
     ),
 }
 
@@ -215,9 +218,11 @@ def share_of_peak(name: str, run: Callable[[], object], work_flops: float) -> di
 def on_gpu(rows: int, length: int, page: tuple[int, int]) -> Iterator[dict[str, object]]:
     """Prefill of 3B and 7B, a whole AdamW step of 3B; all state in bf16, so that one device holds it."""
     for size in ('3B', '7B'):
-        model = build_model(PRESETS[size], dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention='cudnn')
+        model = build_model(
+            PRESETS[f'Qwen2.5-VL-{size}'], dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention='cudnn'
+        )
         params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), model)
-        work, _ = make_work(PRESETS[size], rows, length, page)
+        work, _ = make_work(PRESETS[f'Qwen2.5-VL-{size}'], rows, length, page)
         held = jax.device_put(work)
         if size == '3B':
             yield training_step(model.clone(scan=True, remat='attention'), params, work)
@@ -226,7 +231,7 @@ def on_gpu(rows: int, length: int, page: tuple[int, int]) -> Iterator[dict[str, 
         yield share_of_peak(
             f'prefill, {size}, {rows} x {length} tokens',
             lambda run=run, sliced=sliced, held=held: jax.block_until_ready(run(sliced, held)),
-            flops(PRESETS[size], work),
+            flops(PRESETS[f'Qwen2.5-VL-{size}'], work),
         )
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rarl_jax.compare_torch.talk import Greedy, Side, Talk, our_positions
-from rarl_jax.learner.batches import feature_rows, positions_of
 from rarl_jax.models.images import Patches
-from rarl_jax.models.interface import Config, Model, VisionBatch, build_model, plan_vision
+from rarl_jax.models.interface import Config, Model, build_model
 from rarl_jax.models.layers import unconstrained
 from rarl_jax.models.params import Params
+from rarl_jax.models.positions import feature_rows, positions_of
+from rarl_jax.models.vision_batch import VisionBatch, plan_vision
 from rarl_jax.models.weights import load_params
 
 
@@ -52,8 +53,7 @@ def full_pass(model: Model, params: Params, talk: Talk) -> dict[str, Float[np.nd
     config = model.config
     batch, index = _images(config, talk.ids, talk.images)
     states, features, logits = _states(model, params, talk.ids, our_positions(talk, config), index, batch)
-    held = np.arange(config.vision.window_patches) < np.asarray(batch.window_lengths)[:, None]
-    named = {f'vision block {n}': np.asarray(x, np.float32)[held] for n, x in enumerate(states['vision'])}
+    named = {f'vision block {n}': np.asarray(x, np.float32)[batch.held] for n, x in enumerate(states['vision'])}
     merged = [
         x[: image.merged(config.vision.spatial_merge_size)] for x, image in zip(features, talk.images, strict=True)
     ]
@@ -104,7 +104,7 @@ def decode(model: Model, params: Params, talk: Talk, fed: list[Int[np.ndarray, '
 
 def _images(config: Config, ids: Int[np.ndarray, 'T'], images: list[Patches]) -> tuple[VisionBatch, np.ndarray]:
     batch = plan_vision(images, config.vision)
-    first_rows = np.arange(len(images)) * batch.merged_slots.shape[1]
+    first_rows = np.arange(len(images)) * batch.image_rows
     return batch, feature_rows(ids, first_rows, images, config)
 
 

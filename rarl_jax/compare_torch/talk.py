@@ -16,9 +16,9 @@ from rarl_jax.conversation.boxes import from_original
 from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, view_page
 from rarl_jax.conversation.protocol import call_text, system_text, user_text
 from rarl_jax.conversation.tool import ZoomTool, cut
-from rarl_jax.learner.batches import positions_of
 from rarl_jax.models.images import Patches
 from rarl_jax.models.interface import Config
+from rarl_jax.models.positions import positions_of
 from rarl_jax.policy import open_chat
 from rarl_jax.settings import CompareSettings
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rarl_jax.conversation import boxes, chat, protocol
 from rarl_jax.conversation.dialogue import Budget, Host
 from rarl_jax.models.adapter_files import save_adapter
-from rarl_jax.models.images import CLIP_MEAN, CLIP_STD
+from rarl_jax.models.images import processor_settings
 from rarl_jax.models.lora import merge
 from rarl_jax.models.weights import save_params
 from rarl_jax.runtime import processes
@@ -27,6 +27,12 @@ COPIED = (
     *('tokenizer.json', 'tokenizer_config.json', 'vocab.json', 'merges.txt', 'added_tokens.json'),
     *('special_tokens_map.json', 'video_preprocessor_config.json'),
 )
+KEPT = (
+    'image_processor_type',
+    'processor_class',
+    'image_mean',
+    'image_std',
+)  # of a processor's settings, as they were given
 HERE = Path(__file__).parent
 
 
@@ -84,7 +90,7 @@ def describe(host: Host, budget: Budget) -> dict[str, Any]:
         'page': dataclasses.asdict(host.page),
         'crop': dataclasses.asdict(host.crop),
         # The sides of a picture become multiples of it, px.
-        'side': host.vision.patch_size * host.vision.spatial_merge_size,
+        'side': host.vision.merged_side,
         'stop': protocol.CALL_CLOSE,
         'stop_ids': list(host.chat.stop_ids),
         'budget': dataclasses.asdict(budget),
@@ -105,20 +111,9 @@ def _with_limits(name: str, given: dict[str, Any], host: Host) -> dict[str, Any]
     if name == 'processor_config.json':  # where it holds an image processor, transformers reads that one
         inner = given.get('image_processor')
         return {**given, 'image_processor': _with_limits('', inner, host)} if isinstance(inner, dict) else given
-    made = {
-        'image_processor_type': 'Qwen2VLImageProcessor',
-        'processor_class': 'Qwen2_5_VLProcessor',
-        'image_mean': list(CLIP_MEAN),
-        'image_std': list(CLIP_STD),
-    }
-    vision, low, high = host.vision, host.page.min_pixels, host.page.max_pixels
-    limits = {'min_pixels': low, 'max_pixels': high, 'size': {'shortest_edge': low, 'longest_edge': high}}
-    sides = {
-        'patch_size': vision.patch_size,
-        'temporal_patch_size': vision.temporal_patch_size,
-        'merge_size': vision.spatial_merge_size,
-    }
-    return {**made, **given, **limits, **sides}
+    ours = processor_settings(host.page, host.vision)
+    kept = {name: given.get(name, ours[name]) for name in KEPT}
+    return {**given, **ours, **kept}
 
 
 def _generation(source: Path, host: Host, banned: list[int]) -> dict[str, Any]:

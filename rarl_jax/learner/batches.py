@@ -23,9 +23,10 @@ from jaxtyping import Float, Int
 
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.models.images import Patches
-from rarl_jax.models.interface import Config, VisionBatch, VisionConfig, VisionSizes, plan_vision, vision_sizes
-from rarl_jax.models.interface import as_part as images_as_part
-from rarl_jax.models.positions import mrope_positions
+from rarl_jax.models.interface import Config, VisionConfig
+from rarl_jax.models.positions import feature_rows, positions_of
+from rarl_jax.models.vision_batch import VisionBatch, VisionSizes, plan_vision, vision_sizes
+from rarl_jax.models.vision_batch import as_part as images_as_part
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.sharding import batch_parts, processes_of, put_batch
 
@@ -172,7 +173,7 @@ def collate(
         raise ValueError(f'Batch: {len(episodes)} episodes do not fit {rows} rows; raise the rows or split them.')
     images = distinct_images(episodes)
     vision = plan_vision(images, config.vision, VisionSizes(sizes.images, sizes.windows, sizes.patches))
-    first_row = {id(image): index * vision.merged_slots.shape[1] for index, image in enumerate(images)}
+    first_row = {id(image): index * vision.image_rows for index, image in enumerate(images)}
     shape, chosen = (rows // pack, sizes.length), (rows, sizes.chosen)
     batch = Batch(
         ids=np.zeros(shape, np.int32),
@@ -309,26 +310,3 @@ def plan_shared_images(images: Sequence[Patches], vision: VisionConfig, mesh: Me
     needed = processes.largest(np.array([multiple(count, parts), multiple(windows, parts), patches]))
     plan = plan_vision(images, vision, VisionSizes(*map(int, needed)))
     return images_as_part(plan, jax.process_index(), processes_of(mesh))
-
-
-# ---------------------------------------------------------------- a conversation's places
-
-
-def positions_of(
-    ids: Int[np.ndarray, 'T'], images: Sequence[Patches], config: Config, start: int = 0
-) -> tuple[Int[np.ndarray, '3 T'], int]:
-    """M-RoPE positions of a conversation, or of a part of it that begins at position `start`, and the next token's position."""
-    grids = [image.grid for image in images]
-    positions, delta = mrope_positions(ids, grids, config.image_token_id, config.vision.spatial_merge_size, start)
-    return positions, len(ids) + delta
-
-
-def feature_rows(
-    ids: Int[np.ndarray, 'T'], first_rows: Sequence[int], images: Sequence[Patches], config: Config
-) -> Int[np.ndarray, 'T']:
-    """For each image token, its row among the batch's features; -1 for text. `first_rows` is where each image's rows begin."""
-    rows = np.full(len(ids), -1, np.int32)
-    counts = [image.merged(config.vision.spatial_merge_size) for image in images]
-    places = [np.arange(first, first + count) for first, count in zip(first_rows, counts, strict=True)]
-    rows[np.asarray(ids) == config.image_token_id] = np.concatenate(places) if places else []
-    return rows

@@ -5,17 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from input_pipeline.pictures import MAX_ASPECT, as_rgb
-from rarl_jax.models.qwen2_5_vl.config import VisionConfig
-
-# Per-channel mean and standard deviation of CLIP's training images, in [0, 1] (Radford et al., arXiv 2103.00020).
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from rarl_jax.models.config import VisionConfig
 
 
 @dataclass(frozen=True)
@@ -74,28 +71,43 @@ def smart_resize(height: int, width: int, factor: int, limits: PixelLimits) -> t
 
 def patchify(image: Image.Image, limits: PixelLimits, vision: VisionConfig) -> Patches:
     """Resizes (bicubic), normalises and cuts an image into patches, bit for bit as Hugging Face's Pillow image processor does."""
-    factor = vision.patch_size * vision.spatial_merge_size
-    height, width = smart_resize(image.height, image.width, factor, limits)
+    height, width = smart_resize(image.height, image.width, vision.merged_side, limits)
     pixels = np.asarray(as_rgb(image).resize((width, height), Image.Resampling.BICUBIC))
     merge, side = vision.spatial_merge_size, vision.patch_size
     rows, columns = height // side, width // side
     blocks = pixels.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
     # Block row, block column, row in block, column in block, channel, y, x.
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
-    normal = _normalised(blocks.reshape(-1, 3, side * side))
+    normal = _normalised(blocks.reshape(-1, 3, side * side), vision)
     frames = np.broadcast_to(normal[:, :, None], (len(normal), 3, vision.temporal_patch_size, side * side))
     return Patches(frames.reshape(rows * columns, vision.patch_dim), (1, rows, columns))
 
 
-def _normalised(pixels: UInt8[np.ndarray, 'P 3 X']) -> Float32[np.ndarray, 'P 3 X']:
+def processor_settings(limits: PixelLimits, vision: VisionConfig) -> dict[str, Any]:
+    """The content of preprocessor_config.json: what transformers and servers need to do the same; limits wherever their versions look for them."""
+    low, high = limits.min_pixels, limits.max_pixels
+    return {
+        'image_processor_type': 'Qwen2VLImageProcessor',
+        'processor_class': vision.processor,
+        'min_pixels': low,
+        'max_pixels': high,
+        'size': {'shortest_edge': low, 'longest_edge': high},
+        'patch_size': vision.patch_size,
+        'temporal_patch_size': vision.temporal_patch_size,
+        'merge_size': vision.spatial_merge_size,
+        'image_mean': list(vision.image_mean),
+        'image_std': list(vision.image_std),
+    }
+
+
+def _normalised(pixels: UInt8[np.ndarray, 'P 3 X'], vision: VisionConfig) -> Float32[np.ndarray, 'P 3 X']:
     """A byte has 256 values: a table of them per channel replaces the arithmetic, and is exact."""
-    table = _byte_table()
+    table = _byte_table(vision.image_mean, vision.image_std)
     return np.stack([table[channel][pixels[:, channel]] for channel in range(3)], axis=1)
 
 
 @functools.cache
-def _byte_table() -> Float32[np.ndarray, '3 256']:
+def _byte_table(mean: tuple[float, ...], std: tuple[float, ...]) -> Float32[np.ndarray, '3 256']:
     # Rounded before the mean is taken, as the reference does.
     unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
-    mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
-    return (unit[None] - mean[:, None]) / std[:, None]
+    return (unit[None] - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]

@@ -2,8 +2,8 @@
 
 A family is a folder in models/ with
 
-    config.py   its Config, read by `from_hf` and written by `to_hf`; PRESETS: the published sizes
-    model.py    its Linen module, a pure function of a plain dict of params by `model.apply({'params': p}, ..., method=...)`:
+    config.py   its Config with a TextConfig and a VisionConfig, see ../config.py, read by `from_hf` and written by `to_hf`; PRESETS: the published sizes
+    model.py    its Model, see ../model.py: a pure function of a plain dict of params by `model.apply({'params': p}, ..., method=...)`:
                     encode_images(images) -> features            embed(ids, features, feature_index) -> embeds
                     hidden(embeds, positions, segments) -> hidden    logits(hidden)
                     prefill(cache, embeds, positions) -> hidden, cache    extend(cache, embeds, positions, start, lengths) -> hidden, cache
@@ -20,20 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-
 from rarl_jax.models.cache import Cache, LayerCache
-from rarl_jax.models.qwen2_5_vl.config import PRESETS, Config, VisionConfig
+from rarl_jax.models.config import Config, VisionConfig
+from rarl_jax.models.model import Model
+from rarl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from rarl_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from rarl_jax.models.qwen2_5_vl.names import NAMES
-from rarl_jax.models.qwen2_5_vl.vision import (
-    VisionBatch,
-    VisionSizes,
-    as_part,
-    plan_vision,
-    vision_shapes,
-    vision_sizes,
-)
+from rarl_jax.models.qwen2_5_vl.names import NAMES as QWEN2_5_VL_NAMES
 from rarl_jax.runtime.files import load_json
 
 __all__ = [
@@ -42,33 +34,32 @@ __all__ = [
     'Config',
     'LayerCache',
     'Model',
-    'VisionBatch',
     'VisionConfig',
-    'VisionSizes',
-    'as_part',
     'build_model',
     'config_from_hf',
     'names_of',
-    'plan_vision',
     'read_config',
-    'vision_shapes',
-    'vision_sizes',
 ]
-
-Model = Qwen2_5_VL
 
 
 @dataclass(frozen=True)
 class Family:
     """What a folder in models/ offers."""
 
+    name: str  # as people write it
     config: type[Config]
-    model: type[nn.Module]
+    presets: Mapping[str, Config]  # by size
+    model: type[Model]
     # The hub's names, see qwen2_5_vl/names.py.
     names: tuple[tuple[str, str, str], ...]
 
 
-FAMILIES = {'qwen2_5_vl': Family(Config, Qwen2_5_VL, NAMES)}  # by model_type
+FAMILIES = {  # by model_type
+    'qwen2_5_vl': Family('Qwen2.5-VL', qwen2_5_vl.Config, qwen2_5_vl.PRESETS, Qwen2_5_VL, QWEN2_5_VL_NAMES),
+}
+PRESETS: dict[str, Config] = {  # the published models: 'Qwen2.5-VL-7B', ...
+    f'{family.name}-{size}': config for family in FAMILIES.values() for size, config in family.presets.items()
+}
 
 
 def read_config(folder: str | Path) -> Config:

@@ -1,11 +1,4 @@
-"""Host-side plans of where things are: M-RoPE positions of a conversation, coordinates and windows of an image's patches. numpy only.
-
-an image of 4 x 6 patches = 2 x 3 merged tokens, windows of 2 x 2 merged tokens:
-
-    merged tokens, raster     windows        order in which the tower holds them
-        0 1 2                  A A B          A: 0 1 3 4   B: 2 5
-        3 4 5                  A A B
-"""
+"""Host-side plans of where things are: M-RoPE positions and feature rows of a conversation, coordinates of an image's patches. numpy only."""
 
 from __future__ import annotations
 
@@ -14,7 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from rarl_jax.models.config import Config
+from rarl_jax.models.images import Patches
+
 Grid = tuple[int, int, int]  # frames, rows, columns of an image, counted in patches
+
+
+def positions_of(
+    ids: Int[np.ndarray, 'T'], images: Sequence[Patches], config: Config, start: int = 0
+) -> tuple[Int[np.ndarray, '3 T'], int]:
+    """M-RoPE positions of a conversation, or of a part of it that begins at position `start`, and the next token's position."""
+    grids = [image.grid for image in images]
+    positions, delta = mrope_positions(ids, grids, config.image_token_id, config.vision.spatial_merge_size, start)
+    return positions, len(ids) + delta
+
+
+def feature_rows(
+    ids: Int[np.ndarray, 'T'], first_rows: Sequence[int], images: Sequence[Patches], config: Config
+) -> Int[np.ndarray, 'T']:
+    """For each image token, its row among the batch's features; -1 for text. `first_rows` is where each image's rows begin."""
+    rows = np.full(len(ids), -1, np.int32)
+    counts = [image.merged(config.vision.spatial_merge_size) for image in images]
+    places = [np.arange(first, first + count) for first, count in zip(first_rows, counts, strict=True)]
+    rows[np.asarray(ids) == config.image_token_id] = np.concatenate(places) if places else []
+    return rows
 
 
 def mrope_positions(
@@ -74,17 +90,3 @@ def patch_coordinates(grid: Grid, merge_size: int) -> Int[np.ndarray, 'P 2']:
     blocks = (h // merge_size, merge_size, w // merge_size, merge_size)
     pairs = np.stack([axis.reshape(blocks).transpose(0, 2, 1, 3).ravel() for axis in (rows, columns)], axis=-1)
     return np.tile(pairs, (t, 1)).astype(np.int32)
-
-
-def window_plan(grid: Grid, merge_size: int, window_side: int) -> list[Int[np.ndarray, 'M']]:
-    """The merged tokens (raster numbers) of each attention window, windows in raster order; those at the right and lower edge may be smaller."""
-    t, h, w = grid
-    numbers = np.arange(t * (h // merge_size) * (w // merge_size), dtype=np.int32).reshape(
-        t, h // merge_size, w // merge_size
-    )
-    return [
-        numbers[frame, top : top + window_side, left : left + window_side].ravel()
-        for frame in range(t)
-        for top in range(0, h // merge_size, window_side)
-        for left in range(0, w // merge_size, window_side)
-    ]

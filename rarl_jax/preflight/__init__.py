@@ -21,7 +21,7 @@ from rarl_jax.preflight.shapes import largest_of
 from rarl_jax.runtime.sharding import batch_parts, make_mesh
 from rarl_jax.settings import ModelSettings, RunSettings, settings_from
 
-PUBLISHED = '7B'  # the shapes that an empty model.path stands for
+PUBLISHED = 'Qwen2.5-VL-7B'  # the shapes that an empty model.path stands for
 
 
 def preflight(config: ConfigDict, device_gb: float, processes: int) -> bool:

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 
 from rarl_jax.learner.batches import Batch, batch_axes, multiple, round_up
 from rarl_jax.models.images import PixelLimits
-from rarl_jax.models.interface import VisionConfig, VisionSizes, vision_shapes
+from rarl_jax.models.interface import VisionConfig
+from rarl_jax.models.vision_batch import VisionSizes, vision_shapes
 from rarl_jax.runtime.sharding import batch_sharding, replicated
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.evaluate import EvaluateSettings

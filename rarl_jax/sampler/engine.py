@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from rarl_jax.conversation.dialogue import Dialogue, Episode, errors_of
-from rarl_jax.learner.batches import feature_rows, on_mesh, positions_of, round_up
+from rarl_jax.learner.batches import on_mesh, round_up
 from rarl_jax.models.images import Patches, PixelLimits
 from rarl_jax.models.interface import Cache
+from rarl_jax.models.positions import feature_rows, positions_of
 from rarl_jax.runtime.sharding import batch_parts, batch_sharding, everywhere
 from rarl_jax.sampler.choice import row_keys
 from rarl_jax.sampler.images import encode

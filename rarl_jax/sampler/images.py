@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from rarl_jax.learner.batches import on_mesh, round_up
 from rarl_jax.models.images import Patches, PixelLimits
-from rarl_jax.models.interface import VisionSizes, plan_vision
+from rarl_jax.models.vision_batch import VisionSizes, plan_vision
 from rarl_jax.runtime.sharding import batch_sharding
 from rarl_jax.sampler.programs import encode_images
 from rarl_jax.sampler.weights import Policy
@@ -50,7 +50,9 @@ def _call_shape(
     vision = policy.model.config.vision
     most = max((len(image.pixels) for image in images), default=0)
     room = limits.max_pixels // vision.patch_size**2 // vision.merge_unit * vision.merge_unit
-    usual = max(round(limits.max_pixels / vision.window_size**2), 1)  # windows of an image as large as allowed
+    usual = max(
+        round(limits.max_pixels / vision.patch_size**2 / vision.window_patches), 1
+    )  # windows of an image as large as allowed
     capacity = max(patches_at_once // vision.window_patches, usual, round_up(max(windows, default=1)))
     return VisionSizes(images=capacity // usual, windows=capacity, patches=max(most, room))
 

@@ -18,8 +18,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rarl_jax.models.cache import Axes
-from rarl_jax.models.interface import Cache, LayerCache, Model, VisionBatch
+from rarl_jax.models.interface import Cache, LayerCache, Model
 from rarl_jax.models.params import Params
+from rarl_jax.models.vision_batch import VisionBatch
 from rarl_jax.runtime.sharding import ACTIVATION_RULES, spec
 from rarl_jax.sampler.choice import SamplingMethod, choose, uniforms
 

@@ -39,9 +39,10 @@ from rarl_jax.learner import optim
 from rarl_jax.learner.batches import on_mesh, plan_shared_images
 from rarl_jax.learner.update import Learner
 from rarl_jax.models.images import Patches, patchify
-from rarl_jax.models.interface import Model, VisionBatch
+from rarl_jax.models.interface import Model
 from rarl_jax.models.params import Params
 from rarl_jax.models.positions import mrope_positions
+from rarl_jax.models.vision_batch import VisionBatch
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
 from rarl_jax.runtime.sharding import shardings_of
@@ -204,7 +205,7 @@ def label_page(
     host: Host, view: PageView, questions: Sequence[Question], words: Words
 ) -> tuple[Int[np.ndarray, 'M'], Int[np.ndarray, 'M 4']]:
     """For each image token the answer and the box of the region that covers most of it; -1 where none covers enough."""
-    side = host.vision.patch_size * host.vision.spatial_merge_size
+    side = host.vision.merged_side
     rows, columns = (n // host.vision.spatial_merge_size for n in view.patches.grid[1:])
     y, x = (axis.reshape(-1) * side for axis in np.mgrid[:rows, :columns])
     word, box = np.full(rows * columns, -1, np.int32), np.zeros((rows * columns, 4), np.int32)

@@ -22,8 +22,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from input_pipeline.schema import Question
 from rarl_jax.conversation.protocol import CHAT_TEMPLATE, fixed_strings
-from rarl_jax.models.images import CLIP_MEAN, CLIP_STD, PixelLimits
-from rarl_jax.models.interface import Config, VisionConfig, config_from_hf
+from rarl_jax.models.images import PixelLimits, processor_settings
+from rarl_jax.models.interface import Config, config_from_hf
 from rarl_jax.models.names import weight_table
 from rarl_jax.runtime.files import replacing, write_json, write_whole
 from rarl_jax.runtime.plugins import PolicyKind
@@ -135,7 +135,7 @@ def write_small_folder(
     tokenizer.save(str(directory / 'tokenizer.json'))
     write_json(directory / 'tokenizer_config.json', _tokenizer_config(chat_template))
     write_whole(directory / 'chat_template.jinja', chat_template)
-    write_json(directory / 'preprocessor_config.json', _processor_config(config.vision, page_pixels))
+    write_json(directory / 'preprocessor_config.json', processor_settings(PixelLimits(*page_pixels), config.vision))
     write_json(
         directory / 'generation_config.json', {'eos_token_id': stops, 'pad_token_id': stops[1], 'do_sample': False}
     )
@@ -268,20 +268,6 @@ def _tokenizer_config(chat_template: str) -> dict[str, Any]:
         'model_max_length': MAX_LENGTH,
         'clean_up_tokenization_spaces': False,
         'chat_template': chat_template,
-    }
-
-
-def _processor_config(vision: VisionConfig, page_pixels: tuple[int, int]) -> dict[str, Any]:
-    return {
-        'image_processor_type': 'Qwen2VLImageProcessor',
-        'processor_class': 'Qwen2_5_VLProcessor',
-        'min_pixels': page_pixels[0],
-        'max_pixels': page_pixels[1],
-        'patch_size': vision.patch_size,
-        'temporal_patch_size': vision.temporal_patch_size,
-        'merge_size': vision.spatial_merge_size,
-        'image_mean': CLIP_MEAN,
-        'image_std': CLIP_STD,
     }
 
 

@@ -10,9 +10,8 @@ from PIL import Image
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from rarl_jax.models.images import Patches, PixelLimits, patchify
-from rarl_jax.models.interface import Config, VisionConfig
 from rarl_jax.models.positions import mrope_positions
-from rarl_jax.models.qwen2_5_vl.config import TextConfig
+from rarl_jax.models.qwen2_5_vl.config import Config, TextConfig, VisionConfig
 
 IMAGE, VIDEO, START, END = 100, 101, 102, 103  # token ids of the small vocabulary
 SPECIAL = (IMAGE, VIDEO, START, END)
@@ -28,17 +27,18 @@ def _config(text: TextConfig, vision: VisionConfig) -> Config:
 CONFIGS = {
     # tied head, 2 queries a key, windows of 2 x 2 merged tokens
     'tied': _config(
-        TextConfig(120, 64, 96, 3, 4, 2, 100.0, (2, 3, 3), 1e-6, True),
-        VisionConfig(4, 32, 48, 2, 64, (1, 3), window_size=56),
+        TextConfig(120, 64, 96, 3, 4, 2, 16, 100.0, (2, 3, 3), 1e-6, True),
+        VisionConfig(4, 32, 48, 2, 64, fullatt_block_indexes=(1, 3), window_size=56),
     ),
     # untied, 4 queries a key, windows of 4 x 4, full attention in the first block
     'untied': _config(
-        TextConfig(136, 128, 72, 2, 8, 2, 1e3, (2, 3, 3), 1e-5, False), VisionConfig(3, 48, 80, 3, 128, (0, 2))
+        TextConfig(136, 128, 72, 2, 8, 2, 16, 1e3, (2, 3, 3), 1e-5, False),
+        VisionConfig(3, 48, 80, 3, 128, fullatt_block_indexes=(0, 2)),
     ),
     # every head its own key, 12 frequencies, windows of 3 x 3, full attention in a middle block only
     'one_to_one': _config(
-        TextConfig(112, 48, 64, 4, 2, 2, 100.0, (2, 6, 4), 1e-6, False),
-        VisionConfig(4, 32, 40, 1, 48, (2,), window_size=84),
+        TextConfig(112, 48, 64, 4, 2, 2, 24, 100.0, (2, 6, 4), 1e-6, False),
+        VisionConfig(4, 32, 40, 1, 48, fullatt_block_indexes=(2,), window_size=84),
     ),
 }
 

@@ -12,7 +12,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from rarl_jax.models.images import PixelLimits, patchify
 from rarl_jax.models.interface import PRESETS, VisionConfig
 
-VISION = PRESETS['7B'].vision
+VISION = PRESETS['Qwen2.5-VL-7B'].vision
 LIMITS = {
     'published': PixelLimits(56 * 56, 28 * 28 * 1280),
     'narrow': PixelLimits(28 * 28 * 48, 28 * 28 * 64),  # most sizes are resized, up or down

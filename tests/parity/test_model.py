@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from rarl_jax.models.interface import Config, VisionSizes, build_model, plan_vision
+from rarl_jax.models.interface import Config, build_model
 from rarl_jax.models.names import weight_table
 from rarl_jax.models.params import Params, unstack
 from rarl_jax.models.positions import mrope_positions
+from rarl_jax.models.vision_batch import VisionSizes, plan_vision
 from rarl_jax.models.weights import hub_name, load_params, tensors_of
 from tests.parity.reference import (
     CONFIGS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from rarl_jax.models.positions import mrope_positions, patch_coordinates, window_plan
+from rarl_jax.models.positions import mrope_positions, patch_coordinates
 from tests.parity.reference import CONFIGS, END, IMAGE, START
 
 # Conversations with grids ragged against each other; an image may open or close the row.
@@ -75,7 +76,8 @@ def test_appended_piece_by_piece(reference, talk):
 )
 def test_windows_and_coordinates(window, grids):
     order, bounds = get_vision_window_index(torch.tensor(grids), 2, window, 14)
-    plans = [plan for grid in grids for plan in [window_plan(grid, 2, window // 28)]]
+    vision = dataclasses.replace(CONFIGS['tied'].vision, window_size=window)
+    plans = [vision.window_plan(grid) for grid in grids]
     offsets = np.cumsum([0, *(h * w // 4 for _, h, w in grids)])
     ours = np.concatenate([tokens + offset for plan, offset in zip(plans, offsets, strict=False) for tokens in plan])
     assert np.array_equal(ours, order.numpy())

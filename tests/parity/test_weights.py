@@ -15,10 +15,19 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from rarl_jax.models.adapter_files import save_adapter
-from rarl_jax.models.interface import PRESETS, Config, build_model, plan_vision, read_config
+from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.models.lora import LoraConfig, init_adapter, join, merge
 from rarl_jax.models.names import weight_table
-from rarl_jax.models.qwen2_5_vl.config import FULL_BLOCKS, RMS_NORM_EPS, ROPE_THETA, TEXT_SIZES, VISION_SIZES
+from rarl_jax.models.qwen2_5_vl.config import (
+    FULL_BLOCKS,
+    PRESETS,
+    RMS_NORM_EPS,
+    ROPE_THETA,
+    TEXT_SIZES,
+    VISION_SIZES,
+    Config,
+)
+from rarl_jax.models.vision_batch import plan_vision
 from rarl_jax.models.weights import hub_name, load_params, save_params
 from tests.parity.reference import CONFIGS, conversation, random_reference, relative
 

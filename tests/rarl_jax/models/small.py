@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image
 
 from rarl_jax.models.images import Patches, PixelLimits, patchify
-from rarl_jax.models.interface import Config, VisionConfig, build_model
+from rarl_jax.models.interface import build_model
 from rarl_jax.models.params import Params, init_params
-from rarl_jax.models.qwen2_5_vl.config import TextConfig
+from rarl_jax.models.qwen2_5_vl.config import Config, TextConfig, VisionConfig
 
-TEXT = TextConfig(48, 32, 40, 3, 4, 2, 100.0, (1, 1, 2), 1e-6, tie_word_embeddings=False)
-VISION = VisionConfig(3, 16, 24, 2, 32, (1,), window_size=56)
+TEXT = TextConfig(48, 32, 40, 3, 4, 2, 8, 100.0, (1, 1, 2), 1e-6, tie_word_embeddings=False)
+VISION = VisionConfig(3, 16, 24, 2, 32, fullatt_block_indexes=(1,), window_size=56)
 CONFIG = Config(TEXT, VISION, 40, 41, 42, 43, 1, 2, init_scale=0.3)
 TIED = dataclasses.replace(CONFIG, text=dataclasses.replace(TEXT, tie_word_embeddings=True))
 LIMITS = PixelLimits(28 * 28, 28 * 28 * 40)

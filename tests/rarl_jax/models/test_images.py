@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rarl_jax.models.images import CLIP_MEAN, CLIP_STD, PixelLimits, patchify, smart_resize
+from rarl_jax.models.images import PixelLimits, patchify, smart_resize
+from rarl_jax.models.qwen2_5_vl.config import CLIP_MEAN, CLIP_STD
 from tests.rarl_jax.models.small import VISION
 
 

@@ -12,9 +12,10 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from rarl_jax.models.adapter_files import load_adapter, save_adapter
-from rarl_jax.models.interface import build_model, plan_vision
+from rarl_jax.models.interface import build_model
 from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter, join, merge
 from rarl_jax.models.params import unstack
+from rarl_jax.models.vision_batch import plan_vision
 from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
 
 LORA = LoraConfig(rank=2, alpha=6.0, targets=('q_proj', 'down_proj', 'qkv'), vision=True)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from rarl_jax.models.positions import mrope_positions, patch_coordinates, window_plan
+from rarl_jax.models.positions import mrope_positions, patch_coordinates
+from tests.rarl_jax.models.small import VISION
 
 
 def talk(*parts):
@@ -40,7 +41,7 @@ def test_tokens_that_do_not_fit_their_grids(ids, grids, message):
 
 
 def test_windows_of_the_drawing():
-    assert [window.tolist() for window in window_plan((1, 4, 6), 2, 2)] == [[0, 1, 3, 4], [2, 5]]
+    assert [window.tolist() for window in VISION.window_plan((1, 4, 6))] == [[0, 1, 3, 4], [2, 5]]
 
 
 def test_coordinates_go_block_by_block():

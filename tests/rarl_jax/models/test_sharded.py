@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models.interface import VisionSizes, build_model, plan_vision
+from rarl_jax.models.interface import build_model
 from rarl_jax.models.params import abstract_params, logical_axes, unstack
 from rarl_jax.models.positions import mrope_positions
+from rarl_jax.models.vision_batch import VisionSizes, plan_vision
 from rarl_jax.models.weights import load_params, save_params, tensors_of
 from rarl_jax.runtime.sharding import MeshSettings, constrain, make_mesh, param_shardings, replicated
 from tests.commands import on_eight_devices

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarl_jax.models.interface import PRESETS, Config, build_model, config_from_hf, read_config
+from rarl_jax.models.interface import build_model, config_from_hf, read_config
 from rarl_jax.models.params import abstract_params, count_params, init_params, logical_axes
-from rarl_jax.models.qwen2_5_vl.config import TEXT_SIZES, VISION_SIZES
+from rarl_jax.models.qwen2_5_vl.config import PRESETS, TEXT_SIZES, VISION_SIZES, Config
 from tests.rarl_jax.models.small import CONFIG, TIED
 
 # Parameters of Qwen2.5-VL-*-Instruct as the hub counts them.

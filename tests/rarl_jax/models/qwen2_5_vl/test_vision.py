@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models.interface import VisionSizes, build_model, plan_vision
+from rarl_jax.models.interface import build_model
 from rarl_jax.models.layers import move_rows
 from rarl_jax.models.params import unstack
+from rarl_jax.models.vision_batch import VisionSizes, plan_vision
 from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
 
 IMAGES = (small_image(140, 84, 1), small_image(56, 56, 2), small_image(28, 112, 3))

@@ -1,4 +1,7 @@
-"""The decoder: a full causal pass for training, and passes over an explicit key-value cache for sampling."""
+"""The decoder of every family: a full causal pass for training, and passes over an explicit key-value cache for sampling.
+
+Where families differ, their TextConfig says how.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Int
 
 from rarl_jax.models.cache import AttentionKind, Cache, LayerCache, attend_cached, write
+from rarl_jax.models.config import TextConfig
 from rarl_jax.models.layers import (
     Constrain,
     Dense,
@@ -25,7 +29,6 @@ from rarl_jax.models.layers import (
     unconstrained,
     unrolled,
 )
-from rarl_jax.models.qwen2_5_vl.config import TextConfig
 
 Rope = tuple[Float[Array, 'B T H/2'], Float[Array, 'B T H/2']]  # cos, sin
 ACTIVATION = ('batch', 'length', 'embed')
@@ -33,15 +36,10 @@ NO_SLOT = np.iinfo(np.int32).max  # in no cache: what is written there is droppe
 
 
 def rope(text: TextConfig, positions: Int[Array, '3 B T']) -> Rope:
-    """cos and sin of M-RoPE (arXiv 2409.12191): each frequency turns with one of time, height, width, in three contiguous sections."""
+    """cos and sin of M-RoPE (arXiv 2409.12191): each frequency turns with one of time, height, width."""
     half = text.head_dim // 2
     frequencies = (1.0 / text.rope_theta ** (np.arange(half, dtype=np.float32) / half)).astype(np.float32)
-    ends = np.cumsum(text.mrope_section)
-    parts = [
-        axis[..., None].astype(jnp.float32) * frequencies[end - size : end]
-        for axis, size, end in zip(positions, text.mrope_section, ends, strict=True)
-    ]
-    angles = jnp.concatenate(parts, axis=-1)
+    angles = jnp.moveaxis(positions.astype(jnp.float32)[text.mrope_axes], 0, -1) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -70,7 +68,7 @@ class Attention(nn.Module):
         text, (b, t, _) = self.text, x.shape
 
         def project(name: str, heads: int, axis: str) -> Float[Array, 'B T N H']:
-            y = self.dense(heads * text.head_dim, ('embed', axis), bias=True, name=name)(x)
+            y = self.dense(heads * text.head_dim, ('embed', axis), bias=text.qkv_bias, name=name)(x)
             return y.reshape(b, t, heads, text.head_dim)
 
         q = rotate(project('q', text.num_heads, 'heads'), *turn)
