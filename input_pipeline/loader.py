@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -35,6 +35,10 @@ class LoaderSettings:
     batch_size: int = 8  # questions a batch on each process
     split: Split = 'train'
     tasks: tuple[Task, ...] = TASKS  # only these tasks
+    # (tasks, weight) each: every batch of `load` holds of these tasks' questions in proportion to the weight; () = every question as often as the others.
+    mixture: tuple[tuple[tuple[Task, ...], float], ...] = ()
+    held_out: float = 0.0  # share of the split's pages, drawn by their ids alone, that is left out
+    only_held_out: bool = False  # exactly those pages instead
     per_task: int | None = None  # at most so many questions of each task, drawn by the seed; None = all
     shuffle: bool = True  # a new order in each epoch
     seed: int = 0
@@ -139,7 +143,7 @@ def load_pages(
     folder: str | Path, settings: LoaderSettings, process_index: int = 0, process_count: int = 1
 ) -> grain.IterDataset[list[PageSample]]:
     """As `load`, but page by page: batches of `settings.batch_size` pages with all their questions."""
-    return _batches(PageSource(folder, settings), settings, process_index, process_count)
+    return _batches(_stream(PageSource(folder, settings), settings, process_index, process_count), settings)
 
 
 def load(
@@ -149,7 +153,11 @@ def load(
 
     Every process must be given the same settings: all shuffle alike and each takes every `process_count`-th question of that order.
     """
-    return _batches(SampleSource(folder, settings), settings, process_index, process_count)
+    if not settings.mixture:
+        return _batches(_stream(SampleSource(folder, settings), settings, process_index, process_count), settings)
+    parts = [SampleSource(folder, replace(settings, tasks=tasks)) for tasks, _ in settings.mixture]
+    streams = [_stream(part, settings, process_index, process_count) for part in parts]
+    return _batches(grain.MapDataset.mix(streams, [weight for _, weight in settings.mixture]), settings)
 
 
 def prepare_ahead(
@@ -162,13 +170,19 @@ def prepare_ahead(
     return grain.experimental.ThreadPrefetchIterDataset(batches.random_map(prepare, seed=seed), prefetch_buffer_size=2)
 
 
-def _batches(source, settings: LoaderSettings, process_index: int, process_count: int) -> grain.IterDataset:
+def _stream(source, settings: LoaderSettings, process_index: int, process_count: int) -> grain.MapDataset:
+    """What falls to a process, in order, epoch after epoch."""
+    if len(source) < process_count:
+        raise ValueError(f'{len(source)} items of tasks {settings.tasks} do not suffice for {process_count} processes.')
     dataset = grain.MapDataset.source(source).seed(settings.seed)
     if settings.shuffle:
         dataset = dataset.shuffle()
     # Cut first, repeat then: each process has whole epochs of its own share, and a share is as long in every epoch.
     dataset = dataset[process_index::process_count] if process_count > 1 else dataset
-    dataset = dataset.repeat(settings.epochs)
+    return dataset.repeat(settings.epochs)
+
+
+def _batches(dataset: grain.MapDataset, settings: LoaderSettings) -> grain.IterDataset:
     options = grain.ReadOptions(
         num_threads=settings.threads, prefetch_buffer_size=max(settings.prefetch, settings.threads)
     )
@@ -185,6 +199,9 @@ def read_questions(folder: str | Path, split: Split) -> list[Question]:
 def _choose(questions: list[tuple[int, Question]], settings: LoaderSettings) -> Int[np.ndarray, 'n']:
     """Record numbers of the questions that pass the filters, in the order of the records."""
     tasks = np.array([question.task for _, question in questions])
+    if settings.held_out:
+        out = np.array([is_held_out(question.page_id, settings.held_out) for _, question in questions], bool)
+        tasks = np.where(out == settings.only_held_out, tasks, '')
     chosen = [np.zeros(0, np.int64)]
     for task in settings.tasks:
         fitting = np.flatnonzero(tasks == task)
@@ -194,6 +211,11 @@ def _choose(questions: list[tuple[int, Question]], settings: LoaderSettings) -> 
             fitting = rng.permutation(fitting)[: settings.per_task]
         chosen.append(fitting)
     return np.sort(np.concatenate(chosen))
+
+
+def is_held_out(page_id: str, share: float) -> bool:
+    """Whether a page is of the `share` that no stage learns from: its id alone decides, so that every stage and every seed leaves out the same."""
+    return crc32(page_id.encode()) < share * 2**32
 
 
 @functools.lru_cache(maxsize=6)

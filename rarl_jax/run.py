@@ -42,6 +42,7 @@ from rarl_jax.runtime.sharding import cut_cpu, make_mesh
 from rarl_jax.runtime.signals import Stopped, stop_on_signal
 from rarl_jax.settings import CompareSettings, DataSettings, RunSettings, settings_from
 from rarl_jax.stages.context import Run
+from rarl_jax.stages.curriculum import mixture_of
 from rarl_jax.stages.evaluate import EvaluateSettings, has_lost_results
 from rarl_jax.stages.registry import load_kind
 from rarl_jax.stages.rl_settings import RlSettings
@@ -101,6 +102,8 @@ def check_inputs(settings: RunSettings) -> None:
         problems.append(folder_problem('config.data.dir', data.dir, 'a data set made by configs/build_ai4va_fg.py'))
     for name in settings.stages:
         stage = settings.stage[name]
+        if isinstance(stage, RlSettings):
+            mixture_of(settings, name)
         grades = isinstance(stage, RlSettings) and stage.judge.kind == 'endpoint'
         if grades or (isinstance(stage, EvaluateSettings) and stage.judge == 'endpoint'):
             try:

@@ -59,8 +59,12 @@ class DataSettings:
     draw: DrawSettings | None = None  # how pages are drawn where `raw` is empty
     pages: Mapping[str, int] = field(default_factory=dict)  # pages to draw for each split
     tasks: TaskSettings = field(default_factory=TaskSettings)  # how questions are made
+    # Share of the training pages that no stage learns from: what a stage's `held_out` evaluations ask about.
+    held_out: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f'held_out is {self.held_out}, expected a share below 1.')
         if negative := [split for split, count in self.pages.items() if count < 0]:
             raise ValueError(f'pages.{negative[0]} is {self.pages[negative[0]]}, expected 0 or more.')
 

@@ -29,7 +29,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from input_pipeline.loader import LoaderSettings, PageSample, load_pages, prepare_ahead, read_questions
+from input_pipeline.loader import PageSample, load_pages, prepare_ahead, read_questions
 from input_pipeline.schema import Box, Question, Task
 from input_pipeline.traces import loosen
 from rarl_jax.conversation.boxes import from_original
@@ -125,8 +125,7 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
     optimizer = optim.make_optimizer(stage.optimizer, run.params | {'heads': heads}, stage.steps)
     tasks = (*stage.page_tasks, *stage.crop_tasks)
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
-    loader = LoaderSettings(batch_size=count, tasks=tasks, seed=run.settings.seed, drop_remainder=True)
-    pages = load_pages(run.data_dir, loader, *run.processes)
+    pages = load_pages(run.data_dir, run.loading(count, tasks), *run.processes)
     batches = prepare_ahead(pages, partial(label, run, words, stage), run.data_seed(name))
     learner = training.begin(optimizer, iter(batches), {'heads': heads})
     update = make_update(run.model, words, optimizer, learner)

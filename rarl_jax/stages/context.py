@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from rich.console import Console
 
+from input_pipeline.loader import LoaderSettings
+from input_pipeline.schema import Task
 from rarl_jax.conversation.dialogue import Host
 from rarl_jax.models.interface import Model
 from rarl_jax.models.lora import Adapted, join
@@ -70,6 +72,16 @@ class Run:
             return self.training.index(name) >= self.done
         before = self.settings.stages[: self.settings.stages.index(name)]
         return self.saved is None and self.done == sum(stage in self.training for stage in before)
+
+    def loading(self, count: int, tasks: tuple[Task, ...]) -> LoaderSettings:
+        """How a training stage draws `count` questions or pages a step on each process."""
+        return LoaderSettings(
+            batch_size=count,
+            tasks=tasks,
+            held_out=self.settings.data.held_out,
+            seed=self.settings.seed,
+            drop_remainder=True,
+        )
 
     def key(self, name: str, step: int) -> Key[Array, '']:
         """The random key of one step of one stage."""

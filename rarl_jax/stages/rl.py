@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from input_pipeline.loader import LoaderSettings, Sample, load
+from input_pipeline.loader import Sample, load
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.episodes import write_rollouts
 from rarl_jax.conversation.opening import open_dialogues
@@ -25,6 +26,7 @@ from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
 from rarl_jax.stages.answers import Answers, collect, rollout_metrics
 from rarl_jax.stages.context import Run
+from rarl_jax.stages.curriculum import mixture_of
 from rarl_jax.stages.judging import Pay, make_pay, shared_advantages, without_loss
 from rarl_jax.stages.registry import StageKind
 from rarl_jax.stages.rl_settings import RlSettings
@@ -37,7 +39,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps * stage.updates)
     questions = processes.share(stage.questions, f'config.stage.{name}.questions')
     processes.share(stage.questions // stage.mini_batches, f'config.stage.{name}: questions / mini_batches')
-    loader = LoaderSettings(batch_size=questions, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
+    loader = replace(run.loading(questions, stage.tasks), mixture=mixture_of(run.settings, name))
     learner = training.begin(optimizer, iter(load(run.data_dir, loader, *run.processes)))
     updater = Updater(
         run.model,

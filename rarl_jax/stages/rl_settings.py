@@ -62,6 +62,10 @@ class RlSettings(TrainingSettings):
     questions: int  # questions a step
     group_size: int  # episodes a question
     tasks: tuple[Task, ...]
+    task_weights: tuple[
+        float, ...
+    ] = ()  # of the tasks, in their order: their shares of the questions; () = every question alike
+    replay: float = 0.0  # share of the questions that are of the tasks of earlier stages
     reward: RewardSettings
     optimizer: OptimizerSettings
     loss: LossSettings
@@ -93,6 +97,12 @@ class RlSettings(TrainingSettings):
             raise ValueError(
                 f'micro_batch is {self.micro_batch} and temperature {self.temperature}, expected 0 or more and a positive number.'
             )
+        if self.task_weights and (len(self.task_weights) != len(self.tasks) or min(self.task_weights) <= 0):
+            raise ValueError(
+                f'task_weights is {self.task_weights}, expected a positive number for each of the {len(self.tasks)} tasks, or ().'
+            )
+        if not 0 <= self.replay < 1:
+            raise ValueError(f'replay is {self.replay}, expected a share below 1.')
         if self.questions % self.mini_batches:
             raise ValueError(
                 f'mini_batches is {self.mini_batches}, expected a number that divides questions, {self.questions}.'

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from input_pipeline.loader import LoaderSettings, PageSample, load_pages, prepare_ahead, read_questions
+from input_pipeline.loader import PageSample, load_pages, prepare_ahead, read_questions
 from input_pipeline.schema import Task
 from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
 from rarl_jax.conversation.dialogue import Episode
@@ -48,9 +48,8 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
     training = Training(run, name, stage)
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
-    loader = LoaderSettings(batch_size=count, tasks=stage.tasks, seed=run.settings.seed, drop_remainder=True)
     talk = partial(converse, run, answer_spaces(run, stage), stage)
-    pages = load_pages(run.data_dir, loader, *run.processes)
+    pages = load_pages(run.data_dir, run.loading(count, stage.tasks), *run.processes)
     batches = prepare_ahead(pages, talk, run.data_seed(name))
     learner = training.begin(optimizer, iter(batches))
     updater = Updater(run.model, imitation, optimizer, learner, run.adapted, frozen=stage.optimizer.frozen)

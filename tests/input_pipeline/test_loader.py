@@ -331,3 +331,55 @@ def test_what_is_stored_is_shown_alike_by_any_program(built, tmp_path):
     assert np.array_equal(image, stored)
     assert image.getpixel((390, 10)) == (200, 30, 30)
     assert image.getpixel((0, 0)) == (255, 255, 255)
+
+
+# ---------------------------------------------------------------- mixtures and pages held out
+
+ACTION, COUNTING, DEPTH = 'action_recognition', 'character_counting', 'depth_comparison'
+MIXED = LoaderSettings(batch_size=10, mixture=(((ACTION,), 0.5), ((COUNTING, DEPTH), 0.3), ((DEPTH,), 0.2)))
+
+
+def test_a_mixture_keeps_its_proportions_and_is_the_same_every_time(built):
+    folder, _, _ = built
+    stream, again = iter(load(folder, MIXED)), iter(load(folder, MIXED))
+    batches = [next(stream) for _ in range(8)]  # beyond the end of every part
+    for batch in batches:
+        tasks = Counter(sample.question.task for sample in batch)
+        assert tasks[ACTION] == 5 and tasks[COUNTING] + tasks[DEPTH] == 5
+    assert ids(next(again) for _ in range(8)) == ids(batches)
+
+
+def test_a_mixture_goes_on_from_a_saved_position(built):
+    folder, _, _ = built
+    stream = iter(load(folder, MIXED))
+    for _ in range(3):
+        next(stream)
+    state, ahead = stream.get_state(), ids(next(stream) for _ in range(4))
+    resumed = iter(load(folder, MIXED))
+    resumed.set_state(state)
+    assert ids(next(resumed) for _ in range(4)) == ahead
+
+
+def test_processes_share_a_mixture(built):
+    """Each has the proportions of the whole, and no question of the other's epoch."""
+    folder, _, _ = built
+    parts = [[next(stream) for _ in range(2)] for stream in (iter(load(folder, MIXED, i, 2)) for i in range(2))]
+    for batches in parts:
+        assert all(Counter(s.question.task for s in batch)[ACTION] == 5 for batch in batches)
+    one, two = ({s.question.id for batch in batches for s in batch if s.question.task == ACTION} for batches in parts)
+    assert not one & two
+    with pytest.raises(ValueError, match='do not suffice for 1000 processes'):
+        load(folder, MIXED, 0, 1000)
+
+
+def test_pages_held_out_are_learnt_from_by_nobody(built):
+    folder, _, _ = built
+    rest = LoaderSettings(batch_size=1, epochs=1, held_out=0.4)
+    kept, out = (
+        {s.question.page_id for [s] in load(folder, replace(rest, only_held_out=only))} for only in (False, True)
+    )
+    assert kept and out and not kept & out
+    assert kept | out == {question.page_id for question in read_questions(folder, 'train')}
+    assert {p.questions[0].page_id for [p] in load_pages(folder, rest)} == kept
+    other = {s.question.page_id for [s] in load(folder, replace(rest, seed=7, tasks=(ACTION,)))}
+    assert not other & out, 'another seed or another task would see them'
