@@ -109,7 +109,12 @@ def shrink(settings: RunSettings, data: DataSettings | None = None, **steps: int
         steps: of training stages, by name; the others take one.
     """
     data = data or settings.data
-    few = replace(data, dir='', pages={split: min(count, FEW_PAGES[split]) for split, count in data.pages.items()})
+    few = replace(
+        data,
+        dir='',
+        pages={split: min(count, FEW_PAGES[split]) for split, count in data.pages.items()},
+        held_out=0.25 if settings.data.held_out else 0.0,
+    )
     return replace(
         settings,
         model=replace(small_model(''), lora=settings.model.lora),
@@ -128,6 +133,8 @@ def _shrink_stage(stage: Any, steps: int) -> Any:
     if isinstance(stage, RlSettings):
         few |= {
             'pack': min(stage.pack, 2),
+            'mini_batches': min(stage.mini_batches, 2),
+            'held_out': replace(stage.held_out, every=min(stage.held_out.every, 1), questions=2),
             'micro_batch': 4 if stage.micro_batch else 0,
             # Random weights earn nothing: without this term a smoke run would move no weight, and resuming it would show nothing.
             'loss': replace(stage.loss, entropy_weight=0.01),

@@ -104,6 +104,11 @@ def check_inputs(settings: RunSettings) -> None:
         stage = settings.stage[name]
         if isinstance(stage, RlSettings):
             mixture_of(settings, name)
+            if stage.held_out.every and not data.held_out:
+                problems.append(
+                    f'config.stage.{name}.held_out.every is {stage.held_out.every}, but config.data.held_out is 0: no page is held out; '
+                    'give it a share.'
+                )
         grades = isinstance(stage, RlSettings) and stage.judge.kind == 'endpoint'
         if grades or (isinstance(stage, EvaluateSettings) and stage.judge == 'endpoint'):
             try:
@@ -204,10 +209,12 @@ def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None, mesh
         compiles=CompileCounter(),
         console=console,
         done=saved['done'] if saved else 0,
+        taken=saved['taken'] if saved else {},
         saved=saved if saved and not saved['finished'] else None,
     )
     if saved:
         run.params = checkpoints.restore({'params': run.params})['params']
+        checkpoints.keep(saved['kept'])
         console.print(f'Going on after {saved["step"]} steps of stage {saved["stage"]}.')
         if lacking := run.metrics.lacking(run.global_step(saved['stage'], saved['step']), run.training):
             console.print(

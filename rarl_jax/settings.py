@@ -64,7 +64,7 @@ class DataSettings:
 
     def __post_init__(self):
         if not 0 <= self.held_out < 1:
-            raise ValueError(f'held_out is {self.held_out}, expected a share below 1.')
+            raise ValueError(f'data.held_out is {self.held_out}, expected a share below 1.')
         if negative := [split for split, count in self.pages.items() if count < 0]:
             raise ValueError(f'pages.{negative[0]} is {self.pages[negative[0]]}, expected 0 or more.')
 

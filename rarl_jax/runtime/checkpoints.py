@@ -5,7 +5,7 @@
     DIR/00000120/arrays/manifest.json        size and CRC-32 of every other file there
 
 A checkpoint that differs from its manifest is damaged: it is passed over, with a warning, for the newest good one. Orbax removes old ones, each after
-a new one is whole.
+a new one is whole; one that the caller has named stays beside the newest.
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ import os
 import re
 import warnings
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import LatestN
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    LatestN,
+    PolicyCheckpointInfo,
+    PreservationPolicy,
+)
 
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.files import load_json, write_json, write_whole
@@ -34,12 +41,12 @@ READERS = 8  # threads that compute checksums: zlib does so without the GIL
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `keep` of them. `folder` need not exist. All processes must call every method."""
+    """The checkpoints of one run, the newest `keep` of them and the one of step `kept`. `folder` need not exist. All processes must call every method."""
 
     def __init__(self, folder: Path, keep: int):
         if keep < 1:
             raise ValueError(f'keep_checkpoints is {keep}, expected at least 1: a run needs one to go on from.')
-        self._folder, self._handler = Path(folder).absolute(), _Described()
+        self._folder, self._handler, self._named = Path(folder).absolute(), _Described(), _Named()
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
             registry.add(ITEM, args, self._handler)
@@ -47,12 +54,23 @@ class Checkpoints:
             self._folder,
             handler_registry=registry,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=LatestN(keep), step_format_fixed_length=8, cleanup_tmp_directories=True
+                preservation_policy=AnyPreservationPolicy([LatestN(keep), self._named]),
+                step_format_fixed_length=8,
+                cleanup_tmp_directories=True,
             ),
         )
         self._writing: int | None = None  # the step that is being written in the background
         self._latest: int | None = None  # the step that `latest` has found
         self._damaged: list[int] = []  # steps that it has passed over
+
+    @property
+    def kept(self) -> int | None:
+        """The step whose checkpoint stays, however many come after it; None = there is none."""
+        return self._named.step
+
+    def keep(self, step: int | None) -> None:
+        """Names the step whose checkpoint stays."""
+        self._named.step = step
 
     def save(self, step: int, arrays: Arrays, description: dict[str, Any]) -> None:
         """Copies the arrays and returns; they are written in the background and may be donated at once.
@@ -93,22 +111,38 @@ class Checkpoints:
             self._damaged.append(step)
         return None
 
-    def restore(self, like: Arrays) -> Arrays:
-        """Arrays of the checkpoint that `latest` found, with the structure, shapes, dtypes and shardings of `like`.
+    def restore(self, like: Arrays, step: int | None = None) -> Arrays:
+        """Arrays of the checkpoint that `latest` found, or of a step's, with the structure, shapes, dtypes and shardings of `like`.
 
-        `like` may leave out parts of what was saved, at the top. ValueError names arrays that the checkpoint lacks or has in another shape.
+        `like` may leave out parts of what was saved, at the top. ValueError names arrays that the checkpoint lacks or has in another shape, and a
+        step whose checkpoint is damaged or gone.
         """
-        if self._latest is None:
+        if step is None and self._latest is None:
             raise FileNotFoundError(f'{self._folder} holds no whole checkpoint to restore: call latest() first.')
-        place, wanted = self._place(self._latest), _named(like)
+        if step is not None:
+            self.wait()
+            if problem := next(filter(None, processes.gather(_problem(self._place(step)))), None):
+                raise ValueError(f'The checkpoint {self._place(step).parent} is needed, but {problem}.')
+        step = self._latest if step is None else step
+        place, wanted = self._place(step), _named(like)
         _check(place.parent, load_json(place / DESCRIPTION)['arrays'], wanted)
         restore = ocp.checkpoint_utils.construct_restore_args(wanted)
         args = ocp.args.PyTreeRestore(wanted, restore_args=restore, partial_restore=True)
-        found = self._manager.restore(self._latest, args=ocp.args.Composite(**{ITEM: args}))[ITEM]
+        found = self._manager.restore(step, args=ocp.args.Composite(**{ITEM: args}))[ITEM]
         return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in wanted])
 
     def _place(self, step: int) -> Path:
         return self._folder / f'{step:08d}' / ITEM
+
+
+@dataclass
+class _Named(PreservationPolicy):
+    """Preserves the checkpoint of one step."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: Any) -> Sequence[bool]:
+        return [each.step == self.step for each in checkpoints]
 
 
 class _Described(ocp.PyTreeCheckpointHandler):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """What the stages share. Only `params`, `done` and `saved` change while it runs."""
+    """What the stages share. Only `params`, `done`, `taken` and `saved` change while it runs."""
 
     settings: RunSettings
     workdir: Path
@@ -54,6 +54,7 @@ class Run:
     console: Console
     signals: list[str] = field(default_factory=list)  # names of the signals that asked the run to stop
     done: int = 0  # training stages finished
+    taken: dict[str, int] = field(default_factory=dict)  # the steps that each of them took; one may end early
     # The description of a checkpoint in mid-stage, until that stage has begun again.
     saved: dict[str, Any] | None = None
 
@@ -95,7 +96,8 @@ class Run:
     def global_step(self, name: str, step: int = 0) -> int:
         """Updates of the policy up to `step` of a stage, over all stages; an evaluation counts those before it."""
         before = self.settings.stages[: self.settings.stages.index(name)]
-        return step + sum(self.settings.stage[other].steps for other in before if other in self.training)
+        trained = (other for other in before if other in self.training)
+        return step + sum(self.taken.get(other, self.settings.stage[other].steps) for other in trained)
 
     def policy_name(self, name: str) -> str:
         """Which policy stands when a stage begins: the folder it came from, as the config names it, and the updates since.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,6 +28,8 @@ from rarl_jax.sampler.weights import Policy
 from rarl_jax.stages.answers import Answers, collect, rollout_metrics
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.curriculum import mixture_of
+from rarl_jax.stages.ends import Row, collapsed, is_stable
+from rarl_jax.stages.held_out import HeldOut
 from rarl_jax.stages.judging import Pay, make_pay, shared_advantages, without_loss
 from rarl_jax.stages.registry import StageKind
 from rarl_jax.stages.rl_settings import RlSettings
@@ -52,9 +55,10 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
         length=stage.budget.over(run.settings.conversation.budget).turn_tokens,
     )
     reference = ReferencePolicy(run.model, run.base_weights(), stage.temperature) if stage.loss.kl_weight else None
-    pay = make_pay(run, stage)
+    pay, held_out = make_pay(run, stage), HeldOut(run, stage)
     with training.progress(learner.step) as bar:
-        while learner.step < stage.steps:
+        ends = False
+        while learner.step < stage.steps and not ends:
             clock = Clock()
 
             # ---- answer a group of times each, with the policy as it is, and judge
@@ -90,9 +94,30 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
                 show(run, name, learner.step, answers, advantage)
             metrics |= rollout_metrics(every)
             metrics['group/answered'] = processes.total(len(every.samples)) / stage.questions
+            if held_out.is_due(learner.step):
+                metrics |= held_out.measure(learner.params)
+                clock.lap('held_out')
             metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in every.episodes)))
-            training.after_step(learner, metrics)
+            is_best = 'held_out/score' in metrics and training.note_score(learner, metrics['held_out/score'])
+            ends = has_ended(run, name, stage, training.notes, metrics)
+            if stage.held_out.take_best and (ends or learner.step == stage.steps):
+                learner = training.take_best(learner)
+            training.after_step(learner, metrics, ends=ends, saves=is_best)
             bar.advance(reward=metrics['reward/total'], iou=metrics['zoom/iou_first'])
+
+
+def has_ended(run: Run, name: str, stage: RlSettings, notes: dict[str, Any], metrics: Mapping[str, float]) -> bool:
+    """Whether the stage is done after this step, though it may have steps left; `notes` keep what is looked at of the steps so far."""
+    figures = ('zoom/rate', 'reward/format', 'reward/total', 'policy/entropy')
+    rows = notes.setdefault('rows', [])
+    rows.append([metrics[figure] for figure in figures])
+    rows = [Row(*row) for row in rows]
+    if is_stable(rows, stage.adaptive_end):
+        run.console.print(f'{name} has taught calls and form and ends after {len(rows)} of {stage.steps} steps.')
+        return True
+    if problem := collapsed(rows, stage.collapse):
+        run.console.print(f'{name} ends after {len(rows)} of {stage.steps} steps, as the policy collapses: {problem}.')
+    return problem is not None
 
 
 def answer_all(

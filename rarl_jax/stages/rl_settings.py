@@ -13,6 +13,7 @@ from rarl_jax.learner.advantages import Estimator
 from rarl_jax.learner.batches import Buckets
 from rarl_jax.learner.losses import LossSettings
 from rarl_jax.learner.optim import OptimizerSettings
+from rarl_jax.stages.ends import AdaptiveEnd, Collapse
 from rarl_jax.stages.registry import TrainingSettings
 
 
@@ -54,6 +55,21 @@ class JudgeSettings:
                 raise ValueError(f'judge.{name} is {getattr(self, name)}, expected a number above 0.')
 
 
+@dataclass(frozen=True)
+class HeldOutSettings:
+    """Greedy answers to questions about the training pages that config.data.held_out keeps from all stages."""
+
+    every: int = 0  # steps; 0 = never
+    questions: int = 32  # of each of the stage's tasks; 0 = all
+    mode: Literal['zoom', 'direct'] = 'zoom'
+    take_best: bool = False  # the stage hands on the policy with the best score, not its last; both stay on disk anyway
+
+    def __post_init__(self):
+        for name in ('every', 'questions'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'held_out.{name} is {getattr(self, name)}, expected 0 or more.')
+
+
 @dataclass(frozen=True, kw_only=True)
 class RlSettings(TrainingSettings):
     """A stage of GRPO."""
@@ -78,6 +94,9 @@ class RlSettings(TrainingSettings):
     ] = ()  # episodes that ended so are left out of the loss, such as 'turn_limit'
     # DAPO's dynamic sampling: batches of further questions, at most, that a step answers to replace groups without variance; 0 = these stay.
     refills: int = 0
+    adaptive_end: AdaptiveEnd = field(default_factory=AdaptiveEnd)  # ends it early when what it teaches has come
+    collapse: Collapse = field(default_factory=Collapse)  # ends it early when the policy collapses
+    held_out: HeldOutSettings = field(default_factory=HeldOutSettings)
     budget: StageBudget = field(default_factory=StageBudget)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     # Updates of a step: its groups are cut into so many mini-batches, so many times. One of each is strictly on-policy: the ratio of the policy that

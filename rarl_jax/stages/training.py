@@ -31,6 +31,7 @@ class Training:
 
     def __init__(self, run: Run, name: str, stage: TrainingSettings):
         self._run, self._name, self._stage = run, name, stage
+        self.notes: dict[str, Any] = {}  # what the stage remembers beside the learner; JSON, part of a checkpoint
         if stage.from_start:  # a checkpoint in mid-stage takes its place in `begin`
             run.params = run.initial_trainable()
 
@@ -44,6 +45,7 @@ class Training:
             arrays = run.checkpoints.restore({'params': learner.params, 'opt_state': learner.opt_state})
             learner = dataclasses.replace(learner, **arrays, step=run.saved['step'])
             batches.set_state(run.saved['data'])
+            self.notes = run.saved['notes']
         run.saved = None
         run.metrics.forget_after(run.global_step(self._name, learner.step))
         return learner
@@ -52,15 +54,41 @@ class Training:
         """A bar over the stage's steps."""
         return self._run.progress(self._name, self._stage.steps, done)
 
-    def after_step(self, learner: Learner, metrics: dict[str, float]) -> None:
-        """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it."""
+    def note_score(self, learner: Learner, score: float) -> bool:
+        """Remembers the best score of the stage; whether this is it. Its checkpoint stays beside the newest ones until a better one is written."""
+        if 'best' in self.notes and score <= self.notes['best'][0]:
+            return False
+        self.notes['best'] = [score, learner.step]
+        self._run.checkpoints.keep(self._run.global_step(self._name, learner.step))
+        return True
+
+    def take_best(self, learner: Learner) -> Learner:
+        """The learner with the params of the best score; its own where none was noted."""
+        _, step = self.notes.get('best', [0.0, learner.step])
+        if step == learner.step:
+            return learner
+        like = {'params': learner.params}
+        best = self._run.checkpoints.restore(like, self._run.global_step(self._name, step))
+        return dataclasses.replace(learner, params=best['params'])
+
+    def after_step(
+        self, learner: Learner, metrics: dict[str, float], *, ends: bool = False, saves: bool = False
+    ) -> None:
+        """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it.
+
+        Args:
+            ends: the stage is done, though not all its steps are.
+            saves: it is time to save.
+        """
         run, step = self._run, self._run.global_step(self._name, learner.step)
         run.params = {name: learner.params[name] for name in run.params}
-        finished, signal = learner.step == self._stage.steps, run.signal()
+        finished, signal = ends or learner.step == self._stage.steps, run.signal()
         run.check_workdir()
         run.metrics.write(step, self._name, metrics | {'compiles': run.compiles.take()})
         run.done += finished
-        if finished or signal or learner.step % self._stage.save_every == 0:
+        if finished:
+            run.taken[self._name] = learner.step
+        if finished or signal or saves or learner.step % self._stage.save_every == 0:
             self._save(learner, step, finished)
         if signal and not finished:
             run.leave(signal)
@@ -79,6 +107,9 @@ class Training:
             'finished': finished,
             'done': self._run.done,
             'data': learner.batches.get_state(),
+            'notes': self.notes,
+            'taken': self._run.taken,
+            'kept': self._run.checkpoints.kept,
             'seed': self._run.settings.seed,
         }
         self._run.checkpoints.save(step, arrays, description)

@@ -254,7 +254,7 @@ def test_an_ascii_terminal_ends_no_run(tmp_path):
         ('keep_checkpoints', 0, '^config.keep_checkpoints is 0'),
         ('compare', ('main:zoom',), "config.compare names ['main:zoom']"),
         ('data.pages.test', -3, 'pages.test is -3'),
-        ('data.held_out', 1.0, 'config.data: held_out is 1.0'),
+        ('data.held_out', 1.0, 'data.held_out is 1.0'),
     ],
 )
 def test_settings_that_cannot_be_are_told_by_name(key, value, told):

@@ -1,0 +1,120 @@
+"""A whole run with what the paper's recipe leaves out: stages that end early, groups refilled, earlier tasks replayed, the best policy handed on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from configs import rarl
+from input_pipeline.loader import is_held_out, read_questions
+from rarl_jax.run import check_inputs
+from rarl_jax.settings import settings_from
+from tests.commands import launch
+
+pytestmark = pytest.mark.slow
+# A warm start that is content after two of its nine steps; then steps that move a policy which earns nothing yet.
+RUN = (
+    '--config=configs/rarl.py:dapo_smoke',
+    "--config.stages=('warm_start', 'recognition', 'reorder')",
+    '--config.compare=()',
+    '--config.keep_checkpoints=9',
+    '--config.stage.warm_start.steps=9',
+    '--config.stage.warm_start.adaptive_end.window=2',
+    '--config.stage.warm_start.adaptive_end.zoom_rate=0.0',
+    '--config.stage.warm_start.adaptive_end.format=0.0',
+    '--config.stage.recognition.steps=4',
+    '--config.stage.recognition.save_every=1',
+    *(f'--config.stage.{name}.optimizer.learning_rate=0.01' for name in ('warm_start', 'recognition', 'reorder')),
+    '--config.stage.reorder.replay=0.5',
+)
+
+
+def run(workdir: Path) -> None:
+    done = launch(*RUN, f'--workdir={workdir}')
+    assert done.returncode == 0, done.stderr
+    assert 'warm_start has taught calls and form and ends after 2 of 9 steps' in done.stdout or workdir.name != 'whole'
+
+
+def lines(workdir: Path) -> list[dict]:
+    """What a run told, but times."""
+    rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(('time/', 'throughput/', 'compiles'))} for row in rows]
+
+
+def described(workdir: Path, step: int) -> dict:
+    return json.loads((workdir / f'checkpoints/{step:08d}/arrays/description.json').read_text())['description']
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp('knobs') / 'whole'
+    run(workdir)
+    return workdir
+
+
+def test_a_stage_that_ends_early_is_followed_at_once(whole):
+    assert [(row['step'], row['stage']) for row in lines(whole)] == [
+        *((step, 'warm_start') for step in (1, 2)),
+        *((step, 'recognition') for step in (3, 4, 5, 6)),
+        (7, 'reorder'),
+    ]
+    assert described(whole, 7)['taken'] == {'warm_start': 2, 'recognition': 4, 'reorder': 1}
+
+
+def test_what_refills_cost_is_told(whole):
+    """A random policy earns nothing: no group has variance, and every step answers all the draws it may."""
+    rows = [row for row in lines(whole) if row['stage'] == 'recognition']
+    assert all(row['group/answered'] == 3 for row in rows if row['group/zero_variance'] == 1)
+    assert all(1 <= row['group/answered'] <= 3 for row in rows) and rows[0]['group/answered'] > 1
+
+
+def test_the_best_policy_is_handed_on(whole):
+    scores = {row['step']: row['held_out/score'] for row in lines(whole) if 'held_out/score' in row}
+    assert [*scores] == [3, 4, 5, 6, 7]
+    first_best = max(range(3, 7), key=lambda step: (scores[step], -step))
+    last = described(whole, 6)
+    assert last['notes']['best'] == [scores[first_best], first_best - 2]
+    assert last['finished'] and last['kept'] == first_best
+
+
+def test_a_resumed_run_is_the_whole_one(whole, tmp_path):
+    """From the middle of the stage that remembers its best score, behind one that ended early."""
+    assert (whole / 'checkpoints' / '00000004').is_dir()
+    again = tmp_path / 'again'
+    shutil.copytree(whole, again, ignore=shutil.ignore_patterns('0000000[567]', 'export', 'report'))
+    run(again)
+    assert lines(again) == lines(whole)
+    before, after = (load_file(folder / 'export' / 'model.safetensors') for folder in (whole, again))
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    started = load_file(whole / 'init' / 'model.safetensors')
+    assert any(not np.array_equal(before[name], started[name]) for name in before), 'nothing was learnt, nothing shown'
+
+
+def test_no_stage_asks_about_pages_held_out(whole):
+    pages = {
+        row['page_id']
+        for path in (whole / 'rollouts').glob('*.jsonl')
+        for row in map(json.loads, path.read_text().splitlines())
+    }
+    assert pages and not any(is_held_out(page, 0.25) for page in pages)
+    assert any(is_held_out(q.page_id, 0.25) for q in read_questions(whole / 'data' / 'built', 'train'))
+
+
+def test_pages_to_measure_on_must_be_held_out():
+    config = rarl.get_config('dapo_smoke')
+    config.data.held_out = 0.0
+    with pytest.raises(
+        ValueError, match=r'config\.stage\.recognition\.held_out\.every is 1, but config\.data\.held_out is 0'
+    ):
+        check_inputs(settings_from(config.to_dict()))
+
+
+def test_every_variant_is_whole():
+    for variant in ('', 'lora', 'dapo', 'joint', 'joint_smoke'):
+        settings = settings_from(rarl.get_config(variant).to_dict())
+        assert settings.stages[-1] == 'rarl' and settings.stages[0] == 'base'
