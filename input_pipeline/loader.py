@@ -225,4 +225,4 @@ def _table(folder: str, split: Split) -> list[tuple[int, Question]]:
 
 
 def _bytes(image: Image.Image) -> int:
-    return image.width * image.height * len(image.getbands())
+    return image.width * image.height * 4  # Pillow keeps RGB in four bytes

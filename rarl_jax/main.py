@@ -55,6 +55,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer('processes', 1, 'How many processes the run has; known with --coordinator=auto.')
 _PROCESS = flags.DEFINE_integer('process', 0, 'Which of them this one is, from 0; known with --coordinator=auto.')
+_REPLAY = flags.DEFINE_string(
+    'replay', '', 'An update that the run has skipped and kept, to be repeated: WORKDIR/skipped/FILE.'
+)
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Where the run writes; runs/NAME of the config if left out.')
 
 
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> None:
     if _COORDINATOR.value:
         processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         signals.handle(signals.interrupt)  # JAX has taken SIGTERM for itself
-    run.run(_CONFIG.value, workdir())
+    run.run(_CONFIG.value, workdir(), Path(_REPLAY.value) if _REPLAY.value else None)
 
 
 def workdir() -> Path:

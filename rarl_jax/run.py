@@ -45,16 +45,24 @@ from rarl_jax.stages.context import Run
 from rarl_jax.stages.curriculum import mixture_of
 from rarl_jax.stages.evaluate import EvaluateSettings, has_lost_results
 from rarl_jax.stages.registry import load_kind
+from rarl_jax.stages.repeat import repeat
 from rarl_jax.stages.rl_settings import RlSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change nothing of what a run computes: they may differ from those that a workdir was begun with.
-PRESENTATION = re.compile(r'config\.(compare|keep_checkpoints|stage\.[^.]+\.(save_every|show_every))')
+PRESENTATION = re.compile(r'config\.(compare|keep_checkpoints|stage\.[^.]+\.(save_every|show_every|most_skipped))')
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
-    """Runs the stages of a config in `workdir`, going on where an earlier run of the same config stopped."""
+def run(config: ConfigDict, workdir: Path, replay: Path | None = None) -> None:
+    """Runs the stages of a config in `workdir`, going on where an earlier run of the same config stopped.
+
+    With `replay`, a file that the run has kept of an update, it repeats that update instead and tells what it does.
+    """
     settings = settings_from(config.to_dict())
+    if replay is not None and not isinstance(settings, RunSettings):
+        raise ValueError(
+            '--replay repeats an update of a run, and this config is none: give the config of the run that kept it.'
+        )
     if isinstance(settings, BuildSettings):
         build_data(settings)
         return
@@ -63,12 +71,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
             if compare(settings, workdir).verdict != 'agrees':
                 sys.exit(1)
         return
+    if replay is not None and not (workdir / 'config.json').is_file():
+        raise ValueError(
+            f'--replay needs the workdir of the run that kept the update, and {workdir} is none: give --workdir.'
+        )
     check_inputs(settings)
     cut_cpu(settings.mesh)  # first: whoever asks for the number of processes has looked for the devices
     mesh = make_mesh(settings.mesh)
     lock = processes.first_before_others(lambda: take_workdir(workdir, config) if processes.is_first() else None)
     keep_compilations()
     with lock or nullcontext(), naming(workdir):
+        if replay is not None:
+            sys.exit(not repeat(open_run(settings, workdir, lock, mesh), replay))
         if processes.is_first():
             note_launch(workdir, 'began', source_commit())
         run = open_run(settings, workdir, lock, mesh)

@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 from jax.tree_util import GetAttrKey
 from jaxtyping import Float, Int
 
-from rarl_jax.conversation.dialogue import Episode
+from rarl_jax.conversation.dialogue import Episode, errors_of
+from rarl_jax.learner.invariants import check_episode, name_of
 from rarl_jax.models.images import Patches
 from rarl_jax.models.interface import Config, VisionConfig
 from rarl_jax.models.positions import feature_rows, positions_of
@@ -218,15 +219,15 @@ def _fill(
         raise ValueError(
             f'A row of {end} tokens does not fit {batch.ids.shape[1]}: add a larger size to buckets.lengths.'
         )
-    if episode.loss_mask[0]:
-        raise ValueError(
-            f'The first token of an episode of {episode.question_id} is marked as chosen: a prompt must come first.'
-        )
+    with errors_of(name_of(episode)):
+        positions, _ = positions_of(episode.ids, episode.images, config)
+        rows = [first_row[id(image)] for image in episode.images]
+        features = feature_rows(episode.ids, rows, episode.images, config)
+    check_episode(episode, positions, features, config.image_token_id)
     here = slice(filled, end)
     batch.ids[row, here] = episode.ids[start:]
-    batch.positions[:, row, here] = positions_of(episode.ids, episode.images, config)[0][:, start:]
-    rows = [first_row[id(image)] for image in episode.images]
-    batch.feature_index[row, here] = feature_rows(episode.ids, rows, episode.images, config)[start:]
+    batch.positions[:, row, here] = positions[:, start:]
+    batch.feature_index[row, here] = features[start:]
     if batch.segments is not None:
         batch.segments[row, here] = np.where(np.arange(start, len(episode.ids)) < shared, 0, 1 + number)
     number += row * (len(batch.mask) // len(batch.ids))

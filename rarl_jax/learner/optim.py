@@ -138,18 +138,24 @@ def apply(
 ) -> tuple[Params, optax.OptState, dict[str, Float[Array, '']]]:
     """One step down the gradient -> new params, new state, and numbers for the log.
 
-    Where the loss, the gradient or what the optimizer makes of it is not finite, both stay as they are (the schedule does not move on) and
-    optimizer/skipped is 1.
+    Where the loss, the gradient, what the optimizer makes of it or a weight that comes of it is not finite, both stay as they are (the schedule does
+    not move on) and optimizer/skipped is 1; the norms tell which of them it was.
     """
-    norm = optax.global_norm(gradient)
     updates, stepped = optimizer.update(gradient, opt_state, params)
-    good = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
-    params, opt_state = _choose(good, (optax.apply_updates(params, updates), stepped), (params, opt_state))
-    return (
-        params,
-        opt_state,
-        {'optimizer/gradient_norm': jnp.where(good, norm, 0), 'optimizer/skipped': jnp.float32(~good)},
-    )
+    norms = {
+        'optimizer/gradient_norm': optax.global_norm(gradient),
+        'optimizer/update_norm': optax.global_norm(updates),
+    }
+    moved = optax.apply_updates(params, updates)
+    good = all_finite([loss, *norms.values(), moved])
+    params, opt_state = _choose(good, (moved, stepped), (params, opt_state))
+    return params, opt_state, norms | {'optimizer/skipped': jnp.float32(~good)}
+
+
+def all_finite(arrays: Any) -> Bool[Array, '']:
+    """Whether no array of a pytree holds NaN or infinity."""
+    numbers = [x for x in jax.tree.leaves(arrays) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
 
 
 def _choose(which: Bool[Array, ''], yes: Any, no: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.learner import losses, optim
 from rarl_jax.learner.batches import Batch
 from rarl_jax.learner.logprobs import choosing_states, score_states
@@ -23,7 +24,7 @@ from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.models.interface import Model
 from rarl_jax.models.lora import Adapted, join
 from rarl_jax.models.params import Params
-from rarl_jax.runtime.sharding import optimizer_shardings, replicated, shardings_of
+from rarl_jax.runtime.sharding import local_rows, optimizer_shardings, replicated, shardings_of
 
 Metrics = dict[str, Float[Array, '']]
 LOGITS_AT_ONCE = 1024  # tokens on a device; with 152k entries they take 0.6 GB
@@ -155,15 +156,21 @@ class Updater:
         self, learner: Learner, batches: Iterable[Batch], tokens: float, sequences: int
     ) -> tuple[Learner, Metrics]:
         """Updates the policy with `sequences` episodes and `tokens` chosen tokens in all; the learner's arrays are given away."""
+        gradient, metrics = self.gradient(learner.params, batches, tokens, sequences)
+        params, opt_state, numbers = self.apply(learner.params, learner.opt_state, gradient, metrics['loss'])
+        return replace(learner, params=params, opt_state=opt_state), metrics | numbers
+
+    def gradient(
+        self, params: Params, batches: Iterable[Batch], tokens: float, sequences: int
+    ) -> tuple[Params, Metrics]:
+        """Of the loss of all these batches, and what the objective tells of them."""
         denominators = Denominators(np.float32(max(tokens, 1)), np.float32(sequences), np.float32(self._length))
         total = None
         for batch in batches:
             if total is None:
-                total = self.nothing(learner.params, self.metric_names(learner.params, batch, denominators))
-            total = self.accumulate(learner.params, self.base, total, batch, denominators)
-        gradient, metrics = total
-        params, opt_state, numbers = self.apply(learner.params, learner.opt_state, gradient, metrics['loss'])
-        return replace(learner, params=params, opt_state=opt_state), metrics | numbers
+                total = self.nothing(params, self.metric_names(params, batch, denominators))
+            total = self.accumulate(params, self.base, total, batch, denominators)
+        return total
 
     def metric_names(self, params: Params, batch: Batch, denominators: Denominators) -> tuple[str, ...]:
         """What the objective tells of such a batch."""
@@ -172,6 +179,15 @@ class Updater:
             _, metrics = jax.eval_shape(self._loss, params, self.base, batch, denominators)
             self._names[structure] = tuple(sorted(metrics))
         return self._names[structure]
+
+
+def chosen_logprobs(
+    updater: Updater, params: Params, batches: Iterable[Batch], episodes: Sequence[Episode]
+) -> list[Float[np.ndarray, 'n']]:
+    """The log-probs that a policy gives each episode's chosen tokens; `batches` are those of the episodes."""
+    scored = [local_rows(updater.logprobs(params, updater.base, batch)) for batch in batches]
+    rows = [row for part in scored for row in part]
+    return [row[: int(e.loss_mask.sum())] for row, e in zip(rows, episodes, strict=False)]
 
 
 def logits_at_once(shardings: Params) -> int:

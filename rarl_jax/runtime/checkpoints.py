@@ -122,7 +122,8 @@ class Checkpoints:
         if step is not None:
             self.wait()
             if problem := next(filter(None, processes.gather(_problem(self._place(step)))), None):
-                raise ValueError(f'The checkpoint {self._place(step).parent} is needed, but {problem}.')
+                gone = '' if self._place(step).is_dir() else f': a run keeps its newest {self._manager.all_steps()}'
+                raise ValueError(f'The checkpoint {self._place(step).parent} is needed, but {problem}{gone}.')
         step = self._latest if step is None else step
         place, wanted = self._place(step), _named(like)
         _check(place.parent, load_json(place / DESCRIPTION)['arrays'], wanted)
@@ -182,7 +183,7 @@ def _problem(place: Path) -> str | None:
     try:
         manifest = load_json(place / MANIFEST)
     except FileNotFoundError:
-        return 'it was not finished'
+        return 'it was not finished' if place.is_dir() else 'it is not there'
     except (ValueError, OSError):
         return 'its manifest is damaged'
     files = _files(place)

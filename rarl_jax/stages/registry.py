@@ -27,6 +27,8 @@ class StageKind:
         [Any, str, Any], None
     ]  # (Run, the stage's name, its settings); goes on from wherever the stage stands
     takes_adapter: bool = True  # False: it trains all weights, which a low-rank adapter leaves alone
+    # (Run, its settings, Update, step of the run) -> Repeated: an update that was skipped, once more; None = it keeps none.
+    repeat: Callable[[Any, Any, Any, int], Any] | None = None
 
     @property
     def trains(self) -> bool:
@@ -43,10 +45,13 @@ class TrainingSettings:
     # Begin with the policy that the run began with, not with the last stage's: a baseline beside it.
     from_start: bool = False
     save_every: int = 50  # steps
+    # Steps in a row whose update may be skipped because a reward, the loss, the gradient or a weight is not finite; one more ends the run.
+    most_skipped: int = 5
 
     def __post_init__(self):
         if self.steps < 1 or self.save_every < 1:
             raise ValueError(f'steps is {self.steps} and save_every {self.save_every}, expected at least 1 each.')
+        self.check_least(most_skipped=0)
 
     def check_least(self, **bounds: int) -> None:
         """ValueError names the first setting that is below its bound."""

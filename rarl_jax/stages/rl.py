@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int, Key
 
 from input_pipeline.loader import Sample, load
@@ -17,11 +18,12 @@ from rarl_jax.conversation.episodes import write_rollouts
 from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.evaluation.judge import is_judged
 from rarl_jax.learner.batches import Batch, micro_batches
+from rarl_jax.learner.invariants import check_groups, name_of, widest_gap
+from rarl_jax.learner.kept import Update
 from rarl_jax.learner.optim import make_optimizer
-from rarl_jax.learner.update import Learner, ReferencePolicy, Updater, reinforcement
+from rarl_jax.learner.update import Learner, ReferencePolicy, Updater, chosen_logprobs, reinforcement
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
-from rarl_jax.runtime.sharding import local_rows
 from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
@@ -32,6 +34,7 @@ from rarl_jax.stages.ends import Row, collapsed, is_stable
 from rarl_jax.stages.held_out import HeldOut
 from rarl_jax.stages.judging import Pay, make_pay, shared_advantages, without_loss
 from rarl_jax.stages.registry import StageKind
+from rarl_jax.stages.repeat import Repeated, repeat_update, restore_learner
 from rarl_jax.stages.rl_settings import RlSettings
 from rarl_jax.stages.training import Training
 
@@ -44,17 +47,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
     processes.share(stage.questions // stage.mini_batches, f'config.stage.{name}: questions / mini_batches')
     loader = replace(run.loading(questions, stage.tasks), mixture=mixture_of(run.settings, name))
     learner = training.begin(optimizer, iter(load(run.data_dir, loader, *run.processes)))
-    updater = Updater(
-        run.model,
-        reinforcement(stage.loss),
-        optimizer,
-        learner,
-        run.adapted,
-        temperature=stage.temperature,
-        frozen=stage.optimizer.frozen,
-        length=stage.budget.over(run.settings.conversation.budget).turn_tokens,
-    )
-    reference = ReferencePolicy(run.model, run.base_weights(), stage.temperature) if stage.loss.kl_weight else None
+    updater, reference = make_updater(run, stage, optimizer, learner)
     pay, held_out = make_pay(run, stage), HeldOut(run, stage)
     with training.progress(learner.step) as bar:
         ends = False
@@ -68,25 +61,30 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             del policy, answer  # the update needs the room of the sampler's weights
             if stage.judge.kind == 'endpoint':
                 check_verdicts(stage, every)
+            check_groups(answers.episodes, stage.group_size)
             learned = in_loss(stage, answers)
             counts = np.array([e.loss_mask.sum() for e in learned])
             advantage = shared_advantages(stage, answers.total, answers.group, counts, answers.known)
             clock.lap('reward')
 
             # ---- learn
-            cut = partial(cut_batches, run, stage)
-            old = chosen_logprobs(updater, learner, cut(learned, advantage), learned) if stage.updates > 1 else None
+            cut, score = partial(cut_batches, run, stage), partial(chosen_logprobs, updater)
+            old = score(learner.params, cut(learned, advantage), learned) if stage.updates > 1 else None
             told: list[dict[str, float]] = []
             for part in mini_batches(stage, answers.group):
-                episodes_of, old_of = [learned[i] for i in part], None if old is None else [old[i] for i in part]
-                batches = cut(episodes_of, advantage[part], old_of)
-                if reference is not None:
-                    batches = map(reference.annotate, batches)
-                tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes_of))
-                learner, metrics = updater(learner, batches, tokens, processes.total(len(part)))
+                update = make_update([learned[i] for i in part], advantage[part], old and [old[i] for i in part])
+                batches = batches_of(run, stage, reference, update)
+                learner, metrics = updater(learner, batches, update.tokens, update.sequences)
                 told.append({key: float(value) for key, value in jax.device_get(metrics).items()})
+                if told[-1]['optimizer/skipped']:  # the step ends: its checkpoint holds the policy that this update met
+                    own = score(learner.params, cut(update.episodes, update.advantages), update.episodes)
+                    training.keep(learner.step + 1, update, told[-1], own)
+                    break
             learner = learner.next_step()
             metrics = {key: float(np.mean([each[key] for each in told])) for key in told[0]}
+            if metrics['policy/ratio_gap'] > stage.most_gap:
+                own = score(learner.params, cut(learned, advantage), learned) if old is None else old
+                raise gap_error(learner.step, stage.most_gap, metrics['policy/ratio_gap'], widest_gap(learned, own))
             clock.lap('update')
 
             # ---- tell and save
@@ -118,6 +116,24 @@ def has_ended(run: Run, name: str, stage: RlSettings, notes: dict[str, Any], met
     if problem := collapsed(rows, stage.collapse):
         run.console.print(f'{name} ends after {len(rows)} of {stage.steps} steps, as the policy collapses: {problem}.')
     return problem is not None
+
+
+def make_updater(
+    run: Run, stage: RlSettings, optimizer: optax.GradientTransformation, learner: Learner
+) -> tuple[Updater, ReferencePolicy | None]:
+    """What updates the policy as the stage says, and the policy that it is held to, if to any."""
+    updater = Updater(
+        run.model,
+        reinforcement(stage.loss),
+        optimizer,
+        learner,
+        run.adapted,
+        temperature=stage.temperature,
+        frozen=stage.optimizer.frozen,
+        length=stage.budget.over(run.settings.conversation.budget).turn_tokens,
+    )
+    weighed = stage.loss.kl_weight
+    return updater, ReferencePolicy(run.model, run.base_weights(), stage.temperature) if weighed else None
 
 
 def answer_all(
@@ -166,6 +182,29 @@ def check_verdicts(stage: RlSettings, answers: Answers) -> None:
         )
 
 
+def gap_error(step: int, most: float, gap: float, worst: tuple[Episode, float] | None) -> ValueError:
+    """What to raise where the sampler's log-probs are not the trainer's; `worst` is the episode in which they differ most."""
+    where = f' {name_of(worst[0])} has the widest, {worst[1]:.3g}.' if worst else ''
+    return ValueError(
+        f'Step {step}: the probabilities of the sampler and the trainer differ by {gap:.3g} in the mean, at most {most} is allowed (most_gap).{where} '
+        'They compute the same in another order: use a wider dtype, or look for what the one sees and the other does not.'
+    )
+
+
+def make_update(
+    episodes: Sequence[Episode], advantage: Float[np.ndarray, 'E'], old: Sequence[Float[np.ndarray, 'n']] | None
+) -> Update:
+    """An update on these episodes and, with several processes, on those of the others."""
+    tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes))
+    return Update(episodes, advantage, old, tokens, processes.total(len(episodes)))
+
+
+def batches_of(run: Run, stage: RlSettings, reference: ReferencePolicy | None, update: Update) -> Iterator[Batch]:
+    """The micro-batches of an update, with all that its loss weighs."""
+    batches = cut_batches(run, stage, update.episodes, update.advantages, update.old_logprobs)
+    return batches if reference is None else map(reference.annotate, batches)
+
+
 def cut_batches(
     run: Run, stage: RlSettings, episodes: Sequence[Episode], advantage: Float[np.ndarray, 'E'], old=None
 ) -> Iterator[Batch]:
@@ -185,18 +224,9 @@ def mini_batches(stage: RlSettings, group: Int[np.ndarray, 'E']) -> Iterator[Int
             yield np.flatnonzero(np.isin(group, part))
 
 
-def chosen_logprobs(
-    updater: Updater, learner: Learner, batches: Iterable[Batch], episodes: Sequence[Episode]
-) -> list[Float[np.ndarray, 'n']]:
-    """The learner's own log-probs of each episode's chosen tokens, as it is before its first update on them."""
-    scored = [local_rows(updater.logprobs(learner.params, updater.base, batch)) for batch in batches]
-    rows = [row for part in scored for row in part]
-    return [row[: int(e.loss_mask.sum())] for row, e in zip(rows, episodes, strict=False)]
-
-
 def show(run: Run, name: str, step: int, answers: Answers, advantage: Float[np.ndarray, 'E']) -> None:
-    """Keeps the first two groups of a step for the report."""
-    kept = np.flatnonzero(answers.group < 2)
+    """Keeps the first two groups of a step for the report, but for numbers that JSON does not know."""
+    kept = np.flatnonzero((answers.group < 2) & np.isfinite(answers.total) & np.isfinite(advantage))
     shown = answers.samples[:2]
     write_rollouts(
         run.workdir / 'rollouts',
@@ -211,4 +241,12 @@ def show(run: Run, name: str, step: int, answers: Answers, advantage: Float[np.n
     )
 
 
-STAGE = StageKind(RlSettings, train)
+def repeat(run: Run, stage: RlSettings, update: Update, step: int) -> Repeated:
+    """An update that was skipped, from the checkpoint of a step of the run."""
+    optimizer = make_optimizer(stage.optimizer, run.params, stage.steps * stage.updates)
+    learner = restore_learner(run, optimizer, step)
+    updater, reference = make_updater(run, stage, optimizer, learner)
+    return repeat_update(updater, learner, partial(batches_of, run, stage, reference, update), update)
+
+
+STAGE = StageKind(RlSettings, train, repeat=repeat)

@@ -103,6 +103,8 @@ class RlSettings(TrainingSettings):
     # learns to the one that sampled is 1, and the loss's clips have nothing to cut.
     mini_batches: int = 1
     epochs: int = 1
+    # Mean |p(trainer) / p(sampler) - 1| of the chosen tokens before an update; a wider gap ends the run.
+    most_gap: float = 0.5
     micro_batch: int = 0  # episodes a device pass; 0 = the whole mini-batch
     # Episodes of a group that share a row, and their prompt, in an update: pays where prompts are longer than answers.
     pack: int = 1
@@ -112,6 +114,8 @@ class RlSettings(TrainingSettings):
     def __post_init__(self):
         super().__post_init__()
         self.check_least(questions=1, group_size=1, pack=1, mini_batches=1, epochs=1, show_every=1, refills=0)
+        if not self.most_gap > 0:
+            raise ValueError(f'most_gap is {self.most_gap}, expected a positive number.')
         if self.micro_batch < 0 or not 0 < self.temperature < float('inf'):
             raise ValueError(
                 f'micro_batch is {self.micro_batch} and temperature {self.temperature}, expected 0 or more and a positive number.'

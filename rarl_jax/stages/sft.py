@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import jax
 import numpy as np
+import optax
 
 from input_pipeline.loader import PageSample, load_pages, prepare_ahead, read_questions
 from input_pipeline.schema import Task
 from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.replay import replay
-from rarl_jax.learner.batches import Buckets, micro_batches
+from rarl_jax.learner.batches import Batch, Buckets, micro_batches
+from rarl_jax.learner.kept import Update
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
-from rarl_jax.learner.update import Updater, imitation
+from rarl_jax.learner.update import Learner, Updater, chosen_logprobs, imitation
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import StageKind, TrainingSettings
+from rarl_jax.stages.repeat import Repeated, repeat_update, restore_learner
 from rarl_jax.stages.training import Training
 
 
@@ -52,23 +55,37 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
     pages = load_pages(run.data_dir, run.loading(count, stage.tasks), *run.processes)
     batches = prepare_ahead(pages, talk, run.data_seed(name))
     learner = training.begin(optimizer, iter(batches))
-    updater = Updater(run.model, imitation, optimizer, learner, run.adapted, frozen=stage.optimizer.frozen)
+    updater = make_updater(run, stage, optimizer, learner)
     with training.progress(learner.step) as bar:
         while learner.step < stage.steps:
             clock = Clock()
             kind, episodes = next(learner.batches)
             clock.lap('traces')
-            unweighted = np.zeros(len(episodes), np.float32)
-            cut = micro_batches(episodes, unweighted, run.model.config, stage.buckets, stage.micro_batch, run.mesh)
             tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes))
-            learner, metrics = updater(learner, cut, tokens, processes.total(len(episodes)))
+            unweighted = np.zeros(len(episodes), np.float32)
+            update = Update(episodes, unweighted, None, tokens, processes.total(len(episodes)))
+            cut = partial(batches_of, run, stage, update)
+            learner, metrics = updater(learner, cut(), update.tokens, update.sequences)
             metrics = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            if metrics['optimizer/skipped']:
+                own = chosen_logprobs(updater, learner.params, cut(), episodes)
+                training.keep(learner.step + 1, update, metrics, own)
             learner = learner.next_step()
             clock.lap('update')
             metrics |= {f'loss/{kind}': metrics['loss']}
             metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in episodes)))
             training.after_step(learner, metrics)
             bar.advance(loss=metrics['loss'])
+
+
+def make_updater(run: Run, stage: SftSettings, optimizer: optax.GradientTransformation, learner: Learner) -> Updater:
+    return Updater(run.model, imitation, optimizer, learner, run.adapted, frozen=stage.optimizer.frozen)
+
+
+def batches_of(run: Run, stage: SftSettings, update: Update) -> Iterator[Batch]:
+    """The micro-batches of an update."""
+    episodes, unweighted = update.episodes, update.advantages
+    return micro_batches(episodes, unweighted, run.model.config, stage.buckets, stage.micro_batch, run.mesh)
 
 
 def converse(
@@ -109,4 +126,12 @@ def answer_spaces(run: Run, stage: SftSettings) -> dict[Task, list[str]]:
     return {task: sorted(space) for task, space in spaces.items()}
 
 
-STAGE = StageKind(SftSettings, train)
+def repeat(run: Run, stage: SftSettings, update: Update, step: int) -> Repeated:
+    """An update that was skipped, from the checkpoint of a step of the run."""
+    optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
+    learner = restore_learner(run, optimizer, step)
+    updater = make_updater(run, stage, optimizer, learner)
+    return repeat_update(updater, learner, partial(batches_of, run, stage, update), update)
+
+
+STAGE = StageKind(SftSettings, train, repeat=repeat)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Float
 
+from rarl_jax.learner.invariants import not_finite
+from rarl_jax.learner.kept import Update, UpdateRecord
+from rarl_jax.learner.optim import all_finite
 from rarl_jax.learner.update import Learner
 from rarl_jax.models.params import Params
+from rarl_jax.runtime import processes
 from rarl_jax.runtime.progress import Progress
 from rarl_jax.runtime.sharding import everywhere
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import TrainingSettings
+from rarl_jax.stages.skips import Skip, as_text, keep, tell, unusable
+
+_all_finite = jax.jit(all_finite)
 
 
 class Training:
@@ -32,6 +39,7 @@ class Training:
     def __init__(self, run: Run, name: str, stage: TrainingSettings):
         self._run, self._name, self._stage = run, name, stage
         self.notes: dict[str, Any] = {}  # what the stage remembers beside the learner; JSON, part of a checkpoint
+        self._skip: Skip | None = None  # of this step
         if stage.from_start:  # a checkpoint in mid-stage takes its place in `begin`
             run.params = run.initial_trainable()
 
@@ -53,6 +61,21 @@ class Training:
     def progress(self, done: int) -> Progress:
         """A bar over the stage's steps."""
         return self._run.progress(self._name, self._stage.steps, done)
+
+    def keep(
+        self, step: int, update: Update, metrics: Mapping[str, float], logprobs: Sequence[Float[np.ndarray, 'n']]
+    ) -> None:
+        """Keeps an update of `step` that was skipped; `after_step` tells of it.
+
+        The step must end with it: its checkpoint then holds the policy that the update met.
+
+        Args:
+            logprobs: that the policy gives each episode's chosen tokens.
+        """
+        run, name = self._run, self._name
+        record = UpdateRecord(name, step, run.global_step(name, step), as_text(metrics))
+        blamed = processes.joined(not_finite(update.episodes, update.advantages, logprobs))
+        self._skip = keep(run.workdir / 'skipped', update, record, blamed)
 
     def note_score(self, learner: Learner, score: float) -> bool:
         """Remembers the best score of the stage; whether this is it. Its checkpoint stays beside the newest ones until a better one is written."""
@@ -76,27 +99,46 @@ class Training:
     ) -> None:
         """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it.
 
+        A step with a number that is not finite counts as skipped, and is written without it.
+
         Args:
             ends: the stage is done, though not all its steps are.
             saves: it is time to save.
+        Raises:
+            ValueError: too many steps in a row were skipped.
         """
         run, step = self._run, self._run.global_step(self._name, learner.step)
         run.params = {name: learner.params[name] for name in run.params}
         finished, signal = ends or learner.step == self._stage.steps, run.signal()
+        wrong = unusable(metrics)
+        skipped = bool(wrong) or metrics['optimizer/skipped'] > 0
+        self.notes['skipped'] = self.notes.get('skipped', 0) + 1 if skipped else 0  # in a row
         run.check_workdir()
-        run.metrics.write(step, self._name, metrics | {'compiles': run.compiles.take()})
+        told = {name: value for name, value in metrics.items() if name not in wrong}
+        run.metrics.write(step, self._name, told | {'compiles': run.compiles.take()})
         run.done += finished
         if finished:
             run.taken[self._name] = learner.step
-        if finished or signal or saves or learner.step % self._stage.save_every == 0:
+        if finished or signal or saves or skipped or learner.step % self._stage.save_every == 0:
             self._save(learner, step, finished)
+        if skipped:
+            self._tell_skipped(learner.step, wrong)
         if signal and not finished:
             run.leave(signal)
+
+    def _tell_skipped(self, step: int, wrong: Sequence[str]) -> None:
+        in_a_row, most = self.notes['skipped'], self._stage.most_skipped
+        message = tell(self._name, step, wrong, self._skip, in_a_row, most)
+        self._skip = None
+        if in_a_row > most:
+            self._run.checkpoints.wait()
+            raise ValueError(message)
+        self._run.console.print(message, soft_wrap=True)
 
     def _save(self, learner: Learner, step: int, finished: bool) -> None:
         """A checkpoint from which every further step comes out the same; ValueError instead of one that holds NaN or infinity."""
         arrays = {'params': learner.params, 'opt_state': learner.opt_state}
-        if not all_finite(arrays):
+        if not _all_finite(arrays):
             raise ValueError(
                 f'The policy holds NaN or infinity after step {learner.step} of stage {self._name}: it is not saved, and the run stops; '
                 'the checkpoint before is good. Lower the learning rate, or the norm that gradients are clipped to.'
@@ -113,10 +155,3 @@ class Training:
             'seed': self._run.settings.seed,
         }
         self._run.checkpoints.save(step, arrays, description)
-
-
-@jax.jit
-def all_finite(arrays: Any) -> Bool[Array, '']:
-    """Whether no array of a pytree holds NaN or infinity."""
-    numbers = [x for x in jax.tree.leaves(arrays) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()

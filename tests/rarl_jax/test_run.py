@@ -227,8 +227,45 @@ def test_an_update_that_is_not_finite_is_never_applied(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     assert [line['optimizer/skipped'] for line in lines] == [1.0, 1.0]
+    assert 'Step 2 of stage main: optimizer/update_norm would not be finite' in done.stdout
+    again = launch(
+        *run, '--config.stage.main.optimizer.learning_rate=1e38', f'--replay={tmp_path}/skipped/main-000001.safetensors'
+    )
+    assert again.returncode == 0 and 'As in the run.' in again.stdout, again.stdout + again.stderr
     before, after = (load_file(tmp_path / name / 'model.safetensors') for name in ('init', 'export'))
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def without_end(episode, question):
+    """A user's reward that is NaN for one task."""
+    return {'own': float('nan') if question.task == 'action_recognition' else 0.5}
+
+
+@pytest.mark.slow
+def test_rewards_that_are_not_finite_are_skipped_kept_and_end_the_run(tmp_path):
+    run = ['--config=configs/quickstart.py:smoke', f'--workdir={tmp_path}', "--config.stages=('main',)"]
+    run += ['--config.compare=()', '--config.stage.main.steps=3', '--config.stage.main.most_skipped=1']
+    run += ["--config.stage.main.reward.extra=('tests.rarl_jax.test_run:without_end',)", '--config.seed=1']
+    run += ["--config.stage.main.tasks=('action_recognition',)"]
+    done = launch(*run)
+    assert done.returncode == 1, done.stdout
+    kept = tmp_path / 'skipped' / 'main-000002.safetensors'
+    assert 'Step 1 of stage main: loss, ' in done.stdout and 'was skipped. Questions: ' in done.stdout
+    assert '2 in a row (most_skipped is 1). Questions: Gang_0001_1945_01_07-' in done.stderr
+    assert 'reward/own, ' in done.stderr and f'--replay={kept} repeats it' in done.stderr
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert [line['optimizer/skipped'] for line in lines] == [1, 1]
+    assert all('loss' not in line and 'reward/format' in line for line in lines)
+    before = files_of(tmp_path)
+    again = launch(*run, f'--replay={kept}')
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert '  loss: nan\n' in again.stdout and 'As in the run.' in again.stdout
+    assert 'Gradients that are not finite: ' in again.stdout and 'Questions that are not finite: Gang_' in again.stdout
+    assert files_of(tmp_path) == before
+
+
+def files_of(workdir: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in workdir.rglob('*') if path.is_file() and path.name != '.lock'}
 
 
 @pytest.mark.slow

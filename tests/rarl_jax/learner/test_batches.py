@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_refused(episodes):
     with pytest.raises(ValueError, match=r'room is for 2: add a larger size to buckets\.chosen'):
         collate(episodes[:1], np.zeros(1), config, dataclasses.replace(sizes, chosen=2), 1)
     first = dataclasses.replace(episodes[0], loss_mask=np.ones_like(episodes[0].loss_mask))
-    with pytest.raises(ValueError, match=r'first token of an episode of page-0/q is marked as chosen'):
+    with pytest.raises(ValueError, match=r'Episode 0 of question page-0/q has its first token marked as chosen'):
         collate([first], np.zeros(1), config, dataclasses.replace(sizes, chosen=999), 1)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from rarl_jax.learner.optim import (
     OptimizerSettings,
+    all_finite,
     apply,
     label,
     make_optimizer,
@@ -116,7 +117,7 @@ def test_what_is_not_finite_is_skipped_and_counted(bad, loss):
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
     assert all(np.isfinite(x).all() and not x.any() for x in jax.tree.leaves(opt_state))
     assert numbers['optimizer/skipped'] == 1
-    assert np.isfinite(numbers['optimizer/gradient_norm'])
+    assert np.isfinite(numbers['optimizer/gradient_norm']) == np.isfinite(bad)
 
 
 def test_an_update_that_is_not_finite_is_not_applied():
@@ -124,7 +125,27 @@ def test_an_update_that_is_not_finite_is_not_applied():
     optimizer = optax.scale(float('inf'))
     params, _, numbers = apply(optimizer, PARAMS, optimizer.init(PARAMS), GRADS, jnp.float32(1))
     jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
-    assert numbers['optimizer/skipped'] == 1
+    assert numbers['optimizer/skipped'] == 1 and not np.isfinite(numbers['optimizer/update_norm'])
+
+
+def test_a_weight_that_would_overflow_is_not_moved():
+    """The update is finite and its norm too, the sum is not."""
+    params = {'w': jnp.array([3.4e38, 1.0])}
+    optimizer = optax.scale(1e18)
+    for gradient, skipped in ((1.0, 0), (1e18, 1)):
+        after, _, told = apply(
+            optimizer, params, optimizer.init(params), {'w': jnp.array([gradient, 0])}, jnp.float32(1)
+        )
+        assert (told['optimizer/skipped'], np.array_equal(after['w'], params['w'])) == (skipped, True)
+
+
+@pytest.mark.parametrize('bad', [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_one_number_that_is_not_finite_is_found(bad, dtype):
+    arrays = {'params': {'w': jnp.ones((3, 4), dtype)}, 'opt_state': [jnp.zeros((), jnp.int32), jnp.ones(2)]}
+    assert all_finite(arrays)
+    assert not all_finite(arrays | {'params': {'w': arrays['params']['w'].at[2, 1].set(bad)}})
+    assert not all_finite(arrays | {'opt_state': [jnp.zeros((), jnp.int32), jnp.full(2, bad)]})
 
 
 @pytest.mark.parametrize(

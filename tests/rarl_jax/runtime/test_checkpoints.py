@@ -226,5 +226,5 @@ def test_a_named_checkpoint_stays_beside_the_newest(tmp_path):
     next((tmp_path / '00000003' / 'arrays').glob('d/*')).write_bytes(b'')
     with pytest.raises(ValueError, match=r'00000003 is needed, but .* is damaged'):
         again.restore(arrays(0), 3)
-    with pytest.raises(ValueError, match='00000004 is needed, but it was not finished'):
+    with pytest.raises(ValueError, match='00000004 is needed, but it is not there: a run keeps its newest'):
         again.restore(arrays(0), 4)
