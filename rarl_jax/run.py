@@ -50,7 +50,9 @@ from rarl_jax.stages.rl_settings import RlSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change nothing of what a run computes: they may differ from those that a workdir was begun with.
-PRESENTATION = re.compile(r'config\.(compare|keep_checkpoints|stage\.[^.]+\.(save_every|show_every|most_skipped))')
+PRESENTATION = re.compile(
+    r'config\.(compare|keep_checkpoints|hang_factor|stage\.[^.]+\.(save_every|show_every|most_skipped))'
+)
 
 
 def run(config: ConfigDict, workdir: Path, replay: Path | None = None) -> None:

@@ -83,6 +83,8 @@ class RunSettings:
     compare: tuple[str, ...] = ()  # evaluations that the closing table sets side by side: 'STAGE' or 'STAGE:MODE'
     conversation: ConversationSettings = field(default_factory=ConversationSettings)
     keep_checkpoints: int = 2  # newest ones that stay on disk
+    # A part of a training step that takes longer than so many times its median is told, with the stacks of all threads; 0 = never.
+    hang_factor: float = 10.0
 
     def __post_init__(self):
         if unknown := [name for name in self.stages if name not in self.stage]:
@@ -96,6 +98,8 @@ class RunSettings:
             )
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f'config.seed is {self.seed}, expected 0 to 2^31 - 1.')
+        if self.hang_factor < 0:
+            raise ValueError(f'config.hang_factor is {self.hang_factor}, expected 0 or more.')
         if self.keep_checkpoints < 1:
             raise ValueError(
                 f'config.keep_checkpoints is {self.keep_checkpoints}, expected at least 1: a run needs one to go on from.'

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class Clock:
-    """Starts when it is made."""
+    """Starts when it is made. `told` hears of each lap."""
 
-    def __init__(self):
+    def __init__(self, told: Callable[[str], None] = lambda part: None):
+        self._told = told
         self._start = self._last = time.perf_counter()
         self._laps: dict[str, float] = {}
 
@@ -16,6 +18,7 @@ class Clock:
         """Books the time since the last lap on `part`, beside what it has already."""
         now = time.perf_counter()
         self._laps[part], self._last = self._laps.get(part, 0.0) + now - self._last, now
+        self._told(part)
 
     def metrics(self, tokens: int) -> dict[str, float]:
         """time/PART, time/total, and tokens (prompts, images and answers) handled per second."""

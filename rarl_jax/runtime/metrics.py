@@ -50,6 +50,10 @@ class MetricsWriter:
             file.write(dump(line))
         self._show(int(step), numbers)
 
+    def rows(self, stage: str) -> list[dict[str, Any]]:
+        """The lines of a stage, in the order in which they were written; none in other processes than the first."""
+        return [line for (_, name), line in self._lines.items() if name == stage]
+
     def forget_after(self, step: int) -> None:
         """Drops the lines of later steps: a run that goes on from `step` will write them again."""
         kept = {key: line for key, line in self._lines.items() if key[0] <= step}

@@ -44,7 +44,6 @@ from rarl_jax.models.params import Params
 from rarl_jax.models.positions import mrope_positions
 from rarl_jax.models.vision_batch import VisionBatch
 from rarl_jax.runtime import processes
-from rarl_jax.runtime.clock import Clock
 from rarl_jax.runtime.sharding import shardings_of
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import StageKind, TrainingSettings
@@ -131,7 +130,7 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
     update = make_update(run.model, words, optimizer, learner)
     with training.progress(learner.step) as bar:
         while learner.step < stage.steps:
-            clock = Clock()
+            clock = training.clock()
             # Images are prepared in a thread; sizes are agreed on here, where all processes ask for them in the same order.
             batch = make_batch(next(learner.batches), run.host, run.mesh)
             clock.lap('images')

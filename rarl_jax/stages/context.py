@@ -146,5 +146,9 @@ class Run:
         self.checkpoints.wait()
         raise Stopped(f'Stopped by {signal}; everything is saved. Run the same command again to go on.', signal)
 
+    def say(self, text: str) -> None:
+        """Tells the user a line, above a bar that may be shown; the first process alone talks."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def progress(self, name: str, total: int, done: int = 0) -> Progress:
         return Progress(self.console, name, total, done)

@@ -52,7 +52,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
     with training.progress(learner.step) as bar:
         ends = False
         while learner.step < stage.steps and not ends:
-            clock = Clock()
+            clock = training.clock()
 
             # ---- answer a group of times each, with the policy as it is, and judge
             policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)

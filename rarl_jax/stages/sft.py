@@ -21,7 +21,6 @@ from rarl_jax.learner.kept import Update
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.update import Learner, Updater, chosen_logprobs, imitation
 from rarl_jax.runtime import processes
-from rarl_jax.runtime.clock import Clock
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import StageKind, TrainingSettings
 from rarl_jax.stages.repeat import Repeated, repeat_update, restore_learner
@@ -58,7 +57,7 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
     updater = make_updater(run, stage, optimizer, learner)
     with training.progress(learner.step) as bar:
         while learner.step < stage.steps:
-            clock = Clock()
+            clock = training.clock()
             kind, episodes = next(learner.batches)
             clock.lap('traces')
             tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -17,11 +18,14 @@ from rarl_jax.learner.optim import all_finite
 from rarl_jax.learner.update import Learner
 from rarl_jax.models.params import Params
 from rarl_jax.runtime import processes
+from rarl_jax.runtime.clock import Clock
 from rarl_jax.runtime.progress import Progress
 from rarl_jax.runtime.sharding import everywhere
+from rarl_jax.runtime.watchdog import Watchdog
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import TrainingSettings
 from rarl_jax.stages.skips import Skip, as_text, keep, tell, unusable
+from rarl_jax.stages.symptoms import new_symptoms
 
 _all_finite = jax.jit(all_finite)
 
@@ -40,6 +44,9 @@ class Training:
         self._run, self._name, self._stage = run, name, stage
         self.notes: dict[str, Any] = {}  # what the stage remembers beside the learner; JSON, part of a checkpoint
         self._skip: Skip | None = None  # of this step
+        self._began = False  # its first step
+        file = run.workdir / (f'hang-{jax.process_index()}.log' if jax.process_index() else 'hang.log')
+        self._watchdog = Watchdog(run.settings.hang_factor, file, run.say)
         if stage.from_start:  # a checkpoint in mid-stage takes its place in `begin`
             run.params = run.initial_trainable()
 
@@ -58,9 +65,18 @@ class Training:
         run.metrics.forget_after(run.global_step(self._name, learner.step))
         return learner
 
-    def progress(self, done: int) -> Progress:
-        """A bar over the stage's steps."""
-        return self._run.progress(self._name, self._stage.steps, done)
+    @contextmanager
+    def progress(self, done: int) -> Iterator[Progress]:
+        """A bar over the stage's steps, which are watched meanwhile."""
+        with self._watchdog, self._run.progress(self._name, self._stage.steps, done) as bar:
+            yield bar
+
+    def clock(self) -> Clock:
+        """The clock of a step that begins now."""
+        if self._began:
+            self._watchdog.lap('telling and saving')
+        self._began = True
+        return Clock(self._watchdog.lap)
 
     def keep(
         self, step: int, update: Update, metrics: Mapping[str, float], logprobs: Sequence[Float[np.ndarray, 'n']]
@@ -123,6 +139,8 @@ class Training:
             self._save(learner, step, finished)
         if skipped:
             self._tell_skipped(learner.step, wrong)
+        for symptom in new_symptoms(run.metrics.rows(self._name)).values():
+            run.say(f'warning: step {learner.step} of stage {self._name}: {symptom}')
         if signal and not finished:
             run.leave(signal)
 
@@ -133,7 +151,7 @@ class Training:
         if in_a_row > most:
             self._run.checkpoints.wait()
             raise ValueError(message)
-        self._run.console.print(message, soft_wrap=True)
+        self._run.say(f'warning: {message}')
 
     def _save(self, learner: Learner, step: int, finished: bool) -> None:
         """A checkpoint from which every further step comes out the same; ValueError instead of one that holds NaN or infinity."""
