@@ -13,12 +13,14 @@ from input_pipeline.schema import Task
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
 from rarl_jax.conversation.dialogue import Budget, ConversationSettings
+from rarl_jax.conversation.tool import ZoomTool
 from rarl_jax.learner.batches import Buckets
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.runtime.sharding import MeshSettings
 from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.settings import DataSettings, ModelSettings, RunSettings
 from rarl_jax.small.policy import SmallShape
+from rarl_jax.small.qwen3 import SmallQwen3Shape
 from rarl_jax.stages.evaluate import EvaluateSettings
 from rarl_jax.stages.rl_settings import RlSettings
 
@@ -49,15 +51,18 @@ def recipe(stages: Mapping[str, Any], compare: tuple[str, ...], **settings: Any)
 # ---------------------------------------------------------------- the small world
 
 # A call has 11 tokens, an answer 4.
-SHORT = ConversationSettings(budget=Budget(max_turns=3, turn_tokens=24, total_tokens=512))
+SHORT = ConversationSettings(
+    tool=ZoomTool(box_frame='model'),  # a number below 256 is one token
+    budget=Budget(max_turns=3, turn_tokens=24, total_tokens=512),
+)
 SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
 
 
-def small_world(path: str, pages: Mapping[str, int]) -> dict[str, Any]:
+def small_world(model: ModelSettings, pages: Mapping[str, int]) -> dict[str, Any]:
     """A small policy on drawn pages, on two CPU cores or all GPUs: everything of a run but its stages."""
     return {
-        'model': small_model(path),
-        'data': small_data(pages),
+        'model': model,
+        'data': small_data(pages, model.page.max_pixels),
         'conversation': SHORT,
         'sampler': SamplerSettings(segment=16),
         'mesh': MeshSettings(data=0, cpu_devices=2),
@@ -77,7 +82,14 @@ def small_model(path: str) -> ModelSettings:
     )
 
 
-def small_data(pages: Mapping[str, int]) -> DataSettings:
+def small_qwen3_vl(path: str) -> ModelSettings:
+    """A page is 192 x 256 px to it, a crop at most 128 x 128: as many tokens as `small_model` has, of 32 px."""
+    shape = SmallQwen3Shape(mlp=256, vision_layers=3, vision_mlp=192, deepstack_blocks=(0, 1), rope_theta=1e4)
+    page, crop = PixelLimits(64 * 64, 192 * 256), PixelLimits(64 * 64, 128 * 128)
+    return replace(small_model(path), fresh=shape, page=page, crop=crop)
+
+
+def small_data(pages: Mapping[str, int], model_pixels: int = 168 * 224) -> DataSettings:
     """Drawn pages, so many of each split, with the two tasks of the small world.
 
     Figures are named by identity ("Violet", not "the leftmost in panel 3"): a small tower tells identities apart within minutes, while counting
@@ -90,7 +102,7 @@ def small_data(pages: Mapping[str, int]) -> DataSettings:
         open_share=1.0,
         depth_things=('character',),
         depth_polarity=('nearer',),
-        model_pixels=168 * 224,
+        model_pixels=model_pixels,
     )
     return DataSettings(draw=DrawSettings(), pages={'train': 0, 'validation': 0, 'test': 0, **pages}, tasks=tasks)
 
@@ -101,11 +113,17 @@ FEW_PAGES = {'train': 16, 'validation': 4, 'test': 4}
 FEW = {'questions': 2, 'group_size': 2, 'pages': 2, 'pages_alone': 1, 'show_every': 1, 'buckets': Buckets()}
 
 
-def shrink(settings: RunSettings, data: DataSettings | None = None, **steps: int) -> RunSettings:
+def shrink(
+    settings: RunSettings,
+    data: DataSettings | None = None,
+    small: Callable[[str], ModelSettings] = small_model,
+    **steps: int,
+) -> RunSettings:
     """The same stages for a moment, on a few drawn pages and a small policy of random weights.
 
     Args:
         data: how pages are drawn and asked about; as in the settings if None.
+        small: whose random weights.
         steps: of training stages, by name; the others take one.
     """
     data = data or settings.data
@@ -117,7 +135,7 @@ def shrink(settings: RunSettings, data: DataSettings | None = None, **steps: int
     )
     return replace(
         settings,
-        model=replace(small_model(''), lora=settings.model.lora),
+        model=replace(small(''), lora=settings.model.lora),
         data=few,
         conversation=SHORT,
         sampler=SamplerSettings(segment=16),

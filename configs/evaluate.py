@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from configs._parts import choose, recipe, shrink, small_data, small_world
+from configs._parts import choose, recipe, shrink, small_data, small_model, small_world
 from configs.rarl import CONVERSATION, MODEL, SAMPLER
 from input_pipeline.schema import TASKS
 from rarl_jax.runtime.sharding import MeshSettings
@@ -43,4 +43,4 @@ def full() -> RunSettings:
 
 
 def small() -> RunSettings:
-    return recipe(STAGES, ('evaluation',), **(small_world('', {}) | {'data': DataSettings()}))
+    return recipe(STAGES, ('evaluation',), **(small_world(small_model(''), {}) | {'data': DataSettings()}))

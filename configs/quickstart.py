@@ -4,17 +4,18 @@
 
 Starts from the small base policy in experiments/quickstart_base, which knows where figures are but names loose boxes and often guesses. Measures it,
 teaches it by RARL's warm start and main stage, measures it again on the same held-out pages, and writes runs/quickstart/report/index.html.
-Variant smoke: the same stages for a moment, on a policy of random weights.
+Variant qwen3_vl: the same from a small Qwen3-VL, experiments/quickstart_base_qwen3_vl. Variants smoke and qwen3_vl_smoke: the same stages for a
+moment, on a policy of random weights.
 """
 
 from ml_collections import ConfigDict
 
-from configs._parts import SMALL_TASKS, choose, recipe, shrink, small_world
+from configs._parts import SMALL_TASKS, choose, recipe, shrink, small_model, small_qwen3_vl, small_world
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.learner.batches import Buckets
 from rarl_jax.learner.losses import LossSettings
 from rarl_jax.learner.optim import OptimizerSettings
-from rarl_jax.settings import RunSettings
+from rarl_jax.settings import ModelSettings, RunSettings
 from rarl_jax.stages.evaluate import EvaluateSettings
 from rarl_jax.stages.rl_settings import RlSettings
 
@@ -22,18 +23,26 @@ MEASURE = EvaluateSettings(tasks=SMALL_TASKS, questions=300, modes=('zoom', 'bla
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none and smoke."""
-    return choose(__file__, variant, {'': quickstart, 'smoke': lambda: shrink(quickstart(), main=2)})
+    """Variants: none, qwen3_vl, smoke and qwen3_vl_smoke."""
+    other = small_qwen3_vl('experiments/quickstart_base_qwen3_vl')
+    variants = {
+        '': quickstart,
+        'qwen3_vl': lambda: quickstart(other),
+        'smoke': lambda: shrink(quickstart(), main=2),
+        'qwen3_vl_smoke': lambda: shrink(quickstart(other), small=small_qwen3_vl, main=2),
+    }
+    return choose(__file__, variant, variants)
 
 
-def quickstart() -> RunSettings:
+def quickstart(model: ModelSettings | None = None) -> RunSettings:
+    """The first family's policy where no other is given."""
     stages = {
         'base': MEASURE,
         'warm_start': updates(5, RewardSettings().warm_start()),
         'main': updates(45, RewardSettings()),
         'rarl': MEASURE,
     }
-    world = small_world('experiments/quickstart_base', {'train': 400, 'test': 420})
+    world = small_world(model or small_model('experiments/quickstart_base'), {'train': 400, 'test': 420})
     return recipe(stages, compare=('base:zoom', 'rarl:zoom', 'rarl:blank_crop'), **world)
 
 

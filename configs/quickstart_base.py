@@ -5,17 +5,18 @@
 The vision tower first learns what lies under each image token, and the decoder to look from a name at whose name it is (without the one, pointing
 stays at an IoU of 0.1 for long; without the other, calls name the exact box of just any figure). Then the decoder learns to point and to read crops,
 with the tower frozen, which would forget who is who. Whole conversations follow, and last loose boxes and guesses: a policy as a general model is
-on comics, which knows more than it does. Variant smoke: the same stages for a moment.
+on comics, which knows more than it does. Variant qwen3_vl: the same for experiments/quickstart_base_qwen3_vl. Variants smoke and qwen3_vl_smoke:
+the same stages for a moment.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs._parts import SMALL_TASKS, choose, recipe, shrink, small_world
+from configs._parts import SMALL_TASKS, choose, recipe, shrink, small_model, small_qwen3_vl, small_world
 from input_pipeline.traces import TraceSettings
 from rarl_jax.learner.optim import OptimizerSettings
-from rarl_jax.settings import RunSettings
+from rarl_jax.settings import ModelSettings, RunSettings
 from rarl_jax.small.grounding import GroundingSettings
 from rarl_jax.stages.evaluate import EvaluateSettings
 from rarl_jax.stages.sft import SftSettings
@@ -35,12 +36,18 @@ LOOSE = TraceSettings(
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none and smoke."""
-    smoke = {'eyes': 2, 'point': 2, 'talk': 2, 'loosen': 2}
-    return choose(__file__, variant, {'': base, 'smoke': lambda: shrink(base(), **smoke)})
+    """Variants: none, qwen3_vl, smoke and qwen3_vl_smoke."""
+    few = {'eyes': 2, 'point': 2, 'talk': 2, 'loosen': 2}
+    variants = {
+        '': lambda: base(small_model('')),
+        'qwen3_vl': lambda: base(small_qwen3_vl('')),
+        'smoke': lambda: shrink(base(small_model('')), **few),
+        'qwen3_vl_smoke': lambda: shrink(base(small_qwen3_vl('')), small=small_qwen3_vl, **few),
+    }
+    return choose(__file__, variant, variants)
 
 
-def base() -> RunSettings:
+def base(model: ModelSettings) -> RunSettings:
     measure = EvaluateSettings(
         tasks=SMALL_TASKS,
         questions=300,
@@ -67,7 +74,7 @@ def base() -> RunSettings:
         'base': measure,
     }
     compare = ('knows:zoom', 'base:zoom', 'base:blank_crop')
-    return recipe(stages, compare, **small_world('', {'train': 8000, 'validation': 420}))
+    return recipe(stages, compare, **small_world(model, {'train': 8000, 'validation': 420}))
 
 
 def supervised(steps: int, traces: TraceSettings, optimizer: OptimizerSettings) -> SftSettings:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from configs._parts import choose, recipe, shrink, small_world
+from configs._parts import choose, recipe, shrink, small_model, small_world
 from configs.quickstart import MEASURE, quickstart, updates
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.settings import RunSettings
@@ -32,4 +32,6 @@ def compared() -> RunSettings:
         'plain_rl': replace(MEASURE, modes=('direct',)),
     }
     compare = ('base:zoom', 'plain_rl:direct', *(f'rarl:{mode}' for mode in CONTROLS))
-    return recipe(stages, compare, **small_world('experiments/quickstart_base', {'train': 400, 'test': 420}))
+    return recipe(
+        stages, compare, **small_world(small_model('experiments/quickstart_base'), {'train': 400, 'test': 420})
+    )

@@ -49,15 +49,15 @@ def take_apart(layers: Params) -> Params:
 
 
 def full_pass(model: Model, params: Params, talk: Talk) -> dict[str, Float[np.ndarray, 'R D']]:
-    """The output of every vision block, of the merger, of every decoder layer, and the logits; padding left out."""
+    """The output of every vision block, of the mergers, of every decoder layer, and the logits; padding left out."""
     config = model.config
     batch, index = _images(config, talk.ids, talk.images)
     states, features, logits = _states(model, params, talk.ids, our_positions(talk, config), index, batch)
     named = {f'vision block {n}': np.asarray(x, np.float32)[batch.held] for n, x in enumerate(states['vision'])}
-    merged = [
-        x[: image.merged(config.vision.spatial_merge_size)] for x, image in zip(features, talk.images, strict=True)
-    ]
-    named['merger'] = np.concatenate(merged).astype(np.float32)
+    counts = [image.merged(config.vision.spatial_merge_size) for image in talk.images]
+    for n, each in enumerate(jax.tree.leaves(features)):
+        rows = np.concatenate([x[:count] for x, count in zip(each, counts, strict=True)])
+        named[f'DeepStack merger {n - 1}' if n else 'merger'] = rows.astype(np.float32)
     named |= {f'decoder layer {n}': np.asarray(x, np.float32)[0] for n, x in enumerate(states['text'])}
     return named | {'logits': np.asarray(logits)[0]}
 
@@ -94,7 +94,7 @@ def decode(model: Model, params: Params, talk: Talk, fed: list[Int[np.ndarray, '
         rows = [np.asarray(logits)]
         held = end
         for n, token in enumerate(tokens[:-1]):  # what they leave in the cache is written over by the next chunk
-            embeds = params['text']['embed'][int(token)][None, None].astype(model.dtype)
+            embeds = _embed_token(model, params, np.array([[token]]))
             where = np.full((3, 1, 1), place + n)
             logits, cache = _append(model, params, cache, embeds, where, np.array([held + n]))
             rows.append(np.asarray(logits))
@@ -114,10 +114,15 @@ def _embed(model, params, ids, index, batch):
     return model.apply({'params': params}, ids[None], features, index[None], method='embed')
 
 
+@partial(jax.jit, static_argnums=0)
+def _embed_token(model, params, ids):
+    return model.apply({'params': params}, ids, method='embed')
+
+
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _append(model, params, cache, embeds, positions, start):
     """A chunk of one row behind what its cache holds; the logits of its last token [V]."""
-    lengths = jnp.array([embeds.shape[1]])
+    lengths = jnp.array([positions.shape[2]])
     apply = partial(model.apply, {'params': params})
     hidden, cache = apply(cache, embeds, positions, start, lengths, method='extend')
     return apply(hidden[0, -1], method='logits'), cache

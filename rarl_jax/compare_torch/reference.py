@@ -10,7 +10,7 @@ import torch
 import transformers
 from jaxtyping import Float, Int
 from PIL import Image
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from rarl_jax.compare_torch.talk import Greedy, Side, Talk
@@ -34,7 +34,7 @@ def run(folder: Path, config: Config, talk: Talk, settings: CompareSettings) -> 
     images = [processed(folder, image, limit) for image, limit in zip(talk.pictures, limits, strict=True)]
     ids = template_ids(folder, talk, [int(np.prod(grid)) // config.vision.merge_unit for _, grid in images])
     dtype = getattr(torch, settings.model.dtype)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
     whole = inputs(talk, config, len(talk.ids), 2)
     states = full_pass(model, whole)
     positions, _ = model.model.get_rope_index(
@@ -75,8 +75,8 @@ def inputs(talk: Talk, config: Config, tokens: int, images: int) -> Inputs:
     }
 
 
-def full_pass(model: Qwen2_5_VLForConditionalGeneration, whole: Inputs) -> dict[str, Float[np.ndarray, 'R D']]:
-    """The output of every vision block, of the merger, of every decoder layer, and the logits."""
+def full_pass(model: PreTrainedModel, whole: Inputs) -> dict[str, Float[np.ndarray, 'R D']]:
+    """The output of every vision block, of the mergers, of every decoder layer, and the logits."""
     states: dict[str, np.ndarray] = {}
 
     def watch(module: torch.nn.Module, name: str, pick: Callable) -> torch.utils.hooks.RemovableHandle:
@@ -85,6 +85,8 @@ def full_pass(model: Qwen2_5_VLForConditionalGeneration, whole: Inputs) -> dict[
     visual, layers = model.model.visual, model.model.language_model.layers
     hooks = [watch(block, f'vision block {n}', lambda out: out) for n, block in enumerate(visual.blocks)]
     hooks.append(watch(visual, 'merger', lambda out: out.pooler_output))
+    mergers = getattr(visual, 'deepstack_merger_list', ())
+    hooks += [watch(merger, f'DeepStack merger {n}', lambda out: out) for n, merger in enumerate(mergers)]
     hooks += [watch(layer, f'decoder layer {n}', lambda out: out[0]) for n, layer in enumerate(layers)]
     logits = model(**whole, use_cache=False).logits[0].float().numpy()
     for hook in hooks:
@@ -92,7 +94,7 @@ def full_pass(model: Qwen2_5_VLForConditionalGeneration, whole: Inputs) -> dict[
     return states | {'logits': logits}
 
 
-def generate(model: Qwen2_5_VLForConditionalGeneration, prompt: Inputs, talk: Talk, tokens: int) -> Greedy:
+def generate(model: PreTrainedModel, prompt: Inputs, talk: Talk, tokens: int) -> Greedy:
     """So many likeliest tokens, whatever the policy would stop at."""
     out = model.generate(
         **prompt,

@@ -14,13 +14,12 @@ from jaxtyping import Array
 
 from rarl_jax.models.hub_files import Outgoing, inspect_file, read_tensor, shortened, to_host, write_file
 from rarl_jax.models.interface import Config
-from rarl_jax.models.lora import LoraConfig, adapter_table
+from rarl_jax.models.lora import PREFIX, LoraConfig, adapter_table
+from rarl_jax.models.names import plain_name
 from rarl_jax.models.params import Params
-from rarl_jax.models.weights import hub_name
 from rarl_jax.runtime.files import load_json, write_json
 
 FILE, SETTINGS = 'adapter_model.safetensors', 'adapter_config.json'
-PREFIX = 'base_model.model.'  # PEFT's, before the name of a module
 # Fields of PEFT's settings that change nothing of what an adapter is once it is trained. Whatever else is set, is refused.
 IDLE = {
     *(
@@ -118,7 +117,7 @@ def _problems(settings: dict[str, Any], lora: LoraConfig) -> list[str]:
 
 def _plain(name: str) -> str:
     """A factor's name without PEFT's prefix and adapter name, over the hub's name of its module."""
-    return hub_name(name.removeprefix(PREFIX)).replace('.default.weight', '.weight')
+    return plain_name(name.removeprefix(PREFIX)).replace('.default.weight', '.weight')
 
 
 def _fetch(array: Array, layer: int) -> np.ndarray:

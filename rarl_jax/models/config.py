@@ -16,6 +16,8 @@ class TextConfig:
 
     # Whether the maps to queries, keys and values have a bias.
     qkv_bias: ClassVar[bool]
+    # Whether each head's queries and keys go through an RMSNorm.
+    qk_norm: ClassVar[bool]
 
     vocab_size: int  # rows of the embedding table (V)
     hidden_size: int  # width of the residual stream (D)

@@ -31,6 +31,7 @@ from rarl_jax.models.layers import (
 )
 
 Rope = tuple[Float[Array, 'B T H/2'], Float[Array, 'B T H/2']]  # cos, sin
+Added = tuple[Float[Array, 'B T D'], ...]  # to the hidden states behind layers 0, 1, ... (DeepStack, arXiv 2406.04334)
 ACTIVATION = ('batch', 'length', 'embed')
 NO_SLOT = np.iinfo(np.int32).max  # in no cache: what is written there is dropped
 
@@ -41,6 +42,14 @@ def rope(text: TextConfig, positions: Int[Array, '3 B T']) -> Rope:
     frequencies = (1.0 / text.rope_theta ** (np.arange(half, dtype=np.float32) / half)).astype(np.float32)
     angles = jnp.moveaxis(positions.astype(jnp.float32)[text.mrope_axes], 0, -1) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def features_at(
+    features: Float[Array, 'I M D'], feature_index: Int[Array, 'B T'], elsewhere: Float[Array, 'B T D'] | float
+) -> Float[Array, 'B T D']:
+    """The rows of the flattened [I * M] features that feature_index names; `elsewhere` where it is negative."""
+    rows = features.reshape(-1, features.shape[-1])
+    return jnp.where(feature_index[..., None] >= 0, rows[jnp.maximum(feature_index, 0)], elsewhere)
 
 
 class Seen(NamedTuple):
@@ -71,9 +80,12 @@ class Attention(nn.Module):
             y = self.dense(heads * text.head_dim, ('embed', axis), bias=text.qkv_bias, name=name)(x)
             return y.reshape(b, t, heads, text.head_dim)
 
-        q = rotate(project('q', text.num_heads, 'heads'), *turn)
-        k = rotate(project('k', text.num_kv_heads, 'kv_heads'), *turn)
+        q, k = project('q', text.num_heads, 'heads'), project('k', text.num_kv_heads, 'kv_heads')
         v = project('v', text.num_kv_heads, 'kv_heads')
+        if text.qk_norm:
+            norm = partial(RMSNorm, text.rms_norm_eps, self.dense.keywords['param_dtype'])
+            q, k = norm(name='q_norm')(q), norm(name='k_norm')(k)
+        q, k = rotate(q, *turn), rotate(k, *turn)
         if cache is not None:
             cache = write(self.implementation, cache, k, v, seen.slots)
         if seen.start is None:
@@ -136,8 +148,7 @@ class Decoder(nn.Module):
         x = self.table[ids].astype(self.dtype)
         if features is None:
             return x
-        rows = features.reshape(-1, features.shape[-1]).astype(self.dtype)
-        return jnp.where(feature_index[..., None] >= 0, rows[jnp.maximum(feature_index, 0)], x)
+        return features_at(features.astype(self.dtype), feature_index, x)
 
     def logits(self, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
         """In float32."""
@@ -149,6 +160,7 @@ class Decoder(nn.Module):
         embeds: Float[Array, 'B T D'],
         positions: Int[Array, '3 B T'],
         segments: Int[Array, 'B T'] | None = None,
+        added: Added = (),
     ) -> Float[Array, 'B T D']:
         """The full causal pass, to the final norm.
 
@@ -162,18 +174,22 @@ class Decoder(nn.Module):
         def call(layer, x):
             return self.constrain(layer(x, turn, seen)[0], ACTIVATION)
 
-        x = self.constrain(embeds, ACTIVATION)
-        x = run_layers(self.layers, [Run(0, self.text.num_layers, call)], x, self.scan, self.remat)
-        return self.norm(x)
+        def call_and_add(more, layer, x):
+            return call(layer, x) + more
+
+        first, x = len(added), self.constrain(embeds, ACTIVATION)
+        runs = [Run(index, index + 1, partial(call_and_add, more)) for index, more in enumerate(added)]
+        runs += [Run(first, self.text.num_layers, call)] if first < self.text.num_layers else []
+        return self.norm(run_layers(self.layers, runs, x, self.scan, self.remat)[-1])
 
     def prefill(
-        self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T']
+        self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], added: Added = ()
     ) -> tuple[Float[Array, 'B T D'], Cache]:
         """The first chunk of every row, right-padded, into an empty cache: `extend` from 0, without looking at the empty slots.
 
         What padding leaves in the cache is never read (a row sees only its own length) and is written over by what is appended.
         """
-        return self._over_cache(cache, embeds, positions, Seen())
+        return self._over_cache(cache, embeds, positions, Seen(), added)
 
     def extend(
         self,
@@ -182,6 +198,7 @@ class Decoder(nn.Module):
         positions: Int[Array, '3 B T'],
         start: Int[Array, 'B'],
         lengths: Int[Array, 'B'],
+        added: Added = (),
     ) -> tuple[Float[Array, 'B T D'], Cache]:
         """Appends a right-padded chunk to each row at its own length; a decode step is T = 1.
 
@@ -191,10 +208,10 @@ class Decoder(nn.Module):
         """
         chunk = jnp.arange(embeds.shape[1])
         slots = jnp.where(chunk < lengths[:, None], start[:, None] + chunk, NO_SLOT)
-        return self._over_cache(cache, embeds, positions, Seen(start=start, slots=slots))
+        return self._over_cache(cache, embeds, positions, Seen(start=start, slots=slots), added)
 
     def _over_cache(
-        self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], seen: Seen
+        self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], seen: Seen, added: Added
     ) -> tuple[Float[Array, 'B T D'], Cache]:
         """All layers, each with its own cache."""
         turn = rope(self.text, positions)
@@ -202,10 +219,11 @@ class Decoder(nn.Module):
         def call(index, layer, state):
             x, filled = state
             x, layer_cache = layer(x, turn, seen, cache[index])
+            x = x + added[index] if index < len(added) else x
             return x, (*filled, layer_cache)
 
         calls = [partial(call, index) for index in range(self.text.num_layers)]
-        x, filled = unrolled(self.layers, calls, (embeds, ()))
+        x, filled = unrolled(self.layers, calls, (embeds, ()))[-1]
         return self.norm(x), filled
 
 

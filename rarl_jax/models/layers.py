@@ -104,31 +104,36 @@ class Run(NamedTuple):
     call: Call
 
 
-def run_layers(stack: nn.Module, runs: Sequence[Run], x: Any, scan: bool, remat: Remat) -> Any:
-    """x through all layers of a stack, one run of them after the other.
+def run_layers(stack: nn.Module, runs: Sequence[Run], x: Any, scan: bool, remat: Remat) -> list[Any]:
+    """x through all layers of a stack, one run of them after the other. Returns what it is behind each run.
 
     Args:
         stack: a module of one layer's class, whose params are those of all.
         scan: True = a run is one compiled layer, looped over, and the params are stacked; False = layer by layer.
     """
     if stack.is_initializing():  # makes the params of all layers: which call is made does not matter
-        return _scanned(Run(0, runs[-1].end, runs[0].call), remat)(stack, x)
+        return [_scanned(Run(0, runs[-1].end, runs[0].call), remat)(stack, x)] * len(runs)
     if not scan:
         calls = [rematerialised(run.call, remat) for run in runs for _ in range(run.start, run.end)]
-        return unrolled(stack, calls, x)
+        behind = unrolled(stack, calls, x)
+        return [behind[run.end - 1] for run in runs]
+    behind = []
     for run in runs:
         cut = partial(jax.tree.map, lambda stacked, run=run: stacked[run.start : run.end])
         x = nn.map_variables(_scanned(run, remat), 'params', trans_in_fn=cut)(stack, x)
-    return x
+        behind.append(x)
+    return behind
 
 
-def unrolled(stack: nn.Module, calls: Sequence[Call], x: Any) -> Any:
-    """x through the layers of a stack by a call each. Stacked params are taken apart once: the gradient is one concatenation a weight."""
+def unrolled(stack: nn.Module, calls: Sequence[Call], x: Any) -> list[Any]:
+    """What x is behind each layer of a stack, by a call each. Stacked params are taken apart once: the gradient is one concatenation a weight."""
 
     def all_layers(stack, x):
+        behind = []
         for index, call in enumerate(calls):
             x = nn.map_variables(call, 'params', trans_in_fn=partial(_layer, index))(stack, x)
-        return x
+            behind.append(x)
+        return behind
 
     return nn.map_variables(all_layers, 'params', trans_in_fn=_apart)(stack, x)
 

@@ -19,15 +19,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rarl_jax.models.interface import Config
-from rarl_jax.models.names import Weight, weight_table
+from rarl_jax.models.names import Weight, full_name, weight_table
 from rarl_jax.models.params import LAYERS, STACKS, Params
 
 RANK_AXIS = 'lora_rank'  # logical axis of the factors' short side
-# What PEFT prefixes, and transformers 5's names of the towers (the table of names keeps the hub's).
-PREFIXES = {
-    'text': ('model.', 'base_model.model.model.language_model.'),
-    'vision': ('visual.', 'base_model.model.model.visual.'),
-}
+PREFIX = 'base_model.model.'  # PEFT's, before the name of a module
 
 
 @dataclass(frozen=True)
@@ -68,8 +64,8 @@ def adapter_table(config: Config, lora: LoraConfig) -> Params:
     factors = {}
     for path, weight in maps.items():
         if _module(weight).rpartition('.')[2] in lora.targets:
-            at, tower = path.removesuffix('/w'), path.partition('/')[0]
-            factors |= {f'{at}/{name}': factor for name, factor in _factors(weight, lora, tower).items()}
+            at = path.removesuffix('/w')
+            factors |= {f'{at}/{name}': factor for name, factor in _factors(weight, lora).items()}
     return unflatten_dict(factors, sep='/')
 
 
@@ -115,10 +111,9 @@ def _module(weight: Weight) -> str:
     return weight.hub.removesuffix('.weight')
 
 
-def _factors(weight: Weight, lora: LoraConfig, tower: str) -> Params:
+def _factors(weight: Weight, lora: LoraConfig) -> Params:
     layers, fan_in, fan_out = weight.shape
-    old, new = PREFIXES[tower]
-    at = new + _module(weight).removeprefix(old)
+    at = PREFIX + full_name(_module(weight))
     a_axes, b_axes = (LAYERS, weight.axes[1], RANK_AXIS), (LAYERS, RANK_AXIS, weight.axes[2])
     return {
         'lora_a': Weight((layers, fan_in, lora.rank), a_axes, f'{at}.lora_A.weight', 'transposed'),

@@ -81,6 +81,10 @@ class Model(nn.Module):
         """Token embeddings; where feature_index >= 0, that row of the flattened I * M features instead."""
         return self.text.embed(ids, features, feature_index)
 
+    def image_embeds(self, features: Float[Array, 'I M D']) -> Float[Array, 'I M D']:
+        """Of features, those that stand in the place of the images' tokens."""
+        return features
+
     def hidden(
         self, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], segments: Int[Array, 'B T'] | None = None
     ) -> Float[Array, 'B T D']:
@@ -90,6 +94,10 @@ class Model(nn.Module):
     def logits(self, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
         """float32."""
         return self.text.logits(hidden)
+
+    def no_features(self, images: int, rows: int) -> Float[np.ndarray, 'I M D']:
+        """Features of so many images of `rows` merged tokens that are not there: zeros. Not a method of `apply`: it needs no params."""
+        return np.zeros((images, rows, self.config.text.hidden_size), self.dtype)
 
     def init_cache(self, batch: int, length: int) -> Cache:
         """An empty cache for `batch` rows of at most `length` tokens. Not a method of `apply`: it needs no params."""

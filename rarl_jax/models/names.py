@@ -12,6 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from rarl_jax.models.interface import Config, build_model, names_of
 from rarl_jax.models.params import Params, abstract_params, logical_axes
 
+# A tower's prefix, before transformers 4.52 and since.
+PREFIXES = (('model.', 'model.language_model.'), ('visual.', 'model.visual.'))
 Transform = Literal['same', 'transposed', 'kernel']
 
 
@@ -61,3 +63,20 @@ def _weights(config: Config) -> dict[str, Weight]:
 def weight_table(config: Config) -> Params:
     """The params' structure with a Weight at every leaf. ValueError for a param that the family's table does not name."""
     return unflatten_dict(_weights(config), sep='/')
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name, or a module's, as before transformers 4.52, whichever version has named it."""
+    for old, new in PREFIXES:
+        if name.startswith(new):
+            return old + name.removeprefix(new)
+    return name
+
+
+def full_name(name: str) -> str:
+    """The same as transformers names it since."""
+    plain = plain_name(name)
+    for old, new in PREFIXES:
+        if plain.startswith(old):
+            return new + plain.removeprefix(old)
+    return name

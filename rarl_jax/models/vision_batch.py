@@ -44,6 +44,8 @@ class VisionBatch:
     pixels: Float[Array, 'W Q X']
     # Row and column of the patch in its image.
     coordinates: Int[Array, 'W Q 2']
+    # Rows and columns of the image that the window is of, counted in patches; 1 in a padding window.
+    image_sides: Int[Array, 'W 2']
     # Patches in the window, 1 in a padding window: no softmax over nothing.
     window_lengths: Int[Array, 'W']
     # Slot of an image's patch, and the inverse: place in the flattened [I * S].
@@ -79,6 +81,7 @@ def vision_shapes(sizes: VisionSizes, vision: VisionConfig) -> VisionBatch:
     return VisionBatch(
         pixels=jax.ShapeDtypeStruct((w, slots, vision.patch_dim), jnp.float32),
         coordinates=whole((w, slots, 2)),
+        image_sides=whole((w, 2)),
         window_lengths=whole((w,)),
         image_slots=whole((i, s)),
         slot_places=whole((w * slots,)),
@@ -114,7 +117,7 @@ def _lay_out(images: Sequence[Patches], vision: VisionConfig, sizes: VisionSizes
     (i, w, s), unit, slots = sizes, vision.merge_unit, vision.window_patches
     pixels = np.zeros((w, slots, vision.patch_dim), np.float32)
     coordinates = np.zeros((w, slots, 2), np.int32)
-    window_lengths, image_lengths = np.ones(w, np.int32), np.ones(i, np.int32)
+    image_sides, window_lengths, image_lengths = (np.ones(shape, np.int32) for shape in ((w, 2), w, i))
     merged_slots = np.full((i, s // unit), w * slots // unit, np.int32)
     window = 0
     for number, image in enumerate(images):
@@ -122,7 +125,7 @@ def _lay_out(images: Sequence[Patches], vision: VisionConfig, sizes: VisionSizes
         places = patch_coordinates(image.grid, vision.spatial_merge_size)
         for merged in vision.window_plan(image.grid):
             patches = (merged[:, None] * unit + np.arange(unit)).ravel()
-            window_lengths[window] = len(patches)
+            image_sides[window], window_lengths[window] = image.grid[1:], len(patches)
             pixels[window, : len(patches)] = image.pixels[patches]
             coordinates[window, : len(patches)] = places[patches]
             merged_slots[number, merged] = window * slots // unit + np.arange(len(merged))
@@ -132,6 +135,7 @@ def _lay_out(images: Sequence[Patches], vision: VisionConfig, sizes: VisionSizes
     return VisionBatch(
         pixels=pixels,
         coordinates=coordinates,
+        image_sides=image_sides,
         window_lengths=window_lengths,
         image_slots=image_slots,
         slot_places=_inverse(image_slots, w * slots),

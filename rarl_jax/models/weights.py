@@ -30,11 +30,11 @@ from rarl_jax.models.hub_files import (
     write_folder,
 )
 from rarl_jax.models.interface import Config
-from rarl_jax.models.names import Weight, weight_table
+from rarl_jax.models.names import Weight, plain_name, weight_table
 from rarl_jax.models.params import Params
 from rarl_jax.runtime.files import write_json
 
-HEAD, EMBEDDING = 'lm_head.weight', 'model.embed_tokens.weight'
+HEAD = 'lm_head.weight'
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Slot:
 
 
 def load_params(folder: str | Path, config: Config, dtype: DTypeLike, shardings: Params | None = None) -> Params:
-    """Reads a folder of safetensors: the hub's names or those of transformers 5, one file or several with an index, any of bf16, fp16, fp32.
+    """Reads a folder of safetensors: names of any version of transformers, one file or several with an index, any of bf16, fp16, fp32.
 
     Args:
         dtype: of the params; the cast happens on the devices.
@@ -60,11 +60,12 @@ def load_params(folder: str | Path, config: Config, dtype: DTypeLike, shardings:
     """
     folder = Path(folder)
     weights, structure = jax.tree.flatten(weight_table(config))
-    tensors, problems = inspect_folder(folder, hub_name)
     slots = _slots(weights)
+    known = {plain_name(name): name for name in slots}
+    tensors, problems = inspect_folder(folder, lambda name: known.get(plain_name(name), name))
     problems += _mismatches(weights, slots, tensors, config.text.tie_word_embeddings)
     if not problems and HEAD in tensors and HEAD not in slots:
-        problems += _untied(tensors[HEAD], tensors[EMBEDDING])
+        problems += _untied(tensors[HEAD], tensors[known['model.embed_tokens.weight']])
     if problems:
         raise ValueError(
             f'{folder}: {len(problems)} problems; fetch the folder again, or give the config that belongs to it:\n  - '
@@ -99,14 +100,6 @@ def tensors_of(params: Params, config: Config) -> Iterator[tuple[str, np.ndarray
     return ((one.name, one.fetch()) for one in _outgoing(params, config))
 
 
-def hub_name(name: str) -> str:
-    """The hub's name of a tensor that transformers 5 may have named."""
-    for new, old in (('model.language_model.', 'model.'), ('model.visual.', 'visual.')):
-        if name.startswith(new):
-            return old + name.removeprefix(new)
-    return name
-
-
 def _slots(weights: list[Weight]) -> dict[str, Slot]:
     slots = {}
     for leaf, weight in enumerate(weights):
@@ -137,7 +130,9 @@ def _untied(head: Stored, embedding: Stored) -> list[str]:
         and head.dtype == embedding.dtype
         and np.array_equal(read_tensor(head), read_tensor(embedding))
     )
-    return [] if same else [f'{HEAD}: differs from {EMBEDDING}, but config.json ties them (tie_word_embeddings)']
+    return (
+        [] if same else [f'{HEAD}: differs from the embedding table, but config.json ties them (tie_word_embeddings)']
+    )
 
 
 class _Loading:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from rarl_jax.conversation.dialogue import Dialogue, Episode, errors_of
 from rarl_jax.learner.batches import on_mesh, round_up
 from rarl_jax.models.images import Patches, PixelLimits
-from rarl_jax.models.interface import Cache
+from rarl_jax.models.interface import Cache, Features
 from rarl_jax.models.positions import feature_rows, positions_of
 from rarl_jax.runtime.sharding import batch_parts, batch_sharding, everywhere
 from rarl_jax.sampler.choice import row_keys
@@ -182,9 +182,7 @@ class Decoder:
         self.cached += chunk.lengths
         self._record_first(first, waiting)
 
-    def _encode(
-        self, images: Sequence[Sequence[Patches]], limits: PixelLimits
-    ) -> tuple[Float[Array, 'I M D'], list[list[int]]]:
+    def _encode(self, images: Sequence[Sequence[Patches]], limits: PixelLimits) -> tuple[Features, list[list[int]]]:
         """Features of the images of several rows, and the flattened row at which each image's begin."""
         flat = [image for each in images for image in each]
         features, first_rows = encode(self.policy, flat, limits, self.settings.patches_at_once)

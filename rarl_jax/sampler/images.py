@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
 
 from rarl_jax.learner.batches import on_mesh, round_up
 from rarl_jax.models.images import Patches, PixelLimits
+from rarl_jax.models.interface import Features
 from rarl_jax.models.vision_batch import VisionSizes, plan_vision
 from rarl_jax.runtime.sharding import batch_sharding
 from rarl_jax.sampler.programs import encode_images
@@ -19,7 +18,7 @@ from rarl_jax.sampler.weights import Policy
 
 def encode(
     policy: Policy, images: Sequence[Patches], limits: PixelLimits, patches_at_once: int
-) -> tuple[Float[Array, 'I M D'], list[int]]:
+) -> tuple[Features, list[int]]:
     """Features of all images, and the flattened row at which each image's begin.
 
     Images go through the tower in calls of one shape, so that few programs are compiled however many images there are; the number of
@@ -30,8 +29,7 @@ def encode(
     sizes = _call_shape(policy, images, windows, limits, patches_at_once)
     merged = sizes.patches // vision.merge_unit
     if not images:
-        shape = (sizes.images, merged, policy.model.config.text.hidden_size)
-        return on_mesh(np.zeros(shape, policy.model.dtype), policy.mesh), []
+        return on_mesh(policy.model.no_features(sizes.images, merged), policy.mesh), []
     features, rows = [], []
     for number, part in enumerate(_pack(windows, sizes.windows, sizes.images)):
         plan = plan_vision([images[index] for index in part], vision, sizes)
@@ -39,8 +37,8 @@ def encode(
         rows += [(number * sizes.images + slot) * merged for slot in range(len(part))]
     calls = 1 << (len(features) - 1).bit_length()
     features += features[-1:] * (calls - len(features))
-    together = features[0] if calls == 1 else jnp.concatenate(features)
-    return jax.device_put(together, batch_sharding(policy.mesh, together.shape)), rows
+    together = features[0] if calls == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *features)
+    return jax.device_put(together, jax.tree.map(lambda x: batch_sharding(policy.mesh, x.shape), together)), rows
 
 
 def _call_shape(

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rarl_jax.models.cache import Axes
-from rarl_jax.models.interface import Cache, LayerCache, Model
+from rarl_jax.models.interface import Cache, Features, LayerCache, Model
 from rarl_jax.models.params import Params
 from rarl_jax.models.vision_batch import VisionBatch
 from rarl_jax.runtime.sharding import ACTIVATION_RULES, spec
@@ -71,12 +71,12 @@ class DecodeState(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def encode_images(model: Model, params: Params, images: VisionBatch) -> Float[Array, 'I M D']:
+def encode_images(model: Model, params: Params, images: VisionBatch) -> Features:
     return model.apply({'params': params}, images, method='encode_images')
 
 
 @partial(jax.jit, static_argnums=0)
-def prefill(model: Model, params: Params, features: Float[Array, 'I M D'], chunk: Chunk) -> tuple[Array, Cache]:
+def prefill(model: Model, params: Params, features: Features, chunk: Chunk) -> tuple[Array, Cache]:
     """Prompts into a cache of their own padded length; the hidden state of each prompt's last token [B D]."""
     apply = partial(model.apply, {'params': params})
     embeds = apply(chunk.ids, features, chunk.feature_index, method='embed')
@@ -147,7 +147,7 @@ def append(
     program: Program,
     params: Params,
     cache: Cache,
-    features: Float[Array, 'I M D'],
+    features: Features,
     chunk: Chunk,
     sampling: SamplingParams,
 ) -> tuple[Int[Array, 'B'], Float[Array, 'B'], Cache]:

@@ -39,7 +39,7 @@ from rarl_jax.learner import optim
 from rarl_jax.learner.batches import on_mesh, plan_shared_images
 from rarl_jax.learner.update import Learner
 from rarl_jax.models.images import Patches, patchify
-from rarl_jax.models.interface import Model
+from rarl_jax.models.interface import Features, Model
 from rarl_jax.models.params import Params
 from rarl_jax.models.positions import mrope_positions
 from rarl_jax.models.vision_batch import VisionBatch
@@ -277,8 +277,10 @@ def grounding_loss(
     """Cross-entropies of words, boxes, crops' answers and what is recited (the last two times `late_weight`), and how often they are right."""
     heads, embed = params['heads'], params['text']['embed']
     variables = {'params': {'text': params['text'], 'vision': params['vision']}}
-    pages = model.apply(variables, batch.pages, method='encode_images')
+    features = model.apply(variables, batch.pages, method='encode_images')
+    pages = model.apply(variables, features, method='image_embeds')
     crops = model.apply(variables, batch.crops, method='encode_images')
+    crops = model.apply(variables, crops, method='image_embeds')
     vocabulary, numbers = embed[words.ids], embed[words.numbers]
 
     word_logits = pages @ jnp.concatenate([vocabulary, heads['nobody'][None]]).T
@@ -290,7 +292,7 @@ def grounding_loss(
     crop_logits = jnp.einsum('cmd,cde->cme', crops, heads['answer']['w'][batch.task]) @ vocabulary.T
     crop_loss, crop_right = cross_entropy(crop_logits, batch.answer, batch.answer >= 0)
 
-    recite_loss, recite_right = recite_entropy(model, variables, pages, batch)
+    recite_loss, recite_right = recite_entropy(model, variables, features, batch)
 
     loss = word_loss + BOX_WEIGHT * box_loss + late_weight * (crop_loss + recite_loss)
     overlap = box_iou(box_logits.argmax(-1), batch.box)
@@ -305,13 +307,16 @@ def grounding_loss(
 
 
 def recite_entropy(
-    model: Model, variables: Params, pages: Float[Array, 'I M D'], batch: GroundingBatch
+    model: Model, variables: Params, features: Features, batch: GroundingBatch
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
     """Cross-entropy of the boxes' numbers after a page and a name, each name by itself, and the share of them that are right."""
     count, length = batch.recited.shape[1:]
     ids = batch.recited.reshape(-1, length)
-    said = model.apply(variables, jnp.maximum(ids, 0), method='embed')
-    embeds = jnp.concatenate([jnp.repeat(pages, count, axis=0), said], axis=1)
+    width = batch.positions.shape[2] - length  # a page's rows of features
+    rows = jnp.repeat(jnp.arange(len(batch.recited) * width).reshape(-1, width), count, axis=0)
+    index = jnp.pad(rows, ((0, 0), (0, length)), constant_values=-1)
+    said = jnp.pad(jnp.maximum(ids, 0), ((0, 0), (width, 0)))
+    embeds = model.apply(variables, said, features, index, method='embed')
     positions, segments = (jnp.repeat(batch.positions, count, axis=1), jnp.repeat(batch.segments, count, axis=0))
     hidden = model.apply(variables, embeds, positions, segments, method='hidden')
     logits = model.apply(variables, hidden[:, -length:-1], method='logits')

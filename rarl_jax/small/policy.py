@@ -1,4 +1,4 @@
-"""A small Qwen2.5-VL from nothing: a Hugging Face folder with configuration, tokenizer, processor, chat template and random weights.
+"""A small policy from nothing, a Qwen2.5-VL here: a Hugging Face folder with configuration, tokenizer, processor, chat template and random weights.
 
 It is the published architecture at small sizes, in the hub's own file formats, so whatever reads a published folder reads this one.
 The tokenizer is byte-level BPE (any text round-trips) with Qwen2.5's special tokens. The whole numbers 0..255 are tokens whose id is
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from input_pipeline.schema import Question
 from rarl_jax.conversation.protocol import CHAT_TEMPLATE, fixed_strings
 from rarl_jax.models.images import PixelLimits, processor_settings
 from rarl_jax.models.interface import Config, config_from_hf
-from rarl_jax.models.names import weight_table
+from rarl_jax.models.names import plain_name, weight_table
 from rarl_jax.runtime.files import replacing, write_json, write_whole
 from rarl_jax.runtime.plugins import PolicyKind
 
@@ -56,10 +56,13 @@ DRAWN = (
 
 
 @dataclass(frozen=True)
-class SmallShape:
-    """Sizes of a small Qwen2.5-VL; the defaults have 1.7 M parameters."""
+class SmallSizes:
+    """What small policies of all families have in common; a family adds its own."""
 
-    kind: str = 'rarl_jax.small.policy'
+    model_type: ClassVar[str]
+
+    # Import path of the module that makes it.
+    kind: str
     # Width of the decoder, its layers, query heads, key and value heads, and the width inside its MLP.
     hidden: int = 128
     layers: int = 4
@@ -73,10 +76,23 @@ class SmallShape:
     vision_layers: int = 4
     vision_heads: int = 4
     vision_mlp: int = 256
+    vocab_size: int = 768  # tokens in all, special ones included; fewer where the corpus yields no more
+
+    def own_fields(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Of config.json's text_config and vision_config, what the family alone has, and the rotary sections."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SmallShape(SmallSizes):
+    """Sizes of a small Qwen2.5-VL; the defaults have 1.7 M parameters."""
+
+    model_type: ClassVar[str] = 'qwen2_5_vl'
+
+    kind: str = 'rarl_jax.small.policy'
     vision_window: int = 112  # side of an attention window, px
     # Vision blocks that attend over the whole image; the others attend over windows.
     full_blocks: tuple[int, ...] = (1, 3)
-    vocab_size: int = 768  # tokens in all, special ones included; fewer where the corpus yields no more
 
     @property
     def mrope_section(self) -> tuple[int, int, int]:
@@ -85,8 +101,14 @@ class SmallShape:
         rows = half * 3 // 8
         return (half - 2 * rows, rows, rows)
 
+    def own_fields(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See SmallSizes."""
+        rope = {'type': 'mrope', 'mrope_section': list(self.mrope_section)}
+        vision = {'window_size': self.vision_window, 'fullatt_block_indexes': list(self.full_blocks)}
+        return {'rope_scaling': rope}, vision
 
-def make_policy(folder: Path, shape: SmallShape, questions: Sequence[Question], page: PixelLimits, seed: int) -> Path:
+
+def make_policy(folder: Path, shape: SmallSizes, questions: Sequence[Question], page: PixelLimits, seed: int) -> Path:
     """A folder for the small world: every answer of the questions is one token of its tokenizer, and so is every fixed string of a conversation."""
     return write_small_folder(
         folder,
@@ -105,13 +127,13 @@ def write_small_folder(
     corpus: Iterable[str],
     phrases: Iterable[str],
     chat_template: str,
-    shape: SmallShape | None = None,
+    shape: SmallSizes | None = None,
     init_scale: float = 0.09,
     smooth_numbers: bool = True,
     page_pixels: tuple[int, int] = (56 * 56, 224 * 224),
     seed: int = 0,
 ) -> Path:
-    """Writes a folder that AutoTokenizer, AutoProcessor and Qwen2_5_VLForConditionalGeneration load.
+    """Writes a folder that AutoTokenizer, AutoProcessor and AutoModelForImageTextToText load.
 
     Args:
         directory: made if needed; files in it are replaced.
@@ -133,7 +155,7 @@ def write_small_folder(
     stops = [config.eos_token_id, config.bos_token_id]
     write_json(directory / 'config.json', {**config.to_hf(), 'torch_dtype': 'float32'})
     tokenizer.save(str(directory / 'tokenizer.json'))
-    write_json(directory / 'tokenizer_config.json', _tokenizer_config(chat_template))
+    write_json(directory / 'tokenizer_config.json', _tokenizer_config(chat_template, config.vision.processor))
     write_whole(directory / 'chat_template.jinja', chat_template)
     write_json(directory / 'preprocessor_config.json', processor_settings(PixelLimits(*page_pixels), config.vision))
     write_json(
@@ -141,7 +163,9 @@ def write_small_folder(
     )
     weights = random_weights(config, init_scale, seed)
     if smooth_numbers:
-        weights['model.embed_tokens.weight'][:NUMBERS] = smooth_number_embeddings(shape.hidden, init_scale)
+        weights[_named(weights, 'model.embed_tokens.weight')][:NUMBERS] = smooth_number_embeddings(
+            shape.hidden, init_scale
+        )
     with replacing(directory / 'model.safetensors') as file:
         save_file(weights, file, metadata={'format': 'pt'})
     return directory
@@ -223,46 +247,47 @@ def _number_merges() -> list[tuple[str, str]]:
 # ---- files beside the weights ----
 
 
-def _model_config(shape: SmallShape, tokenizer: Tokenizer, init_scale: float) -> Config:
-    """Sizes that are not named are those of every Qwen2.5-VL; the vocabulary is padded to a multiple of 64."""
-    token = tokenizer.token_to_id
+def _model_config(shape: SmallSizes, tokenizer: Tokenizer, init_scale: float) -> Config:
+    """Sizes that are not named are those of the published models; the vocabulary is padded to a multiple of 64."""
+    token, (text, vision) = tokenizer.token_to_id, shape.own_fields()
     return config_from_hf(
         {
-            'model_type': 'qwen2_5_vl',
-            'vocab_size': -(-tokenizer.get_vocab_size() // 64) * 64,
-            'hidden_size': shape.hidden,
-            'intermediate_size': shape.mlp,
-            'num_hidden_layers': shape.layers,
-            'num_attention_heads': shape.heads,
-            'num_key_value_heads': shape.kv_heads,
-            'rms_norm_eps': 1e-6,
-            'rope_theta': shape.rope_theta,
-            'rope_scaling': {'type': 'mrope', 'mrope_section': list(shape.mrope_section)},
-            'initializer_range': init_scale,
-            'tie_word_embeddings': True,
-            'bos_token_id': token('<|endoftext|>'),
-            'eos_token_id': token('<|im_end|>'),
+            'model_type': shape.model_type,
             'vision_start_token_id': token('<|vision_start|>'),
             'vision_end_token_id': token('<|vision_end|>'),
             'image_token_id': token('<|image_pad|>'),
             'video_token_id': token('<|video_pad|>'),
+            'tie_word_embeddings': True,
+            'text_config': {
+                'vocab_size': -(-tokenizer.get_vocab_size() // 64) * 64,
+                'hidden_size': shape.hidden,
+                'intermediate_size': shape.mlp,
+                'num_hidden_layers': shape.layers,
+                'num_attention_heads': shape.heads,
+                'num_key_value_heads': shape.kv_heads,
+                'rms_norm_eps': 1e-6,
+                'rope_theta': shape.rope_theta,
+                'initializer_range': init_scale,
+                'bos_token_id': token('<|endoftext|>'),
+                'eos_token_id': token('<|im_end|>'),
+                **text,
+            },
             'vision_config': {
                 'depth': shape.vision_layers,
                 'hidden_size': shape.vision_hidden,
                 'intermediate_size': shape.vision_mlp,
                 'num_heads': shape.vision_heads,
                 'out_hidden_size': shape.hidden,
-                'window_size': shape.vision_window,
-                'fullatt_block_indexes': list(shape.full_blocks),
+                **vision,
             },
         }
     )
 
 
-def _tokenizer_config(chat_template: str) -> dict[str, Any]:
+def _tokenizer_config(chat_template: str, processor: str) -> dict[str, Any]:
     return {
         'tokenizer_class': 'PreTrainedTokenizerFast',  # takes tokenizer.json as it is; Qwen2Tokenizer would split words its own way
-        'processor_class': 'Qwen2_5_VLProcessor',
+        'processor_class': processor,
         'eos_token': '<|im_end|>',
         'pad_token': '<|endoftext|>',
         'model_max_length': MAX_LENGTH,
@@ -285,7 +310,7 @@ def random_weights(config: Config, scale: float, seed: int) -> dict[str, Float[n
             weights[name] = np.full(shape, not name.endswith('bias'), np.float32)
         else:
             weights[name] = (scale * rng.standard_normal(shape)).astype(np.float32)
-    weights['visual.patch_embed.proj.weight'] *= PATCH_SCALE
+    weights[_named(weights, 'visual.patch_embed.proj.weight')] *= PATCH_SCALE
     text = config.text
     for name in [name for name in weights if name.endswith('q_proj.weight')]:
         keys = weights[name.replace('q_proj', 'k_proj')].reshape(text.num_kv_heads, -1, text.hidden_size)
@@ -302,9 +327,14 @@ def _hub_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _named(weights: Iterable[str], plain: str) -> str:
+    """The name of theirs that every family's checkpoint has, in its own form."""
+    return next(name for name in weights if plain_name(name) == plain)
+
+
 def _drawing_order(named: tuple[str, tuple[int, ...]]) -> tuple[bool, int, int, str]:
     """The decoder before the vision tower; in both, what is no layer, then layer by layer."""
-    name = named[0]
+    name = plain_name(named[0])
     layer = re.search(r'(?:layers|blocks)\.(\d+)', name)
     kind = next((rank for rank, part in enumerate(DRAWN) if part in name), len(DRAWN))
     return name.startswith('visual'), int(layer[1]) if layer else -1, kind, name

@@ -7,11 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
+from rarl_jax.models.config import Config
 from rarl_jax.models.images import Patches, PixelLimits, patchify
 from rarl_jax.models.positions import mrope_positions
-from rarl_jax.models.qwen2_5_vl.config import Config, TextConfig, VisionConfig
+from rarl_jax.models.qwen2_5_vl import config as qwen2_5_vl
+from rarl_jax.models.qwen3_vl import config as qwen3_vl
 
 IMAGE, VIDEO, START, END = 100, 101, 102, 103  # token ids of the small vocabulary
 SPECIAL = (IMAGE, VIDEO, START, END)
@@ -20,40 +28,62 @@ LIMITS = PixelLimits(28 * 28 * 2, 28 * 28 * 60)
 SIZES = ((170, 230), (90, 60), (84, 300))
 
 
-def _config(text: TextConfig, vision: VisionConfig) -> Config:
-    return Config(text, vision, IMAGE, VIDEO, START, END, bos_token_id=1, eos_token_id=2)
+def _qwen2_5(text: qwen2_5_vl.TextConfig, vision: qwen2_5_vl.VisionConfig) -> Config:
+    return qwen2_5_vl.Config(text, vision, IMAGE, VIDEO, START, END, bos_token_id=1, eos_token_id=2)
+
+
+def _qwen3(text: qwen3_vl.TextConfig, vision: qwen3_vl.VisionConfig) -> Config:
+    return qwen3_vl.Config(text, vision, IMAGE, VIDEO, START, END, bos_token_id=1, eos_token_id=2)
 
 
 CONFIGS = {
     # tied head, 2 queries a key, windows of 2 x 2 merged tokens
-    'tied': _config(
-        TextConfig(120, 64, 96, 3, 4, 2, 16, 100.0, (2, 3, 3), 1e-6, True),
-        VisionConfig(4, 32, 48, 2, 64, fullatt_block_indexes=(1, 3), window_size=56),
+    'tied': _qwen2_5(
+        qwen2_5_vl.TextConfig(120, 64, 96, 3, 4, 2, 16, 100.0, (2, 3, 3), 1e-6, True),
+        qwen2_5_vl.VisionConfig(4, 32, 48, 2, 64, fullatt_block_indexes=(1, 3), window_size=56),
     ),
     # untied, 4 queries a key, windows of 4 x 4, full attention in the first block
-    'untied': _config(
-        TextConfig(136, 128, 72, 2, 8, 2, 16, 1e3, (2, 3, 3), 1e-5, False),
-        VisionConfig(3, 48, 80, 3, 128, fullatt_block_indexes=(0, 2)),
+    'untied': _qwen2_5(
+        qwen2_5_vl.TextConfig(136, 128, 72, 2, 8, 2, 16, 1e3, (2, 3, 3), 1e-5, False),
+        qwen2_5_vl.VisionConfig(3, 48, 80, 3, 128, fullatt_block_indexes=(0, 2)),
     ),
     # every head its own key, 12 frequencies, windows of 3 x 3, full attention in a middle block only
-    'one_to_one': _config(
-        TextConfig(112, 48, 64, 4, 2, 2, 24, 100.0, (2, 6, 4), 1e-6, False),
-        VisionConfig(4, 32, 40, 1, 48, fullatt_block_indexes=(2,), window_size=84),
+    'one_to_one': _qwen2_5(
+        qwen2_5_vl.TextConfig(112, 48, 64, 4, 2, 2, 24, 100.0, (2, 6, 4), 1e-6, False),
+        qwen2_5_vl.VisionConfig(4, 32, 40, 1, 48, fullatt_block_indexes=(2,), window_size=84),
     ),
+    # tied head, heads together wider than the residual stream, two features behind middle blocks
+    'qwen3_tied': _qwen3(
+        qwen3_vl.TextConfig(120, 64, 96, 4, 4, 2, 24, 100.0, (4, 4, 4), 1e-6, True),
+        qwen3_vl.VisionConfig(4, 32, 48, 2, 64, num_position_embeddings=36, deepstack_visual_indexes=(1, 2)),
+    ),
+    # untied, 4 queries a key, as many features as layers, the last behind the last block
+    'qwen3_untied': _qwen3(
+        qwen3_vl.TextConfig(136, 128, 72, 2, 8, 2, 16, 1e3, (4, 2, 2), 1e-5, False),
+        qwen3_vl.VisionConfig(3, 48, 80, 3, 128, num_position_embeddings=144, deepstack_visual_indexes=(0, 2)),
+    ),
+    # every head its own key, heads together narrower than the residual stream, a table smaller than any image, one feature
+    'qwen3_one_to_one': _qwen3(
+        qwen3_vl.TextConfig(112, 48, 64, 4, 2, 2, 16, 100.0, (2, 3, 3), 1e-6, False),
+        qwen3_vl.VisionConfig(4, 32, 40, 1, 48, num_position_embeddings=9, deepstack_visual_indexes=(0,)),
+    ),
+}
+REFERENCES: dict[str, tuple[type, type[PreTrainedModel]]] = {
+    'qwen2_5_vl': (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    'qwen3_vl': (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
 }
 
 
-def random_reference(config: Config, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+def random_reference(config: Config, seed: int = 0) -> PreTrainedModel:
     """A float32 model whose matrices raise the scale of what they map by half, so that every mistake shows in the logits, and rounding does not."""
-    model = Qwen2_5_VLForConditionalGeneration._from_config(
-        Qwen2_5_VLConfig(**config.to_hf()), attn_implementation='eager'
-    )
+    config_class, model_class = REFERENCES[config.model_type]
+    model = model_class._from_config(config_class(**config.to_hf()), attn_implementation='eager')
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            norm = name.endswith(('layernorm.weight', 'norm.weight', 'norm1.weight', 'norm2.weight', 'ln_q.weight'))
+            norm = name.endswith(('norm.weight', 'norm1.weight', 'norm2.weight', 'ln_q.weight'))
             scale = 0.1 if weight.ndim == 1 else 1.5 / np.sqrt(weight[0].numel())
-            scale = 0.5 if 'embed_tokens' in name else scale
+            scale = 0.5 if name.endswith(('embed_tokens.weight', 'pos_embed.weight')) else scale
             weight.copy_(scale * torch.randn(weight.shape, generator=generator) + float(norm))
     return model.float().eval()
 

@@ -13,6 +13,7 @@ from rarl_jax.models.images import PixelLimits, patchify
 from rarl_jax.models.interface import PRESETS, VisionConfig
 
 VISION = PRESETS['Qwen2.5-VL-7B'].vision
+FAMILIES = {'qwen2_5_vl': VISION, 'qwen3_vl': PRESETS['Qwen3-VL-8B'].vision}
 LIMITS = {
     'published': PixelLimits(56 * 56, 28 * 28 * 1280),
     'narrow': PixelLimits(28 * 28 * 48, 28 * 28 * 64),  # most sizes are resized, up or down
@@ -87,7 +88,10 @@ def test_there_are_enough_sizes():
 
 def reference(image: Image.Image, limits: PixelLimits, vision: VisionConfig = VISION) -> tuple[np.ndarray, np.ndarray]:
     processor = Qwen2VLImageProcessorPil(
-        size={'shortest_edge': limits.min_pixels, 'longest_edge': limits.max_pixels}, patch_size=vision.patch_size
+        size={'shortest_edge': limits.min_pixels, 'longest_edge': limits.max_pixels},
+        patch_size=vision.patch_size,
+        image_mean=list(vision.image_mean),
+        image_std=list(vision.image_std),
     )
     out = processor(image, return_tensors='np')
     return out['pixel_values'], out['image_grid_thw']
@@ -99,15 +103,16 @@ def random_image(width: int, height: int, mode: str = 'RGB') -> Image.Image:
     return Image.fromarray(noise.squeeze(-1) if channels == 1 else noise, mode=mode)
 
 
-@pytest.mark.parametrize('limits', LIMITS)
-def test_every_size(limits):
+@pytest.mark.parametrize(('family', 'limits'), [*(('qwen2_5_vl', limits) for limits in LIMITS), ('qwen3_vl', 'small')])
+def test_every_size(family, limits):
+    vision = FAMILIES[family]
     sizes = (
         SIZES if limits != 'published' else SIZES[::2]
     )  # the published limits leave large images large: half of them will do
     for width, height in sizes:
         image = random_image(width, height)
-        pixels, grid = reference(image, LIMITS[limits])
-        ours = patchify(image, LIMITS[limits], VISION)
+        pixels, grid = reference(image, LIMITS[limits], vision)
+        ours = patchify(image, LIMITS[limits], vision)
         assert [list(ours.grid)] == grid.tolist(), (width, height)
         assert ours.pixels.dtype == np.float32 and np.array_equal(ours.pixels, pixels), (width, height)
 

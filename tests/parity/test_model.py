@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from rarl_jax.models.interface import Config, build_model
-from rarl_jax.models.names import weight_table
+from rarl_jax.models.names import plain_name, weight_table
 from rarl_jax.models.params import Params, unstack
 from rarl_jax.models.positions import mrope_positions
+from rarl_jax.models.qwen3_vl import vision
+from rarl_jax.models.qwen3_vl.config import TextConfig
+from rarl_jax.models.qwen3_vl.model import Qwen3_VL
 from rarl_jax.models.vision_batch import VisionSizes, plan_vision
-from rarl_jax.models.weights import hub_name, load_params, tensors_of
+from rarl_jax.models.weights import load_params, tensors_of
 from tests.parity.reference import (
     CONFIGS,
     END,
@@ -30,6 +33,8 @@ from tests.parity.reference import (
     relative,
 )
 
+QWEN2_5 = [name for name, config in CONFIGS.items() if config.model_type == 'qwen2_5_vl']
+QWEN3 = [name for name, config in CONFIGS.items() if config.model_type == 'qwen3_vl']
 TOLERANCE = 1e-4  # relative, float32
 GRADIENT_TOLERANCE = 1e-3
 
@@ -62,7 +67,7 @@ def our_logits(pair: Pair, config: Config | None = None, talk: Conversation | No
     """[T, V] of the pair's conversation; the arguments bring in a mistake."""
     config, talk = config or pair.config, talk or pair.talk
     batch = plan_vision(talk.images, config.vision)
-    index = talk.feature_index(batch.merged_slots.shape[1]) if index is None else index
+    index = talk.feature_index(batch.image_rows) if index is None else index
     return np.asarray(run_logits(config, pair.params, talk.ids, talk.positions, index, batch))
 
 
@@ -72,8 +77,8 @@ def reference_logits(pair) -> np.ndarray:
         return pair.reference(**pair.talk.torch_inputs()).logits[0].numpy()
 
 
-def reference_states(pair: Pair) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
-    """Outputs of every vision block [P, C], of the vision tower [M, D], of every decoder layer [T, D]."""
+def reference_states(pair: Pair) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Outputs of every vision block [P, C], features of every merger [M, D], outputs of every decoder layer [T, D]."""
     blocks, layers, merged = [], [], []
     towers = pair.reference.model
     hooks = [
@@ -85,19 +90,20 @@ def reference_states(pair: Pair) -> tuple[list[np.ndarray], np.ndarray, list[np.
             layer.register_forward_hook(lambda _m, _i, out: layers.append(out[0].numpy()))
             for layer in towers.language_model.layers
         ),
-        towers.visual.register_forward_hook(lambda _m, _i, out: merged.append(out.pooler_output.numpy())),
+        towers.visual.register_forward_hook(
+            lambda _m, _i, out: merged.extend([out.pooler_output, *getattr(out, 'deepstack_features', ())])
+        ),
     ]
     with torch.no_grad():
         pair.reference(**pair.talk.torch_inputs())
     for hook in hooks:
         hook.remove()
-    return blocks, merged[0], layers
+    return blocks, [feature.numpy() for feature in merged], layers
 
 
-def our_states(pair: Pair) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
+def our_states(pair: Pair) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """The same, from the activations that the model shows to its `constrain`."""
     talk, batch = pair.talk, plan_vision(pair.talk.images, pair.config.vision)
-    merged = batch.merged_slots.shape[1]
 
     def run(params, batch, ids, index, positions):
         seen = []
@@ -107,11 +113,14 @@ def our_states(pair: Pair) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarra
         model.apply({'params': params}, x, positions[:, None], method='hidden')
         return seen, features
 
-    outputs = jax.jit(run)(pair.params, batch, talk.ids, talk.feature_index(merged), talk.positions)
+    outputs = jax.jit(run)(pair.params, batch, talk.ids, talk.feature_index(batch.image_rows), talk.positions)
     seen, features = jax.tree.map(np.asarray, outputs)
-    held = np.arange(pair.config.vision.window_patches) < batch.window_lengths[:, None]
-    blocks = [x[held] for x in seen[1 : 1 + pair.config.vision.depth]]
-    features = np.concatenate([features[number, : image.merged(2)] for number, image in enumerate(talk.images)])
+    blocks = [x[batch.held] for x in seen[1 : 1 + pair.config.vision.depth]]
+    counts = [image.merged(2) for image in talk.images]
+    features = [
+        np.concatenate([rows[:count] for rows, count in zip(feature, counts, strict=True)])
+        for feature in jax.tree.leaves(features)
+    ]
     return blocks, features, [x[0] for x in seen[2 + pair.config.vision.depth :]]
 
 
@@ -122,11 +131,9 @@ def test_hidden_states(pair):
         len(our_blocks) == len(blocks) == pair.config.vision.depth
         and len(our_layers) == len(layers) == pair.config.text.num_layers
     )
-    differences = [
-        relative(ours, theirs) for ours, theirs in zip(our_blocks + our_layers, blocks + layers, strict=True)
-    ]
+    ours, theirs = our_blocks + our_features + our_layers, blocks + features + layers
+    differences = [relative(mine, other) for mine, other in zip(ours, theirs, strict=True)]
     assert max(differences) < TOLERANCE, differences
-    assert relative(our_features, features) < TOLERANCE
 
 
 def test_logits(pair, reference_logits):
@@ -150,14 +157,14 @@ def test_gradients(pair, scan, remat):
     expected.backward()
     assert float(value) == pytest.approx(expected.item(), rel=1e-5)
     theirs = {hub: weight.grad.numpy() for hub, weight in hub_parameters(pair.reference)}
-    ours = dict(tensors_of(gradient, pair.config))
+    ours = {plain_name(hub): weight for hub, weight in tensors_of(gradient, pair.config)}
     assert ours.keys() == theirs.keys()
     wrong = {hub: relative(ours[hub], theirs[hub]) for hub in ours}
     assert max(wrong.values()) < GRADIENT_TOLERANCE, sorted(wrong.items(), key=lambda item: -item[1])[:5]
 
 
 def hub_parameters(reference: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(hub_name(name), weight) for name, weight in reference.named_parameters()]
+    return [(plain_name(name), weight) for name, weight in reference.named_parameters()]
 
 
 # ---- proof that a mistake shows
@@ -181,6 +188,7 @@ def test_every_axis_counts(pair, reference_logits, axis):
     )
 
 
+@pytest.mark.parametrize('name', QWEN2_5, indirect=True)
 def test_swapped_blocks_show(pair, reference_logits):
     vision = pair.config.vision
     swapped = tuple(index for index in range(vision.depth) if index not in vision.fullatt_block_indexes)
@@ -189,7 +197,7 @@ def test_swapped_blocks_show(pair, reference_logits):
 
 
 def test_a_dropped_second_image_shows(pair, reference_logits):
-    merged = plan_vision(pair.talk.images, pair.config.vision).merged_slots.shape[1]
+    merged = plan_vision(pair.talk.images, pair.config.vision).image_rows
     index = pair.talk.feature_index(merged)
     index = np.where(index // merged == 1, index - merged, index)  # the first image's features in its place
     assert relative(our_logits(pair, index=index), reference_logits) > 100 * TOLERANCE
@@ -206,6 +214,37 @@ def test_a_wrong_crop_grid_shows(pair, reference_logits, where):
         grids = [image.grid for image in (page, turned, *others)]
         talk = dataclasses.replace(talk, positions=mrope_positions(talk.ids, grids, IMAGE, 2)[0])
     assert relative(our_logits(pair, talk=talk), reference_logits) > 100 * TOLERANCE
+
+
+def sections(text):
+    """The axes of three contiguous sections, as an earlier family has them."""
+    return np.repeat(np.arange(3), text.mrope_section)
+
+
+def beside(table, batch):
+    """The row of the table under each patch, as if the table were not stretched."""
+    side = round(len(table) ** 0.5)
+    row, column = jnp.moveaxis(jnp.minimum(batch.coordinates, side - 1), -1, 0)
+    return table[row * side + column]
+
+
+@pytest.mark.parametrize(
+    ('where', 'attribute', 'mistake'),
+    [
+        (TextConfig, 'mrope_axes', property(sections)),
+        (TextConfig, 'qk_norm', False),
+        (Qwen3_VL, 'hidden', lambda self, embeds, *place: self.text(embeds[0], *place)),
+        (vision, 'stretched', beside),
+    ],
+    ids=['interleaving off', 'q/k norm dropped', 'DeepStack dropped', 'table not interpolated'],
+)
+@pytest.mark.parametrize('name', QWEN3, indirect=True)
+def test_what_is_new_shows(pair, reference_logits, where, attribute, mistake, monkeypatch):
+    monkeypatch.setattr(where, attribute, mistake)
+    jax.clear_caches()
+    assert relative(our_logits(pair), reference_logits) > 100 * TOLERANCE
+    monkeypatch.undo()
+    jax.clear_caches()
 
 
 # ---- generation
@@ -236,7 +275,7 @@ class Greedy:
         self.position = len(ids) + delta
         part = Conversation(ids, images, positions, delta)
         batch = plan_vision(images, self.config.vision)
-        index = part.feature_index(batch.merged_slots.shape[1])
+        index = part.feature_index(batch.image_rows)
         return self._feed(embed_chunk(self.config, self.params, ids, index, batch), positions)
 
     def generate(self, token: int, tokens: int) -> np.ndarray:
@@ -244,12 +283,12 @@ class Greedy:
         out = [token]
         while len(out) < tokens:
             positions, self.position = np.full((3, 1), self.position), self.position + 1
-            out.append(self._feed(self.params['text']['embed'][out[-1]][None, None], positions))
+            out.append(self._feed(embed_token(self.config, self.params, np.array([[out[-1]]])), positions))
         return np.array(out)
 
     def _feed(self, embeds, positions) -> int:
         best, self.cache = step(self.config, self.params, self.cache, embeds, positions[:, None], np.array([self.held]))
-        self.held += embeds.shape[1]
+        self.held += positions.shape[1]
         return int(best)
 
 
@@ -260,10 +299,15 @@ def embed_chunk(config, params, ids, index, batch):
     return model.apply({'params': params}, ids[None], features, index[None], method='embed')
 
 
+@partial(jax.jit, static_argnums=0)
+def embed_token(config, params, ids):
+    return build_model(config).apply({'params': params}, ids, method='embed')
+
+
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def step(config, params, cache, embeds, positions, start):
     apply = partial(build_model(config).apply, {'params': params})
-    hidden, cache = apply(cache, embeds, positions, start, jnp.array([embeds.shape[1]]), method='extend')
+    hidden, cache = apply(cache, embeds, positions, start, jnp.array([positions.shape[2]]), method='extend')
     return jnp.argmax(apply(hidden[0, -1], method='logits').at[jnp.array(SPECIAL)].set(-jnp.inf)), cache
 
 
@@ -284,5 +328,5 @@ def test_two_turns_with_an_inserted_crop(pair):
 
 def test_table_names_every_weight(pair):
     names = {hub for hub, _ in hub_parameters(pair.reference)}
-    assert {hub for hub, _ in tensors_of(pair.params, pair.config)} == names
+    assert {plain_name(hub) for hub, _ in tensors_of(pair.params, pair.config)} == names
     assert jax.tree.structure(pair.params) == jax.tree.structure(weight_table(pair.config))

@@ -8,12 +8,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from rarl_jax.models.positions import mrope_positions, patch_coordinates
-from tests.parity.reference import CONFIGS, END, IMAGE, START
+from tests.parity.reference import CONFIGS, END, IMAGE, REFERENCES, START
 
 # Conversations with grids ragged against each other; an image may open or close the row.
 TALKS = {
@@ -26,10 +26,12 @@ TALKS = {
 }
 
 
-@pytest.fixture(scope='module')
-def reference():
+@pytest.fixture(scope='module', params=[(Qwen2_5_VLModel, 'tied'), (Qwen3VLModel, 'qwen3_tied')], ids=['2.5', '3'])
+def reference(request):
+    model_class, name = request.param
+    config = CONFIGS[name]
     with torch.device('meta'):
-        return Qwen2_5_VLModel._from_config(Qwen2_5_VLConfig(**CONFIGS['tied'].to_hf()))
+        return model_class._from_config(REFERENCES[config.model_type][0](**config.to_hf()))
 
 
 def row(talk: list) -> tuple[np.ndarray, list[tuple[int, int, int]]]:

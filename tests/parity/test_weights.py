@@ -11,31 +11,24 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.numpy import load_file
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
 
 from rarl_jax.models.adapter_files import save_adapter
-from rarl_jax.models.interface import build_model, read_config
+from rarl_jax.models.interface import PRESETS, Config, build_model, read_config
 from rarl_jax.models.lora import LoraConfig, init_adapter, join, merge
-from rarl_jax.models.names import weight_table
-from rarl_jax.models.qwen2_5_vl.config import (
-    FULL_BLOCKS,
-    PRESETS,
-    RMS_NORM_EPS,
-    ROPE_THETA,
-    TEXT_SIZES,
-    VISION_SIZES,
-    Config,
-)
+from rarl_jax.models.names import plain_name, weight_table
+from rarl_jax.models.qwen2_5_vl import config as qwen2_5_vl
+from rarl_jax.models.qwen3_vl import config as qwen3_vl
 from rarl_jax.models.vision_batch import plan_vision
-from rarl_jax.models.weights import hub_name, load_params, save_params
-from tests.parity.reference import CONFIGS, conversation, random_reference, relative
+from rarl_jax.models.weights import load_params, save_params
+from tests.parity.reference import CONFIGS, REFERENCES, conversation, random_reference, relative
 
 
 def logits(config: Config, params: dict) -> np.ndarray:
     talk = conversation(config)
     batch = plan_vision(talk.images, config.vision)
-    index = talk.feature_index(batch.merged_slots.shape[1])
+    index = talk.feature_index(batch.image_rows)
     run = jax.jit(lambda p, *inputs: build_model(config).apply({'params': p}, *inputs))
     return np.asarray(run(params, talk.ids[None], talk.positions[:, None], index[None], batch))[0]
 
@@ -69,7 +62,7 @@ def test_transformers_loads_our_folder(name, tmp_path):
     config = CONFIGS[name]
     random_reference(config).save_pretrained(tmp_path / 'theirs')
     save_params(tmp_path / 'ours', load_params(tmp_path / 'theirs', config, jnp.float32), config, 40_000)
-    loaded, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    loaded, report = REFERENCES[config.model_type][1].from_pretrained(
         tmp_path / 'ours', attn_implementation='eager', output_loading_info=True
     )
     assert not report['missing_keys'] and not report['unexpected_keys'] and not report['mismatched_keys']
@@ -80,31 +73,46 @@ def test_transformers_loads_our_folder(name, tmp_path):
 @pytest.mark.parametrize('size', PRESETS)
 def test_config_as_they_save_it(size, tmp_path):
     """Nested, and without what equals the defaults of their classes."""
-    theirs = Qwen2_5_VLConfig(**PRESETS[size].to_hf(), use_cache=True, sliding_window=32768, vision_token_id=151654)
+    config_class = REFERENCES[PRESETS[size].model_type][0]
+    theirs = config_class(**PRESETS[size].to_hf(), use_cache=True, sliding_window=32768, vision_token_id=151654)
     theirs.save_pretrained(tmp_path)
     written = json.loads((tmp_path / 'config.json').read_text())
     assert 'text_config' in written and 'vocab_size' not in written
     assert read_config(tmp_path) == PRESETS[size]
 
 
-def test_their_defaults_are_ours():
-    text, vision = Qwen2_5_VLTextConfig(), Qwen2_5_VLVisionConfig()
-    assert {hub: getattr(text, hub) for hub, _, _ in TEXT_SIZES.values()} == {
-        hub: default for hub, default, _ in TEXT_SIZES.values()
+@pytest.mark.parametrize(
+    ('ours', 'text', 'vision', 'blocks', 'name'),
+    [
+        (qwen2_5_vl, Qwen2_5_VLTextConfig(), Qwen2_5_VLVisionConfig(), 'FULL_BLOCKS', 'fullatt_block_indexes'),
+        (qwen3_vl, Qwen3VLTextConfig(), Qwen3VLVisionConfig(), 'DEEPSTACK_BLOCKS', 'deepstack_visual_indexes'),
+    ],
+    ids=['qwen2_5_vl', 'qwen3_vl'],
+)
+def test_their_defaults_are_ours(ours, text, vision, blocks, name):
+    assert {hub: getattr(text, hub) for hub, _, _ in ours.TEXT_SIZES.values()} == {
+        hub: default for hub, default, _ in ours.TEXT_SIZES.values()
     }
-    assert {name: getattr(vision, name) for name in VISION_SIZES} == {
-        name: one for name, (one, _) in VISION_SIZES.items()
+    assert {each: getattr(vision, each) for each in ours.VISION_SIZES} == {
+        each: one for each, (one, _) in ours.VISION_SIZES.items()
     }
-    assert (tuple(vision.fullatt_block_indexes), text.rms_norm_eps, text.default_theta) == (
-        FULL_BLOCKS,
-        RMS_NORM_EPS,
-        ROPE_THETA,
+    assert (tuple(getattr(vision, name)), text.rms_norm_eps, text.default_theta) == (
+        getattr(ours, blocks),
+        ours.RMS_NORM_EPS,
+        ours.ROPE_THETA,
     )
 
 
-@pytest.mark.parametrize('vision', [False, True])
-def test_peft_loads_our_adapter(vision, tmp_path):
-    config, lora = CONFIGS['untied'], LoraConfig(4, 8.0, ('q_proj', 'v_proj', 'gate_proj', 'down_proj'), vision)
+@pytest.mark.parametrize(
+    ('name', 'vision', 'maps'),
+    [
+        ('untied', False, ('gate_proj', 'down_proj')),
+        ('untied', True, ('gate_proj', 'down_proj')),
+        ('qwen3_untied', True, ('down_proj', 'linear_fc1', 'qkv')),
+    ],
+)
+def test_peft_loads_our_adapter(name, vision, maps, tmp_path):
+    config, lora = CONFIGS[name], LoraConfig(4, 8.0, ('q_proj', 'v_proj', *maps), vision)
     model = random_reference(config)
     model.save_pretrained(tmp_path / 'base')
     params = load_params(tmp_path / 'base', config, jnp.float32)
@@ -115,22 +123,23 @@ def test_peft_loads_our_adapter(vision, tmp_path):
     base = reference_logits(config, model)
     adapted = PeftModel.from_pretrained(model, tmp_path / 'adapter')
     trained = {name for name, _ in adapted.named_parameters() if 'lora_' in name}
-    assert len(trained) == 2 * (4 * config.text.num_layers + 2 * vision * config.vision.depth)
+    assert len(trained) == sum(len(factor) for factor in jax.tree.leaves(adapter))  # layers, stacked
     expected = reference_logits(config, adapted)
     assert relative(expected, base) > 0.1
     assert relative(logits(config, join(params, adapter, lora)), expected) < 1e-4
     assert relative(logits(config, merge(params, adapter, lora)), expected) < 1e-4
 
 
-@pytest.mark.parametrize('size', ['3B', '7B', '32B', '72B'])
+@pytest.mark.parametrize('size', PRESETS)
 def test_published_shapes_are_theirs(size):
     """Every weight of every published size has the name and the shape that transformers gives it, without taking memory."""
 
     with torch.device('meta'):
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**PRESETS[size].to_hf()))
-    theirs = {hub_name(name): tuple(weight.shape) for name, weight in model.named_parameters()}
+        config_class, model_class = REFERENCES[PRESETS[size].model_type]
+        model = model_class(config_class(**PRESETS[size].to_hf()))
+    theirs = {plain_name(name): tuple(weight.shape) for name, weight in model.named_parameters()}
     ours = {}
     for weight in jax.tree.leaves(weight_table(PRESETS[size])):
         layers = range(weight.shape[0]) if weight.stacked else [0]
-        ours |= {weight.hub.format(layer): weight.hub_shape for layer in layers}
+        ours |= {plain_name(weight.hub.format(layer)): weight.hub_shape for layer in layers}
     assert ours == theirs

@@ -26,6 +26,7 @@ class TextConfig(config.TextConfig):
     """The decoder."""
 
     qkv_bias: ClassVar[bool] = True
+    qk_norm: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.hidden_size != self.num_heads * self.head_dim:

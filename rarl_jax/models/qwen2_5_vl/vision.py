@@ -104,4 +104,4 @@ class VisionTower(nn.Module):
             for start, end in zip(starts, [*starts[1:], self.vision.depth], strict=True)
         ]
         x = self.constrain(self.patch(batch.pixels.astype(self.dtype)), ACTIVATION)
-        return self.merger(run_layers(self.blocks, runs, x, self.scan, self.remat), batch)
+        return self.merger(run_layers(self.blocks, runs, x, self.scan, self.remat)[-1], batch)

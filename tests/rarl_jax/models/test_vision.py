@@ -7,17 +7,22 @@ from rarl_jax.models.interface import build_model
 from rarl_jax.models.layers import move_rows
 from rarl_jax.models.params import unstack
 from rarl_jax.models.vision_batch import VisionSizes, plan_vision
-from tests.rarl_jax.models.small import CONFIG, VISION, small_image, small_params
+from tests.rarl_jax.models.small import FAMILIES, VISION, small_image, small_params
 
 IMAGES = (small_image(140, 84, 1), small_image(56, 56, 2), small_image(28, 112, 3))
 LARGE = VisionSizes(images=5, windows=15, patches=80)
 
 
-def encode(params, images, sizes=None, scan=False):
-    batch = plan_vision(images, VISION, sizes)
-    features = jax.jit(lambda p: build_model(CONFIG, scan=scan).apply({'params': p}, batch, method='encode_images'))(
-        params
-    )
+@pytest.fixture(params=FAMILIES)
+def config(request):
+    return FAMILIES[request.param]
+
+
+def encode(config, params, images, sizes=None, scan=False):
+    """Every feature of each image's tokens, side by side."""
+    batch, model = plan_vision(images, config.vision, sizes), build_model(config, scan=scan)
+    features = jax.jit(lambda p: model.apply({'params': p}, batch, method='encode_images'))(params)
+    features = jnp.concatenate(jax.tree.leaves(features), axis=-1)
     return [features[number, : image.merged(2)] for number, image in enumerate(images)]
 
 
@@ -33,31 +38,40 @@ def test_layout_of_a_small_image():
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_an_image_has_its_features_in_any_company(scan):
-    params = small_params()
-    together = encode(params, IMAGES, LARGE, scan)
+def test_an_image_has_its_features_in_any_company(config, scan):
+    params = small_params(config)
+    together = encode(config, params, IMAGES, LARGE, scan)
     for image, features in zip(IMAGES, together, strict=True):
-        (alone,) = encode(params, [image])
+        (alone,) = encode(config, params, [image])
         assert np.allclose(features, alone, atol=1e-5)
 
 
-def test_padding_has_no_gradient_and_gives_none():
+def test_padding_has_no_gradient_and_gives_none(config):
     """The gradient in padded arrays is that of exact arrays."""
 
     def loss(params, batch):
-        features = build_model(CONFIG).apply({'params': params}, batch, method='encode_images')
+        features = build_model(config).apply({'params': params}, batch, method='encode_images')
+        features = jnp.concatenate(jax.tree.leaves(features), axis=-1)
         return sum(jnp.sum(jnp.sin(features[number, : image.merged(2)])) for number, image in enumerate(IMAGES))
 
     gradients = [
-        jax.jit(jax.grad(loss))(small_params(), plan_vision(IMAGES, VISION, sizes))['vision'] for sizes in (None, LARGE)
+        jax.jit(jax.grad(loss))(small_params(config), plan_vision(IMAGES, config.vision, sizes))['vision']
+        for sizes in (None, LARGE)
     ]
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=2e-4), *gradients)
 
 
-def test_unstacked_params_give_the_same():
-    params = small_params()
-    for stacked, sliced in zip(encode(params, IMAGES), encode(unstack(params), IMAGES), strict=True):
-        assert np.array_equal(stacked, sliced)
+def test_unstacked_params_give_the_same(config):
+    params = small_params(config)
+    both = zip(encode(config, params, IMAGES), encode(config, unstack(params), IMAGES), strict=True)
+    assert all(np.array_equal(stacked, sliced) for stacked, sliced in both)
+
+
+def test_windows_without_attention_of_their_own():
+    """Sixteen merged tokens in raster order each; an image's last window is ragged."""
+    batch = plan_vision(IMAGES, FAMILIES['qwen3_vl'].vision)
+    assert batch.window_lengths.tolist() == [60, 16, 16] and batch.image_sides.tolist() == [[6, 10], [4, 4], [8, 2]]
+    assert batch.merged_slots[0].tolist() == list(range(15))
 
 
 def test_move_rows_there_and_back():

@@ -1,0 +1,37 @@
+"""The hub's names of the params, in the form of qwen2_5_vl/names.py."""
+
+from __future__ import annotations
+
+NAMES = (
+    (r'text/embed', 'model.language_model.embed_tokens.weight', 'same'),
+    (r'text/head', 'lm_head.weight', 'same'),
+    (r'text/norm/scale', 'model.language_model.norm.weight', 'same'),
+    (r'text/layers/input_norm/scale', 'model.language_model.layers.{}.input_layernorm.weight', 'same'),
+    (r'text/layers/post_norm/scale', 'model.language_model.layers.{}.post_attention_layernorm.weight', 'same'),
+    (r'text/layers/attention/(\w)/w', r'model.language_model.layers.{}.self_attn.\1_proj.weight', 'transposed'),
+    (r'text/layers/attention/(\w_norm)/scale', r'model.language_model.layers.{}.self_attn.\1.weight', 'same'),
+    (r'text/layers/mlp/(\w+)/w', r'model.language_model.layers.{}.mlp.\1_proj.weight', 'transposed'),
+    (r'vision/patch/w', 'model.visual.patch_embed.proj.weight', 'kernel'),
+    (r'vision/patch/b', 'model.visual.patch_embed.proj.bias', 'same'),
+    (r'vision/positions', 'model.visual.pos_embed.weight', 'same'),
+    (r'vision/blocks/(norm\d)/scale', r'model.visual.blocks.{}.\1.weight', 'same'),
+    (r'vision/blocks/(norm\d)/bias', r'model.visual.blocks.{}.\1.bias', 'same'),
+    (r'vision/blocks/(qkv|proj)/w', r'model.visual.blocks.{}.attn.\1.weight', 'transposed'),
+    (r'vision/blocks/(qkv|proj)/b', r'model.visual.blocks.{}.attn.\1.bias', 'same'),
+    (r'vision/blocks/mlp/up/w', 'model.visual.blocks.{}.mlp.linear_fc1.weight', 'transposed'),
+    (r'vision/blocks/mlp/up/b', 'model.visual.blocks.{}.mlp.linear_fc1.bias', 'same'),
+    (r'vision/blocks/mlp/down/w', 'model.visual.blocks.{}.mlp.linear_fc2.weight', 'transposed'),
+    (r'vision/blocks/mlp/down/b', 'model.visual.blocks.{}.mlp.linear_fc2.bias', 'same'),
+    (r'vision/merger/norm/scale', 'model.visual.merger.norm.weight', 'same'),
+    (r'vision/merger/norm/bias', 'model.visual.merger.norm.bias', 'same'),
+    (r'vision/merger/mlp/up/w', 'model.visual.merger.linear_fc1.weight', 'transposed'),
+    (r'vision/merger/mlp/up/b', 'model.visual.merger.linear_fc1.bias', 'same'),
+    (r'vision/merger/mlp/down/w', 'model.visual.merger.linear_fc2.weight', 'transposed'),
+    (r'vision/merger/mlp/down/b', 'model.visual.merger.linear_fc2.bias', 'same'),
+    (r'vision/deepstack_(\d+)/norm/scale', r'model.visual.deepstack_merger_list.\1.norm.weight', 'same'),
+    (r'vision/deepstack_(\d+)/norm/bias', r'model.visual.deepstack_merger_list.\1.norm.bias', 'same'),
+    (r'vision/deepstack_(\d+)/mlp/up/w', r'model.visual.deepstack_merger_list.\1.linear_fc1.weight', 'transposed'),
+    (r'vision/deepstack_(\d+)/mlp/up/b', r'model.visual.deepstack_merger_list.\1.linear_fc1.bias', 'same'),
+    (r'vision/deepstack_(\d+)/mlp/down/w', r'model.visual.deepstack_merger_list.\1.linear_fc2.weight', 'transposed'),
+    (r'vision/deepstack_(\d+)/mlp/down/b', r'model.visual.deepstack_merger_list.\1.linear_fc2.bias', 'same'),
+)
