@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ CATEGORIES = ('panel', 'character', 'speech balloon', 'onomatopoeia')  # categor
 SERIES = 'The Rubber Hose Gang'
 PAGES_AN_ISSUE = 16
 ISSUES_A_SPLIT = 3000
+SPLIT_APART = 1_000_003  # of the seeds that two splits are drawn from
 
 # COCO's image and annotations of a page, and its part of the sidecar.
 Drawn = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
@@ -126,10 +128,19 @@ def page_name(split: str, number: int) -> str:
     return f'Gang_{issue + 1:04d}_{day:%Y_%m_%d}-{page + 1:02d}.webp'
 
 
+def draw_named(name: str, seed: int, settings: DrawSettings) -> DrawnPage:
+    """The page that `page_name` calls so, drawn anew; ValueError for a name of no such page."""
+    if (found := re.fullmatch(r'Gang_(\d+)_[\d_]+-(\d+)(\.\w+)?', name)) is None:
+        raise ValueError(f'{name!r} is no name of a drawn page, expected one like {page_name("train", 0)}.')
+    place, issue = divmod(int(found[1]) - 1, ISSUES_A_SPLIT)
+    number = issue * PAGES_AN_ISSUE + int(found[2]) - 1
+    return draw_page(seed + SPLIT_APART * place, number, settings)
+
+
 def _draw_one(folder: Path, settings: DrawSettings, seed: int, which: tuple[str, int]) -> Drawn:
     """Draws and saves one page."""
     split, number = which
-    page = draw_page(seed + 1_000_003 * list(SPLIT_FILES).index(split), number, settings)
+    page = draw_page(seed + SPLIT_APART * list(SPLIT_FILES).index(split), number, settings)
     image = {
         'id': number + 1,
         'file_name': page_name(split, number),

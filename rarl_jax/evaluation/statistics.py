@@ -87,6 +87,20 @@ def pair(first: Sequence[float], second: Sequence[float], pages: Sequence[str], 
     return Paired(len(first), interval.mean, interval.low, interval.high, p, mcnemar(first, second))
 
 
+def over_seeds(values: Sequence[float]) -> tuple[Interval, float]:
+    """Mean of a figure that several seeds gave, Student's interval of it, and the two-sided p of a mean of 0: how sure a training run's outcome is.
+
+    A single seed says nothing about others: its interval is without bounds and its p is 1. Seeds that agree wholly leave no doubt.
+    """
+    mean, n = float(np.mean(values)), len(values)
+    if n == 1:
+        return Interval(mean, -np.inf, np.inf), 1.0
+    error = float(np.std(values, ddof=1)) / np.sqrt(n)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half), p
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values adjusted for asking several questions at once (Holm 1979), in the order given."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])

@@ -17,7 +17,7 @@ from input_pipeline.pictures import as_shown, decode
 from input_pipeline.schema import Question
 from input_pipeline.sources import ai4va
 from input_pipeline.synthetic import drawing
-from input_pipeline.synthetic.files import page_name, write_pages
+from input_pipeline.synthetic.files import draw_named, page_name, write_pages
 from input_pipeline.synthetic.pages import Canvas, DrawSettings, draw_page
 
 FULL = DrawSettings(panels=(1, 13), figures=(0, 8), balloon_rate=1.0, sound_rate=1.0)
@@ -209,6 +209,15 @@ def test_all_seven_tasks_find_questions(tmp_path):
 def test_an_unknown_split_is_named(tmp_path):
     with pytest.raises(ValueError, match="'dev' is unknown"):
         write_pages(tmp_path, CLEAN, {'dev': 1}, seed=0)
+
+
+def test_a_page_is_drawn_anew_from_its_name(tmp_path):
+    write_pages(tmp_path, CLEAN, {'train': 0, 'test': 18}, seed=3)
+    name = page_name('test', 17)  # the second issue's second page
+    with Image.open(tmp_path / 'images' / name) as kept:
+        assert np.array_equal(np.asarray(kept), np.asarray(draw_named(name, 3, CLEAN).image))
+    with pytest.raises(ValueError, match="'page-1' is no name of a drawn page"):
+        draw_named('page-1', 0, CLEAN)
 
 
 @pytest.mark.parametrize('pages', [-1, 48_001])

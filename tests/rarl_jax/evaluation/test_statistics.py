@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rarl_jax.evaluation.statistics import bootstrap_interval, holm, mcnemar, pair, paired_bootstrap, pass_at_k
+from rarl_jax.evaluation.statistics import (
+    bootstrap_interval,
+    holm,
+    mcnemar,
+    over_seeds,
+    pair,
+    paired_bootstrap,
+    pass_at_k,
+)
 
 
 def test_interval_of_single_question_pages_is_the_plain_bootstrap():
@@ -113,3 +121,20 @@ def test_pass_at_k_by_hand():
 def test_lists_that_do_not_match_are_refused(values, pages):
     with pytest.raises(ValueError, match='one page id for each value'):
         bootstrap_interval(values, pages)
+
+
+def test_seeds_are_judged_as_the_t_test_does():
+    values = (0.31, 0.44, 0.37)
+    interval, p = over_seeds(values)
+    peer = stats.ttest_1samp(values, 0.0)
+    assert (interval.low, interval.high) == pytest.approx(tuple(peer.confidence_interval(0.95)))
+    assert (interval.mean, p) == pytest.approx((np.mean(values), peer.pvalue))
+
+
+@pytest.mark.parametrize(
+    ('values', 'low', 'high', 'p'),
+    [((0.3,), -np.inf, np.inf, 1.0), ((0.2, 0.2), 0.2, 0.2, 0.0), ((0.0, 0.0), 0.0, 0.0, 1.0)],
+)
+def test_one_seed_says_nothing_and_equal_seeds_all(values, low, high, p):
+    interval, found = over_seeds(values)
+    assert (interval.low, interval.high, found) == (low, high, p)

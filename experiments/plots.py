@@ -1,0 +1,109 @@
+"""One look for all figures: direct labels in the colour of what they name, seeds as bands, colours that the colour-blind tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+# Okabe and Ito's palette without its yellow, which is too light for lines on white.
+BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = '#0072B2', '#E69F00', '#009E73', '#D55E00', '#56B4E9', '#CC79A7', '#777777'
+COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY)
+STYLE = {
+    'figure.dpi': 100,
+    'savefig.dpi': 100,
+    'font.size': 9.5,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.titlelocation': 'left',
+    'axes.titlesize': 10,
+    'axes.titleweight': 'bold',
+    'axes.labelcolor': '#444444',
+    'axes.edgecolor': '#888888',
+    'xtick.color': '#666666',
+    'ytick.color': '#666666',
+    'axes.grid': True,
+    'axes.axisbelow': True,
+    'grid.color': '#EEEEEE',
+    'lines.linewidth': 1.8,
+    'legend.frameon': False,
+}
+LABEL_GAP = 0.06  # of the axis's height between two labels at the ends of lines
+
+
+def panels(columns: int, width: float = 9.0, height: float = 2.7, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, in the house's look."""
+    mpl.rcParams.update(STYLE)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), layout='constrained', squeeze=False)
+    return figure, list(axes.flat)
+
+
+def foot(figure: Figure, commits: str) -> None:
+    """The commit of the runs, at the bottom of a figure."""
+    figure.supxlabel(f'runs of commit {commits}', x=0.995, ha='right', fontsize=6.5, color='#999999')
+
+
+def curves(axis: Axes, lines: Mapping[str, pd.DataFrame], title: str, x: str = 'update', colours=COLOURS) -> None:
+    """Lines over steps: the mean over seeds, and their range as a band."""
+    ends = []
+    for (label, values), colour in zip(lines.items(), colours, strict=False):
+        mean = values.mean(axis=1)
+        axis.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.18, lw=0)
+        axis.plot(values.index, mean, color=colour)
+        ends.append((float(mean.iloc[-1]), label, colour))
+    axis.set(title=title, xlabel=x)
+    label_ends(axis, max(values.index[-1] for values in lines.values()), ends)
+
+
+def label_ends(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names beside the ends of lines, moved apart where two would touch."""
+    low, high = axis.get_ylim()
+    at = None
+    for y, label, colour in sorted(ends):
+        at = y if at is None else max(y, at + LABEL_GAP * (high - low))
+        axis.annotate(f' {label}', (x, at), color=colour, va='center', annotation_clip=False, fontsize=9)
+
+
+def estimates(axis: Axes, rows: Sequence[Mapping[str, Any]], title: str, zero: float | None = None) -> None:
+    """A line a row: the mean as a dot, its interval, the seeds as small dots, the label at the left.
+
+    Args:
+        rows: from the top, each with label, mean, low, high, seeds and, where not blue, colour.
+        zero: where a vertical line stands.
+    """
+    for place, row in enumerate(rows):
+        colour = row.get('colour', BLUE)
+        axis.plot([row['low'], row['high']], [place, place], color=colour, lw=2.4, alpha=0.45, solid_capstyle='butt')
+        axis.plot(row['seeds'], np.full(len(row['seeds']), place), '|', color=colour, ms=7, mew=1)
+        axis.plot(row['mean'], place, 'o', color=colour, ms=6)
+    if zero is not None:
+        axis.axvline(zero, color='#444444', lw=0.8)
+    axis.set_yticks(range(len(rows)), [row['label'] for row in rows])
+    for tick, row in zip(axis.get_yticklabels(), rows, strict=True):
+        tick.set_color(row.get('colour', BLUE))
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(axis='y', visible=False)
+    axis.set_title(title)
+
+
+def show_page(
+    axis: Axes, image: Image.Image, boxes: Sequence[tuple[Sequence[float], str, str]], title: str = ''
+) -> None:
+    """A picture with boxes (x1, y1, x2, y2 in its pixels), each in its colour with its name above it; '' = none."""
+    axis.imshow(image)
+    for (x1, y1, x2, y2), label, colour in boxes:
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=2))
+        if label:
+            axis.text(
+                x1, y1 - 4, label, color='white', fontsize=7, va='bottom', bbox={'fc': colour, 'ec': 'none', 'pad': 1}
+            )
+    axis.set_axis_off()
+    axis.set_title(title)

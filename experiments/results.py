@@ -1,0 +1,246 @@
+"""Reads the committed results of an experiment: curves over steps, final figures, and paired comparisons with their uncertainty.
+
+Two kinds of doubt are kept apart. Which questions were asked: pages are resampled, as in an evaluation, all seeds' questions together. Which seed
+was drawn: Student's interval over the seeds' own differences, which is the one that says whether a training recipe is better. A difference
+counts as shown where the latter excludes 0 and the former's p, adjusted after Holm over the tasks, is below 0.05.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from experiments.arms import HERE, Experiment, load_experiment
+from experiments.collect import ANSWERS, METRICS, RUN, read_episodes
+from input_pipeline.schema import Task
+from input_pipeline.synthetic.files import draw_named
+from input_pipeline.synthetic.pages import DrawSettings
+from rarl_jax.conversation.episodes import RolloutRecord
+from rarl_jax.evaluation.records import Record, from_json
+from rarl_jax.evaluation.results import evaluation_name
+from rarl_jax.evaluation.statistics import Interval, Paired, holm, over_seeds, pair
+from rarl_jax.evaluation.tables import SIGNIFICANT
+from rarl_jax.runtime import files
+
+TASK_NAMES: dict[Task, str] = {
+    'action_recognition': 'action',
+    'depth_comparison': 'depth',
+    'panel_understanding': 'panel',
+    'dialogue_reordering': 'dialogue order',
+    'panel_reordering': 'panel order',
+    'character_counting': 'counting',
+    'character_identification': 'identification',
+}
+Value = Callable[[Record], float]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One arm with one seed, as collect.py has kept it."""
+
+    arm: str
+    seed: int
+    about: Mapping[str, Any]  # run.json
+    metrics: pd.DataFrame  # metrics.csv
+    results: Mapping[str, Any]  # results.json of each stage
+    answers: Mapping[str, tuple[Record, ...]]  # by 'STAGE:EVALUATION', as 'rarl:zoom'
+    episodes: tuple[RolloutRecord, ...]  # of the first seed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the second of two answers adds to the first, on one task."""
+
+    task: Task
+    first: float  # mean over seeds
+    second: float
+    by_seed: tuple[float, ...]  # mean paired difference of each seed
+    seeds: Interval  # of their mean, over seeds
+    p_seeds: float
+    pages: Paired  # all seeds' questions together, over pages
+    p_pages: float  # after Holm over the tasks
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether both kinds of doubt are small."""
+        return self.p_seeds < SIGNIFICANT and self.p_pages < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment with all that was kept of it."""
+
+    experiment: Experiment
+    runs: tuple[RunResult, ...]
+
+    def of(self, arm: str) -> list[RunResult]:
+        """The runs of an arm, by seed. KeyError where there is none."""
+        if not (found := [run for run in self.runs if run.arm == arm]):
+            raise KeyError(f'There are no results of arm {arm!r}: run `python -m experiments.run`.')
+        return found
+
+    def seeds(self, *arms: str) -> list[int]:
+        """The seeds that all of these arms have."""
+        return sorted(set.intersection(*({run.seed for run in self.of(arm)} for arm in arms)))
+
+    def label(self, arm: str) -> str:
+        return self.experiment.arms[arm].label
+
+    @property
+    def commits(self) -> str:
+        """The commits that made the runs, for a figure's foot."""
+        return ', '.join(sorted({run.about['commit'] for run in self.runs}))
+
+    def curve(self, arm: str, metric: str, smooth: int = 5) -> pd.DataFrame:
+        """A metric of the training steps, a column a seed, averaged over the last `smooth` steps."""
+        columns = {}
+        for run in self.of(arm):
+            rows = run.metrics.dropna(subset=[metric]).set_index('step')[metric]
+            columns[run.seed] = rows.rolling(smooth, min_periods=1).mean()
+        return pd.DataFrame(columns)
+
+    def means(self, arm: str, evaluation: str, value: Value | None = None) -> pd.DataFrame:
+        """The mean of every task (rows) for every seed (columns)."""
+        return pd.DataFrame({run.seed: _means(run.answers[evaluation], value or score) for run in self.of(arm)})
+
+    def compare(self, first: tuple[str, str], second: tuple[str, str], value: Value | None = None) -> list[Difference]:
+        """Paired comparison of two (arm, evaluation), task by task, over the seeds that both have.
+
+        Raises ValueError where a question of the same id was another question.
+        """
+        value = value or score
+        runs = {arm: {run.seed: run for run in self.of(arm)} for arm in (first[0], second[0])}
+        pairs: dict[Task, dict[int, list[tuple[float, float, str]]]] = {}
+        for seed in self.seeds(first[0], second[0]):
+            theirs = {record.question_id: record for record in runs[second[0]][seed].answers[second[1]]}
+            for ours in runs[first[0]][seed].answers[first[1]]:
+                if other := theirs.get(ours.question_id):
+                    if ours.doc_hash != other.doc_hash:
+                        raise ValueError(
+                            f'{ours.question_id!r} is another question in {second}: run both on one data set.'
+                        )
+                    row = (value(ours), value(other), ours.page_id)
+                    pairs.setdefault(ours.task, {}).setdefault(seed, []).append(row)
+        return _differences(pairs)
+
+
+def load(name: str) -> Results:
+    """All results of experiments/NAME, arms in their order. ValueError where results are of another arm than experiment.py describes."""
+    experiment = load_experiment(name)
+    folders = [HERE / name / 'results' / f'{arm}-{seed}' for arm in experiment.arms for seed in experiment.seeds]
+    runs = tuple(read_run(folder) for folder in folders if (folder / RUN).exists())
+    for run in runs:
+        arm = experiment.arms[run.arm]
+        if run.about['changes'] != json.loads(json.dumps({**arm.changes, **arm.sizes})):
+            raise ValueError(
+                f'{name}/results/{run.arm}-{run.seed} was made by another arm of that name: delete it and run it again.'
+            )
+    return Results(experiment, runs)
+
+
+def read_run(folder: Path) -> RunResult:
+    """What collect.py has kept of one run."""
+    about = files.load_json(folder / RUN)
+    answers: dict[str, list[Record]] = {}
+    for line in lzma.decompress((folder / ANSWERS).read_bytes()).decode().splitlines():
+        row = json.loads(line)
+        record = from_json(row)
+        answers.setdefault(f'{row["stage"]}:{evaluation_name(record)}', []).append(record)
+    return RunResult(
+        arm=folder.name.rpartition('-')[0],
+        seed=about['seed'],
+        about=about,
+        metrics=pd.read_csv(folder / METRICS),
+        results=files.load_json(folder / 'results.json'),
+        answers={name: tuple(records) for name, records in answers.items()},
+        episodes=tuple(read_episodes(folder)),
+    )
+
+
+# ---------------------------------------------------------------- values of an answer
+
+
+def score(record: Record) -> float:
+    """The grade."""
+    return record.score
+
+
+def first_iou(record: Record) -> float:
+    """IoU of the first successful zoom; 0 where there is none."""
+    return _nth_iou(record, 0)
+
+
+def second_iou(record: Record) -> float:
+    return _nth_iou(record, 1)
+
+
+def calls(record: Record) -> float:
+    """Calls of the tool, failed ones too."""
+    return float(np.mean([len(attempt.zooms) for attempt in record.attempts]))
+
+
+def _nth_iou(record: Record, nth: int) -> float:
+    ious = [[zoom.iou for zoom in attempt.zooms if zoom.iou is not None] for attempt in record.attempts]
+    return float(np.mean([each[nth] if len(each) > nth else 0.0 for each in ious]))
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def _means(records: Iterable[Record], value: Value) -> dict[Task, float]:
+    values: dict[Task, list[float]] = {}
+    for record in records:
+        values.setdefault(record.task, []).append(value(record))
+    return {task: float(np.mean(each)) for task, each in sorted(values.items())}
+
+
+def _differences(pairs: Mapping[Task, Mapping[int, Sequence[tuple[float, float, str]]]]) -> list[Difference]:
+    found = []
+    for task, by_seed in sorted(pairs.items()):
+        rows = [row for each in by_seed.values() for row in each]
+        first, second, pages = zip(*rows, strict=True)
+        each = tuple(float(np.mean([b - a for a, b, _ in seed])) for seed in by_seed.values())
+        interval, p = over_seeds(each)
+        paired = pair(first, second, pages)
+        found.append(Difference(task, np.mean(first), np.mean(second), each, interval, p, paired, paired.p_bootstrap))
+    adjusted = holm([each.p_pages for each in found])
+    return [replace(each, p_pages=p) for each, p in zip(found, adjusted, strict=True)]
+
+
+def table(differences: Sequence[Difference], first: str, second: str, percent: bool = True) -> pd.DataFrame:
+    """A row a task, for a notebook to show; `first` and `second` name what is compared."""
+    scale, digits = (100, 1) if percent else (1, 3)
+
+    def number(value: float, sign: str = '') -> str:
+        return f'{scale * value:{sign}.{digits}f}'
+
+    rows = [
+        {
+            'task': TASK_NAMES[each.task],
+            first: number(each.first),
+            second: number(each.second),
+            'Δ': number(each.seeds.mean, '+'),
+            'over seeds': f'{number(each.seeds.low, "+")} to {number(each.seeds.high, "+")}',
+            'seeds': ', '.join(number(value, '+') for value in each.by_seed),
+            'over pages': f'{number(each.pages.low, "+")} to {number(each.pages.high, "+")}',
+            'shown': 'yes' if each.is_shown else 'not significant',
+        }
+        for each in differences
+    ]
+    return pd.DataFrame(rows).set_index('task')
+
+
+# ---------------------------------------------------------------- pages
+
+
+def page_of(page_id: str) -> Image.Image:
+    """A page of the shared data set, drawn anew: its name tells all."""
+    return draw_named(page_id, 0, DrawSettings()).image

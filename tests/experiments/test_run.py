@@ -1,0 +1,64 @@
+"""Every arm of every experiment is a run that can begin; one of them runs for a moment, once; results are those of the arms as they are."""
+
+import shlex
+
+import pytest
+
+from experiments import run
+from experiments.arms import FULL_CONFIG, Arm, Experiment, known, launch_lines, load_experiment, settings_of
+from experiments.collect import is_kept
+from experiments.results import load, read_run
+
+ARMS = [(name, arm) for name in known() for arm in load_experiment(name).arms]
+
+
+@pytest.mark.parametrize(('name', 'arm'), ARMS)
+def test_an_arm_can_begin_at_every_size(name, arm):
+    found = load_experiment(name).arms[arm]
+    for settings in (settings_of(found, 1), settings_of(found, 1, small=True)):
+        assert settings.seed == 1 and set(settings.stages) <= set(settings.stage)
+    if found.full is not None:
+        assert settings_of(Arm(found.label, FULL_CONFIG, found.full), 0).model.dtype == 'bfloat16'
+
+
+@pytest.mark.parametrize('name', known())
+def test_launch_lines_are_shell_lines_of_every_arm_and_seed(name):
+    experiment = load_experiment(name)
+    lines = list(launch_lines(name, experiment))
+    assert len(lines) == len(experiment.arms) * len(experiment.seeds)
+    words = [shlex.split(line) for line in lines if not line.startswith('#')]
+    assert all(line[:4] == ['python', '-m', 'rarl_jax.main', f'--config={FULL_CONFIG}'] for line in words)
+    assert len({line[6] for line in words}) == len(words)  # workdirs
+
+
+def test_an_arm_begins_with_one_before_it():
+    with pytest.raises(ValueError, match="Arm later begins with 'first', which is no arm before it"):
+        Experiment('?', {'later': Arm('later', begins_with='first'), 'first': Arm('first')})
+
+
+@pytest.mark.slow
+def test_an_arm_runs_once_and_its_results_are_read(tmp_path, capsys, monkeypatch):
+    command = ['warm_start', '--small', '--seeds=1', '--arms', 'warm_start', f'--runs={tmp_path}']
+    assert run.main(command) == 0
+    folder = tmp_path / 'warm_start-small' / 'results' / 'warm_start-0'
+    found = read_run(folder)
+    assert (found.arm, found.seed) == ('warm_start', 0)
+    assert found.metrics['stage'].tolist() == ['warm_start', 'main', 'main', 'rarl']
+    assert sorted(found.answers) == [
+        f'rarl:{mode}' for mode in ('blank_crop', 'direct', 'oracle_zoom', 'shuffled_crop', 'zoom')
+    ]
+    assert {len(records) for records in found.answers.values()} == {8}
+    assert found.episodes and all(episode.page_image.endswith('.jpg') for episode in found.episodes)
+    assert sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) < 300_000
+    monkeypatch.setattr(run, 'run_one', lambda *_: pytest.fail('what is finished was run again'))
+    assert run.main(command) == 0
+    assert '1 runs, results in' in capsys.readouterr().out
+    about = {'run': 'warm_start-0', 'seed': 0, 'config': 'configs/quickstart.py'}
+    assert is_kept(folder, about) and not is_kept(folder, about | {'seed': 1})
+
+
+@pytest.mark.parametrize('name', known())
+def test_committed_results_are_those_of_the_arms(name):
+    """Reading refuses another arm's; and no arm's results are large."""
+    for found in load(name).runs:
+        assert found.answers and found.about['commit'] and '-dirty' not in found.about['commit']
