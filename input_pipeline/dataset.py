@@ -130,8 +130,9 @@ def write(
         if asked:
             shards = [asked[i : i + SHARD_QUESTIONS] for i in range(0, len(asked), SHARD_QUESTIONS)]
             question_shards[split] = [partial(_question_records, shard, index, progress) for shard in shards]
-    # TFDS announces a download that does not take place, and makes a folder for it.
-    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
+    # TFDS announces a download that does not take place, and makes a folder for it; inside of OUT it goes with what a killed build has left.
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory(dir=out) as downloads:
         Comics(out, 'pages', page_shards).download_and_prepare(download_dir=downloads)
         Comics(out, 'questions', question_shards).download_and_prepare(download_dir=downloads)
 

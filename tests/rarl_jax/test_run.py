@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import random
 import signal
 import subprocess
 import sys
@@ -20,6 +20,7 @@ from configs import quickstart as quickstart_config
 from configs import rarl as rarl_config
 from rarl_jax.run import check_inputs, folder_problem, take_workdir
 from rarl_jax.settings import settings_from
+from tests.campaign import MOMENTS, QUICKSTART, campaign
 from tests.commands import QUICK, ROOT, launch
 
 
@@ -27,7 +28,7 @@ from tests.commands import QUICK, ROOT, launch
 def quickstart(tmp_path_factory) -> Path:
     """The workdir of a finished smoke run of the quickstart."""
     workdir = tmp_path_factory.mktemp('quickstart')
-    done = launch('--config=configs/quickstart.py:smoke', f'--workdir={workdir}')
+    done = launch(*QUICKSTART.arguments, f'--workdir={workdir}')
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -61,27 +62,25 @@ def test_the_quickstart_leaves_what_a_user_relies_on(quickstart):
 @pytest.mark.slow
 def test_a_finished_run_asks_nothing_again(quickstart):
     before = (quickstart / 'metrics.jsonl').read_text()
-    done = launch('--config=configs/quickstart.py:smoke', f'--workdir={quickstart}')
+    done = launch(*QUICKSTART.arguments, f'--workdir={quickstart}')
     assert done.returncode == 0, done.stderr
     assert (quickstart / 'metrics.jsonl').read_text() == before
 
 
 @pytest.mark.slow
 def test_a_workdir_of_another_config_is_refused(quickstart):
-    done = launch('--config=configs/quickstart.py:smoke', f'--workdir={quickstart}', '--config.seed=1')
+    done = launch(*QUICKSTART.arguments, f'--workdir={quickstart}', '--config.seed=1')
     assert done.returncode == 1
     assert 'config.seed' in done.stderr and 'Traceback' not in done.stderr
 
 
 @pytest.mark.slow
-def test_a_run_killed_after_a_step_ends_with_the_same_policy(quickstart, tmp_path):
-    """The checkpoint of the first stage alone is put into a workdir: what is trained from there is bit-equal to the whole run's."""
-    again = tmp_path / 'again'
-    shutil.copytree(quickstart, again, ignore=shutil.ignore_patterns('00000003', 'rarl', 'export', 'report'))
-    done = launch('--config=configs/quickstart.py:smoke', f'--workdir={again}')
-    assert done.returncode == 0, done.stderr
-    whole, resumed = (load_file(d / 'export' / 'model.safetensors') for d in (quickstart, again))
-    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds what a killed run leaves in /proc')
+def test_a_run_that_is_killed_again_and_again_ends_as_though_nobody_had(quickstart, tmp_path):
+    """kill -9 in every phase, also in the midst of a stage of 2 x 2 mini-batches."""
+    moments = [moment for moment in MOMENTS if moment.name not in ('making the policy', 'a later update')]
+    done = campaign(QUICKSTART, quickstart, tmp_path / 'run', moments, random.Random(0))
+    assert all('killed' in line for line in done), done
 
 
 @pytest.mark.slow
