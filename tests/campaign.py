@@ -221,7 +221,10 @@ def assert_same(one: Path, two: Path) -> None:
         files, expected = ({str(p.relative_to(d)): p for p in d.glob(pattern) if p.is_file()} for d in (one, two))
         assert files.keys() == expected.keys() and files
         for name, path in files.items():
-            assert path.read_bytes() == expected[name].read_bytes(), name
+            told, meant = (
+                p.read_bytes().replace(str(d).encode(), b'') for p, d in ((path, one), (expected[name], two))
+            )
+            assert told == meant, name  # an adapter names the base that lies in its workdir
     names = [str(path.relative_to(one)) for path in one.rglob('*')]
     assert not [name for name in names if any(part in name for part in ('partial', 'incomplete', 'tmp', 'raw'))]
 

@@ -43,9 +43,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
     """Trains the run's policy for `stage.steps` steps, from wherever the stage stands."""
     training = Training(run, name, stage)
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps * stage.updates)
-    questions = processes.share(stage.questions, f'config.stage.{name}.questions')
-    processes.share(stage.questions // stage.mini_batches, f'config.stage.{name}: questions / mini_batches')
-    loader = replace(run.loading(questions, stage.tasks), mixture=mixture_of(run.settings, name))
+    loader = replace(run.loading(questions_of(name, stage), stage.tasks), mixture=mixture_of(run.settings, name))
     learner = training.begin(optimizer, iter(load(run.data_dir, loader, *run.processes)))
     updater, reference = make_updater(run, stage, optimizer, learner)
     pay, held_out = make_pay(run, stage), HeldOut(run, stage)
@@ -102,6 +100,13 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
                 learner = training.take_best(learner)
             training.after_step(learner, metrics, ends=ends, saves=is_best)
             bar.advance(reward=metrics['reward/total'], iou=metrics['zoom/iou_first'])
+
+
+def questions_of(name: str, stage: RlSettings) -> int:
+    """Questions of a step that fall to each process. ValueError where processes cannot share them evenly, or those of a mini-batch."""
+    share = processes.share(stage.questions, f'config.stage.{name}.questions')
+    processes.share(stage.questions // stage.mini_batches, f'config.stage.{name}: questions / mini_batches')
+    return share
 
 
 def has_ended(run: Run, name: str, stage: RlSettings, notes: dict[str, Any], metrics: Mapping[str, float]) -> bool:

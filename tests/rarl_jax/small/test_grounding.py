@@ -192,3 +192,12 @@ def test_an_answer_of_several_tokens_is_refused(monkeypatch):
     run = SimpleNamespace(data_dir='', host=small_policy.host())
     with pytest.raises(ValueError, match='answers of one token'):
         find_words(run, STAGE)
+
+
+@pytest.mark.parametrize(
+    'change', [{'pages': 0}, {'crops_a_page': 0}, {'recited': 0}, {'pages_alone': -1}, {'steps': 0}]
+)
+def test_settings_that_cannot_be(change):
+    name, value = next(iter(change.items()))
+    with pytest.raises(ValueError, match=f'{name} is {value}'):
+        replace(STAGE, **change)

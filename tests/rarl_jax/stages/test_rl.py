@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from configs.quickstart import updates
-from configs.quickstart_base import base
+from configs.quickstart_base import get_config
 from rarl_jax.conversation.dialogue import Budget
 from rarl_jax.conversation.rewards import RewardSettings
-from rarl_jax.stages.rl import mini_batches
+from rarl_jax.settings import settings_from
+from rarl_jax.stages.rl import mini_batches, questions_of
 from rarl_jax.stages.rl_settings import JudgeSettings, StageBudget
 from rarl_jax.stages.sft import SftSettings
 
@@ -36,6 +37,17 @@ def test_processes_cut_the_same_mini_batches():
     assert [a | b for a, b in zip(*shares, strict=True)] == whole
 
 
+def test_processes_that_cannot_share_a_mini_batch_are_told_before_a_rollout(monkeypatch):
+    monkeypatch.setattr('jax.process_count', lambda: 2)
+    assert questions_of('main', replace(STAGE, questions=8, mini_batches=4)) == 4
+    with pytest.raises(
+        ValueError, match=r'config\.stage\.main: questions / mini_batches is 1, expected a multiple of the 2 pro'
+    ):
+        questions_of('main', replace(STAGE, questions=8, mini_batches=8))
+    with pytest.raises(ValueError, match=r'config\.stage\.main\.questions is 7'):
+        questions_of('main', replace(STAGE, questions=7))
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -57,7 +69,8 @@ def test_settings_that_cannot_be(change, message):
 @pytest.mark.parametrize('change', [{'pages': 0}, {'crops_a_page': 0}, {'micro_batch': -8}])
 def test_supervised_settings_that_cannot_be(change):
     name, value = next(iter(change.items()))
-    stage = next(s for s in base().stage.values() if isinstance(s, SftSettings))
+    stages = settings_from(get_config().to_dict()).stage
+    stage = next(s for s in stages.values() if isinstance(s, SftSettings))
     with pytest.raises(ValueError, match=f'{name} is {value}, expected at least'):
         replace(stage, **change)
 
