@@ -1,11 +1,14 @@
-"""How fast tokens are decoded over a live KV cache.
+"""How fast tokens are decoded over a live KV cache, and how fast whole rollouts are.
 
     python -m experiments.benchmarks.sampler [--small]
 
-ours    the sampler's own programs: a prompt's prefill, its cache taken to a longer one, segments of greedy decoding
-peer    transformers' generate (sdpa, greedy, KV cache) with the same weights' shapes, prompts and number of tokens, on as many threads
-Both sides take turns. Beside each ratio, the share of the machine's own limit: the bytes that a step must read (weights and live cache) at the
-rate at which this machine copies, measured in the same run. The last line is one JSON object; ratio > 1 means ours is better.
+decode    ours: the sampler's own programs, prompts into the cache and segments of greedy decoding, in as many threads as pays
+          peer: transformers' generate (sdpa, greedy, KV cache) with the same weights' shapes, prompts and number of tokens, on as many threads
+rollout   several turns with crops: the quickstart's questions, attempts, budgets and policy, see rollouts.py
+
+Both sides take turns. Beside each ratio, the share of the machine's own limit, measured in the same run: of decoding, the bytes that a step must read
+(weights and live cache) at the rate at which this machine copies; of rollouts, the arithmetic of all tokens and patches, none twice, at the rate of a
+large matrix product. The last line is one JSON object; ratio > 1 means ours is better.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -23,47 +27,45 @@ import numpy as np
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from experiments.benchmarks import rollouts
 from experiments.benchmarks.model import CONFIGS, RUNS, seconds, shrunk
 from rarl_jax.models.interface import Config, build_model
-from rarl_jax.models.params import abstract_params, init_params, unstack
-from rarl_jax.runtime.sharding import MeshSettings, make_mesh
+from rarl_jax.models.params import abstract_params, init_params, join_maps, unstack
 from rarl_jax.sampler.choice import SamplingMethod
-from rarl_jax.sampler.programs import Chunk, Program, SamplingParams, decode, first_tokens, prefill, take_rows
+from rarl_jax.sampler.programs import Chunk, Program, Rows, SamplingParams, decode, empty_cache, extend
 
 GOALS = {'10M': 4.0, '150M': 1.6}
 ROWS, PROMPT, TOKENS, SEGMENT = {'10M': 32, '150M': 8}, 128, {'10M': 128, '150M': 64}, 16
+STREAMS = {'10M': 2, '150M': 1}  # large products use all cores from one thread
 NOBODY = 2**31 - 1  # a token that is never chosen: no row stops
 
 
-def our_run(config: Config, ids: np.ndarray, tokens: int) -> Callable[[], object]:
-    """Decodes `tokens` tokens behind every prompt."""
-    model, mesh = build_model(config), make_mesh(MeshSettings())
-    params = jax.jit(unstack)(jax.jit(init_params, static_argnums=1)(jax.random.key(0), model))
-    rows, length = ids.shape
+def our_run(config: Config, ids: np.ndarray, tokens: int, streams: int) -> Callable[[], object]:
+    """Decodes `tokens` tokens behind every prompt, an equal share of the rows in each thread."""
+    model = build_model(config)
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), model)
+    params = jax.jit(lambda params: join_maps(unstack(params), lambda maps: jnp.concatenate(maps, axis=-1)))(params)
     program = Program(model, SamplingMethod(greedy=True), (NOBODY,), SEGMENT, early_exit=False)
-    sampling = SamplingParams(
-        jax.random.split(jax.random.key(0), rows),
-        jnp.zeros(config.text.vocab_size, bool),
-        jnp.float32(1),
-        jnp.float32(1),
-    )
-    positions = np.broadcast_to(np.arange(length), (3, rows, length))
-    start = np.zeros(rows, np.int32)
-    chunk = Chunk(ids, positions, np.full(ids.shape, -1, np.int32), start, start + length)
-    features = jnp.zeros((1, 1, config.text.hidden_size))
-    everyone = np.arange(rows, dtype=np.int32)
+    banned, one = jnp.zeros(config.text.vocab_size, bool), jnp.float32(1)
+    sampling = SamplingParams(jax.random.key(0), banned, one, one)
 
-    def run():
-        hidden, cache = prefill(model, params, features, chunk)
-        cache = take_rows(model, list(cache), everyone, length + tokens, mesh)
-        pending, _ = first_tokens(program, params, hidden, everyone, start + length, sampling)
-        for held in range(length, length + tokens - 1, SEGMENT):
-            left = np.full(rows, min(SEGMENT, length + tokens - 1 - held), np.int32)
-            chosen, _, cache = decode(program, params, cache, pending, start + held, start + held, left, sampling)
+    def decode_rows(ids: np.ndarray) -> object:
+        (rows, length), held = ids.shape, ids.shape[1] - 1  # the newest token is pending
+        everyone, none = np.arange(rows, dtype=np.int32), np.zeros(rows, np.int32)
+        positions = np.broadcast_to(np.arange(held, dtype=np.int32), (3, rows, held))
+        index = np.full((rows, held), -1, np.int32)
+        chunk = Chunk(everyone[None], ids[:, :-1], positions, model.no_features(rows, held), index, none, none + held)
+        cache = extend(model, True, params, empty_cache(model, rows, length + tokens), chunk)
+        pending = ids[:, -1]
+        for start in range(held, held + tokens, SEGMENT):
+            left = np.full(rows, min(SEGMENT, held + tokens - start), np.int32)
+            state = Rows(pending, none + start, none + start, left, none.astype(np.uint32), none.astype(np.uint32))
+            chosen, _, cache = decode(program, params, cache, state, np.int32(rows), sampling)
             pending = chosen[-1]
         return jax.block_until_ready(pending)
 
-    return run
+    threads = ThreadPoolExecutor(streams)
+    return lambda: list(threads.map(decode_rows, np.split(ids, streams)))
 
 
 def peer_run(config: Config, ids: np.ndarray, tokens: int) -> Callable[[], object]:
@@ -95,7 +97,7 @@ def bytes_of_step(config: Config, rows: int, held: float) -> float:
 
 def compare(name: str, config: Config, rows: int, tokens: int) -> dict[str, object]:
     ids = np.random.default_rng(0).integers(10, 1000, (rows, PROMPT)).astype(np.int32)
-    ours, peer = our_run(config, ids, tokens), peer_run(config, ids, tokens)
+    ours, peer = our_run(config, ids, tokens, STREAMS[name]), peer_run(config, ids, tokens)
     times = [(seconds(ours), seconds(peer)) for _ in range(RUNS + 1)][1:]
     ours_seconds, peer_seconds = (statistics.median(side) for side in zip(*times, strict=True))
     floor = tokens * bytes_of_step(config, rows, PROMPT + tokens / 2) / copy_rate()
@@ -122,6 +124,7 @@ def main() -> None:
         )
         for name, config in CONFIGS.items()
     ]
+    cases.append(rollouts.compare(questions=4 if small else 32, runs=1 if small else RUNS))
     machine = f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}'
     print(json.dumps({'name': 'sampler', 'machine': machine, 'cases': cases}))
 

@@ -146,6 +146,7 @@ class Dialogue:
         self.finish_reason: FinishReason | None = None
         self._turn_start = 0  # where the policy's current turn begins
         self._shown: list[Box] = []  # boxes cut for the current question
+        self._crops: dict[Box, Patches] = {}  # what each box shows, shared with all attempts
 
     def copy(self, sample: int) -> Dialogue:
         """A second attempt from this point on."""
@@ -258,7 +259,9 @@ class Dialogue:
             status = 'unknown_tool'
         crop = None
         if status == 'ok':
-            crop = patchify(self.show(self.page.image, box), self.host.crop, self.host.vision)
+            if box not in self._crops:
+                self._crops[box] = patchify(self.show(self.page.image, box), self.host.crop, self.host.vision)
+            crop = self._crops[box]
         words = note if status == 'ok' else protocol.FAILURE_WORDS[status]
         observation = self.host.chat.observation_ids(self.ids[-1], words, None if crop is None else self._tokens(crop))
         if len(self.turns) >= self.budget.max_turns:

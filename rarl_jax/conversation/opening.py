@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from input_pipeline.loader import Sample
 from rarl_jax.conversation.controls import CropControl, show_for
-from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, errors_of, view_page
+from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, PageView, errors_of, view_page
 
 
 def open_dialogues(
@@ -20,15 +22,35 @@ def open_dialogues(
     Raises:
         ValueError: a page that the policy can't be shown, or a prompt that leaves no room in the budget; names question and page.
     """
-    return [_open(host, budget, sample, group, offers_tool, crop) for group, sample in enumerate(samples)]
+    pages = view_pages(host, samples)
+    return [
+        _open(host, pages[id(sample.image)], budget, sample, group, offers_tool, crop)
+        for group, sample in enumerate(samples)
+    ]
 
 
-def _open(host: Host, budget: Budget, sample: Sample, group: int, offers_tool: bool, crop: CropControl) -> Dialogue:
+def view_pages(host: Host, samples: Sequence[Sample]) -> dict[int, PageView]:
+    """Each page prepared once for all questions about it, by the identity of its image; in threads, as resizing leaves the interpreter alone."""
+    first = {id(sample.image): sample.question for sample in reversed(samples)}
+    images = {id(sample.image): sample.image for sample in samples}
+
+    def view(number: int) -> PageView:
+        question = first[number]
+        with errors_of(f'Question {question.id} about page {question.page_id}'):
+            return view_page(host, images[number])
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return dict(zip(images, threads.map(view, images), strict=True))
+
+
+def _open(
+    host: Host, page: PageView, budget: Budget, sample: Sample, group: int, offers_tool: bool, crop: CropControl
+) -> Dialogue:
     question = sample.question
     with errors_of(f'Question {question.id} about page {question.page_id}'):
-        view, show = view_page(host, sample.image), show_for(crop, question, host.tool.show)
+        show = show_for(crop, question, host.tool.show)
         dialogue = Dialogue(
-            host, view, budget, question_id=question.id, group=group, offers_tool=offers_tool, show=show
+            host, page, budget, question_id=question.id, group=group, offers_tool=offers_tool, show=show
         )
         dialogue.ask(question.prompt)
         if crop == 'oracle':

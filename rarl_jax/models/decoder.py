@@ -24,6 +24,7 @@ from rarl_jax.models.layers import (
     RMSNorm,
     Run,
     attend,
+    maps_of_one_input,
     rotate,
     run_layers,
     unconstrained,
@@ -76,12 +77,16 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, 'B T D'], LayerCache | None]:
         text, (b, t, _) = self.text, x.shape
 
-        def project(name: str, heads: int, axis: str) -> Float[Array, 'B T N H']:
-            y = self.dense(heads * text.head_dim, ('embed', axis), bias=text.qkv_bias, name=name)(x)
-            return y.reshape(b, t, heads, text.head_dim)
-
-        q, k = project('q', text.num_heads, 'heads'), project('k', text.num_kv_heads, 'kv_heads')
-        v = project('v', text.num_kv_heads, 'kv_heads')
+        sizes = [
+            ('q', text.num_heads, 'heads'),
+            ('k', text.num_kv_heads, 'kv_heads'),
+            ('v', text.num_kv_heads, 'kv_heads'),
+        ]
+        maps = [(name, heads * text.head_dim, ('embed', axis)) for name, heads, axis in sizes]
+        q, k, v = (
+            y.reshape(b, t, -1, text.head_dim)
+            for y in maps_of_one_input(self, partial(self.dense, bias=text.qkv_bias), x, maps)
+        )
         if text.qk_norm:
             norm = partial(RMSNorm, text.rms_norm_eps, self.dense.keywords['param_dtype'])
             q, k = norm(name='q_norm')(q), norm(name='k_norm')(k)

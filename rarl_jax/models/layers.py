@@ -13,12 +13,13 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Dtype
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from rarl_jax.models.cache import AttentionKind
-from rarl_jax.models.params import LAYERS, Params, unstack_layers
+from rarl_jax.models.params import LAYERS, Params, joined_name, unstack_layers
 
 # What the backward pass recomputes of a layer: nothing, all but q, k, v and attention's output, all.
 Remat = Literal['none', 'attention', 'full']
@@ -75,6 +76,22 @@ class RMSNorm(nn.Module):
         return (wide * scale).astype(x.dtype) * weight.astype(x.dtype)
 
 
+def maps_of_one_input(
+    owner: nn.Module,
+    dense: Callable[..., Dense],
+    x: Float[Array, '... D'],
+    maps: Sequence[tuple[str, int, tuple[str, str]]],
+) -> list[Float[Array, '... F']]:
+    """What linear maps make of x, each of `maps` being name, width and axes: by a single product where the owner's params hold them as one matrix
+    (`params.join_maps`)."""
+    joined = joined_name([name for name, _, _ in maps])
+    if not owner.has_variable('params', joined):
+        return [dense(width, axes, name=name)(x) for name, width, axes in maps]
+    widths = [width for _, width, _ in maps]
+    y = dense(sum(widths), maps[0][2], name=joined)(x)
+    return jnp.split(y, np.cumsum(widths)[:-1], axis=-1)
+
+
 class GatedMlp(nn.Module):
     """down(silu(gate(x)) * up(x)) (SwiGLU, arXiv 2002.05202). `axes`: logical names of the outer and the inner width."""
 
@@ -86,8 +103,9 @@ class GatedMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
-        gate = self.dense(self.width, self.axes, name='gate')(x)
-        up = self.dense(self.width, self.axes, name='up')(x)
+        gate, up = maps_of_one_input(
+            self, self.dense, x, [('gate', self.width, self.axes), ('up', self.width, self.axes)]
+        )
         return self.dense(x.shape[-1], self.axes[::-1], name='down')(jax.nn.silu(gate) * up)
 
 

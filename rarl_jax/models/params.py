@@ -6,7 +6,7 @@ Repeated layers are stacked along a leading axis [L, ...], or apart: {'0': ..., 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ from jaxtyping import PRNGKeyArray
 
 Params = dict[str, Any]  # nested dict of arrays
 LAYERS = 'layers'  # the logical axis along which repeated layers are stacked
+ONE_INPUT = (('q', 'k', 'v'), ('gate', 'up'))  # linear maps of the same input
 STACKS = (('text', 'layers'), ('vision', 'blocks'))  # where the stacks are
 
 
@@ -64,3 +65,24 @@ def unstack_layers(layers: Params) -> Params:
     leaves, structure = jax.tree.flatten(layers)
     each = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
     return {str(index): jax.tree.unflatten(structure, layer) for index, layer in enumerate(each)}
+
+
+def join_maps(params: Params, join: Callable[[Sequence[Any]], Any]) -> Params:
+    """The same params with maps of one input as one matrix: small products cost more than their arithmetic. Maps with low-rank factors stay apart.
+
+    Args:
+        join: makes one leaf of those of the maps; arrays are to be concatenated along their last axis.
+    """
+    if not isinstance(params, dict):
+        return params
+    joined = {name: join_maps(part, join) for name, part in params.items()}
+    for names in ONE_INPUT:
+        if all(name in params and params[name].keys() <= {'w', 'b'} for name in names):
+            maps = [joined.pop(name) for name in names]
+            joined[joined_name(names)] = {leaf: join([each[leaf] for each in maps]) for leaf in maps[0]}
+    return joined
+
+
+def joined_name(names: Sequence[str]) -> str:
+    """What maps are called when they are one matrix."""
+    return '_'.join(names)

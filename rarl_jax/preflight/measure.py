@@ -22,7 +22,7 @@ from rarl_jax.preflight.flops import count_flops
 from rarl_jax.preflight.shapes import Largest, abstract, abstract_rows, image_shape, integers, micro_batch
 from rarl_jax.runtime.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
 from rarl_jax.sampler.choice import SamplingMethod
-from rarl_jax.sampler.programs import Program, SamplingParams, cache_sharding, decode
+from rarl_jax.sampler.programs import Program, Rows, SamplingParams, cache_sharding, decode
 from rarl_jax.sampler.weights import copied_shardings
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.rl_settings import RlSettings
@@ -141,8 +141,9 @@ def measure_decoding(
         decode_program(wide, settings),
         weights,
         cache,
-        *abstract_rows((integers(rows),) * 4, mesh),
-        abstract_sampling(wide, rows, mesh),
+        abstract_rows(Rows(*(integers(rows),) * 6), mesh),
+        jax.ShapeDtypeStruct((), jnp.int32),
+        abstract_sampling(wide, mesh),
     )
     return {
         'sampler': bytes_of(abstract_copy(sampling, params, mesh)),
@@ -170,13 +171,13 @@ def abstract_copy(model: Model, params: Params, mesh: Mesh) -> Params:
     return abstract(jax.eval_shape(copy, params), jax.tree.map(lambda x: NamedSharding(mesh, x.spec), places))
 
 
-def abstract_sampling(model: Model, rows: int, mesh: Mesh) -> SamplingParams:
+def abstract_sampling(model: Model, mesh: Mesh) -> SamplingParams:
     """How tokens are drawn, without the numbers."""
-    keys = abstract_rows(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)), mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     vocabulary = (model.config.text.vocab_size,)
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh, 0))
     return SamplingParams(
-        keys, jax.ShapeDtypeStruct(vocabulary, jnp.bool_, sharding=replicated(mesh, 1)), number, number
+        key, jax.ShapeDtypeStruct(vocabulary, jnp.bool_, sharding=replicated(mesh, 1)), number, number
     )
 
 

@@ -183,12 +183,18 @@ def whole_on_each(sharding: NamedSharding) -> NamedSharding:
     return NamedSharding(sharding.mesh, PartitionSpec(*map(kept, sharding.spec)))
 
 
-def local_copy(array: Array) -> Array:
-    """This process's copy of an array that `whole_on_each` has placed: no byte is moved."""
-    mesh = local_mesh(array.sharding.mesh)
+@functools.cache
+def first_part(mesh: Mesh) -> Mesh:
+    """The first of a mesh's devices, with those that a tensor axis joins to it."""
+    return Mesh(mesh.devices[:1, :1], AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def copy_on(mesh: Mesh, array: Array) -> Array:
+    """The copy on a part of its mesh of an array that `whole_on_each` has placed: no byte is moved."""
     if mesh == array.sharding.mesh:
         return array
-    shards = [shard.data for shard in array.addressable_shards]
+    held = {shard.device: shard.data for shard in array.addressable_shards}
+    shards = [held[device] for device in mesh.devices.flat]
     return jax.make_array_from_single_device_arrays(array.shape, NamedSharding(mesh, array.sharding.spec), shards)
 
 
@@ -223,18 +229,21 @@ def put_batch(batch: Any, mesh: Mesh, axes: Any) -> Any:
     """
     processes = processes_of(mesh)
 
-    def place(array: np.ndarray, axis: int) -> Array:
-        array = np.asarray(array)
+    def place(array: np.ndarray, axis: int) -> NamedSharding:
         if axis < 0:
-            return put(array, replicated(mesh, array.ndim))
+            return replicated(mesh, array.ndim)
         shape = tuple(size * (processes if each == axis else 1) for each, size in enumerate(array.shape))
         if processes > 1 and array.shape[axis] % batch_parts(mesh):
             raise ValueError(
                 f'A batch array has {array.shape[axis]} rows, expected a multiple of {batch_parts(mesh)} devices.'
             )
-        return put(array, batch_sharding(mesh, shape, axis))
+        return batch_sharding(mesh, shape, axis)
 
-    return jax.tree.map(place, batch, axes)
+    arrays = jax.tree.map(np.asarray, batch)
+    shardings = jax.tree.map(place, arrays, axes)
+    if processes == 1:
+        return jax.device_put(arrays, shardings)  # all at once: a call for each array takes longer than moving it
+    return jax.tree.map(put, arrays, shardings)
 
 
 @functools.cache

@@ -11,17 +11,23 @@ from rarl_jax.sampler.choice import SamplingMethod
 class SamplerSettings:
     """How a process decodes; it changes no token. Fixed for a run."""
 
-    # Episodes that a process decodes together, whole groups; 0 = all. Their KV cache must fit its devices.
+    # Conversations that a process holds at a time, its slots: one that ends makes room for the next; 0 = all. Their KV cache must fit its devices.
     rows: int = 0
+    # 1 = rows are split over the process's devices. More = so many threads, each with its share of the rows, on the first device alone: what the host
+    # does for one, device and host do beside it for the others. A CPU, whose small programs run on one core, wants as many as it has cores.
+    streams: int = 1
     segment: int = 16  # decode steps between two looks of the host at the rows
-    early_exit: bool = True  # leave a segment when every row has stopped: free on a CPU, a sync a step on a GPU
+    early_exit: bool = True  # leave a segment when some rows have stopped: free on a CPU, a sync a step on a GPU
+    # Tokens of prompts and observations that the decoder takes in one call, padding among them; a GPU wants 16 times as many.
+    tokens_at_once: int = 512
     # Patches that the vision tower takes in one call: so few stay in a CPU's cache; a GPU wants 64 times as many.
     patches_at_once: int = 1024
     lengths: tuple[int, ...] = ()  # padded tokens of prompts and observations; () = four sizes an octave
     cache_lengths: tuple[int, ...] = ()  # tokens that the KV cache has room for; () = four sizes an octave
 
     def __post_init__(self):
-        if self.rows < 0 or min(self.segment, self.patches_at_once, *self.lengths, *self.cache_lengths) < 1:
+        counts = (self.streams, self.segment, self.tokens_at_once, self.patches_at_once)
+        if self.rows < 0 or min(*counts, *self.lengths, *self.cache_lengths) < 1:
             raise ValueError(f'{self}: rows must be 0 or more, all other numbers at least 1.')
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import PyTreeDef
@@ -14,8 +16,8 @@ from jaxtyping import Bool
 
 from rarl_jax.conversation.dialogue import Host
 from rarl_jax.models.interface import Model
-from rarl_jax.models.params import Params, map_stacks, unstack
-from rarl_jax.runtime.sharding import constrain, local_copy, local_mesh, shardings_of, whole_on_each
+from rarl_jax.models.params import Params, join_maps, map_stacks, unstack
+from rarl_jax.runtime.sharding import constrain, copy_on, first_part, local_mesh, shardings_of, whole_on_each
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,24 @@ class Policy:
     def of(cls, model: Model, params: Params, host: Host, mesh: Mesh) -> Policy:
         """Makes the sampler's copy of the weights, once for a whole rollout. All processes call it together; what follows is each one's own.
 
-        Layers are taken apart (slicing them at every token would read them twice), cast to what activations are, and gathered from the
-        training's `mesh` to where every token needs them: only a tensor axis stays split.
+        Layers are taken apart (slicing them at every token would read them twice), cast to what activations are, maps of one input joined, and all
+        gathered from the training's `mesh` to where every token needs them: only a tensor axis stays split.
         """
         local = local_mesh(mesh)
         shardings, structure = jax.tree.flatten(shardings_of(params))
         copied = copier(model, structure, tuple(shardings))(params)
         sampling = model.clone(scan=False, remat='none', constrain=constrain(local))
-        return cls(sampling, jax.tree.map(local_copy, copied), host, local)
+        return cls(sampling, jax.tree.map(partial(copy_on, local), copied), host, local)
+
+    def on_first_device(self) -> Policy:
+        """The same on one of its devices alone, or on those that a tensor axis joins: no byte is moved."""
+        mesh = first_part(self.mesh)
+        return Policy(
+            self.model.clone(constrain=constrain(mesh)),
+            jax.tree.map(partial(copy_on, mesh), self.params),
+            self.host,
+            mesh,
+        )
 
     @property
     def banned(self) -> Bool[np.ndarray, 'V']:
@@ -60,12 +72,17 @@ def copied_shardings(model: Model, shardings: Params) -> tuple[Callable[[Params]
     """What makes the sampler's copy, and the shardings of the copy of params with `shardings`."""
     whole = jax.tree.map(whole_on_each, shardings)
     depths = {'text': model.config.text.num_layers, 'vision': model.config.vision.depth}
+    joins = (
+        jax.tree.leaves(shardings)[0].mesh.shape['tensor'] == 1
+    )  # of a joined matrix, each device would need pieces of all maps
 
     def apart(tower, stack):
         one = jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(*x.spec[1:])), stack)
         return {str(index): one for index in range(depths[tower])}
 
     def copy(params):
-        return unstack(jax.tree.map(lambda x: x.astype(model.dtype), params))
+        params = unstack(jax.tree.map(lambda x: x.astype(model.dtype), params))
+        return join_maps(params, partial(jnp.concatenate, axis=-1)) if joins else params
 
-    return copy, map_stacks(whole, apart)
+    copied = map_stacks(whole, apart)
+    return copy, join_maps(copied, lambda maps: maps[0]) if joins else copied

@@ -24,7 +24,7 @@ from rarl_jax.learner.optim import make_optimizer
 from rarl_jax.learner.update import Learner, ReferencePolicy, Updater, chosen_logprobs, reinforcement
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
-from rarl_jax.sampler.engine import rollout
+from rarl_jax.sampler.engine import Usage, rollout
 from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
 from rarl_jax.stages.answers import Answers, collect, rollout_metrics
@@ -54,7 +54,8 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
 
             # ---- answer a group of times each, with the policy as it is, and judge
             policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)
-            answer = partial(answer_all, run, stage, policy, pay, run.key(name, learner.step), clock)
+            usage = Usage()
+            answer = partial(answer_all, run, stage, policy, pay, run.key(name, learner.step), clock, usage)
             every, answers = collect(answer, partial(next, learner.batches), stage.refills)
             del policy, answer  # the update needs the room of the sampler's weights
             if stage.judge.kind == 'endpoint':
@@ -90,6 +91,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
                 show(run, name, learner.step, answers, advantage)
             metrics |= rollout_metrics(every)
             metrics['group/answered'] = processes.total(len(every.samples)) / stage.questions
+            metrics['sampler/utilisation'] = processes.total(usage.chosen) / processes.total(usage.room)
             if held_out.is_due(learner.step):
                 metrics |= held_out.measure(learner.params)
                 clock.lap('held_out')
@@ -148,6 +150,7 @@ def answer_all(
     pay: Pay,
     key: Key[Array, ''],
     clock: Clock,
+    usage: Usage,
     number: int,
     samples: list[Sample],
 ) -> Answers:
@@ -155,9 +158,8 @@ def answer_all(
     budget = stage.budget.over(run.settings.conversation.budget)
     dialogues = open_dialogues(run.host, budget, samples, offers_tool=stage.offer_tool)
     sampling = Sampling(samples=stage.group_size, temperature=stage.temperature)
-    episodes = rollout(
-        policy, dialogues, run.settings.sampler, sampling, jax.random.fold_in(key, number) if number else key
-    )
+    key = jax.random.fold_in(key, number) if number else key
+    episodes = rollout(policy, dialogues, run.settings.sampler, sampling, key, usage=usage)
     clock.lap('rollout')
     earned = pay(episodes, [samples[e.group] for e in episodes])
     clock.lap('reward')

@@ -25,8 +25,7 @@ from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.policy import load_policy
 from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
-from rarl_jax.sampler import engine as rollout
-from rarl_jax.sampler import programs
+from rarl_jax.sampler import programs, slots
 from rarl_jax.sampler.weights import Policy
 from rarl_jax.small.policy import SmallShape, write_small_folder
 
@@ -129,12 +128,12 @@ def follow_script(monkeypatch, episodes: list[Episode]) -> None:
     width = max(len(e.ids) for e in episodes) + 64
     script = np.stack([np.pad(e.ids, (0, width - len(e.ids))) for e in episodes]).astype(np.float32)
 
-    numbers = {zlib.crc32(e.question_id.encode()): number for number, e in enumerate(episodes)}
+    numbers = jnp.array([zlib.crc32(e.question_id.encode()) for e in episodes], jnp.uint32)
 
-    def numbered_keys(key, questions, samples):
-        del key, samples
-        rows = np.array([[0, numbers[int(question)]] for question in questions], np.uint32)
-        return jax.random.wrap_key_data(jnp.asarray(rows))
+    def numbered_keys(key, questions, attempts):
+        del key, attempts
+        rows = jnp.argmax(questions[:, None] == numbers, axis=1).astype(jnp.uint32)
+        return jax.random.wrap_key_data(jnp.stack([jnp.zeros_like(rows), rows], axis=1))
 
     def scripted(keys, places, count):
         rows = jax.random.key_data(keys)[:, 1]
@@ -145,10 +144,7 @@ def follow_script(monkeypatch, episodes: list[Episode]) -> None:
         ids = uniform.astype(jnp.int32)
         return ids, jnp.take_along_axis(jax.nn.log_softmax(logits / temperature), ids[:, None], -1)[:, 0]
 
-    monkeypatch.setattr(rollout, '_row_keys', numbered_keys)
-    monkeypatch.setattr(programs, 'uniforms', scripted)
-    monkeypatch.setattr(programs, 'choose', take)
-    for name in ('first_tokens', 'append', 'decode'):  # compiled anew: what was traced before knows no script
-        plain = getattr(programs, name).__wrapped__
-        donated = {'donate_argnums': 2} if name != 'first_tokens' else {}
-        monkeypatch.setattr(rollout, name, jax.jit(lambda *a, plain=plain: plain(*a), static_argnums=0, **donated))
+    for name, ours in (('row_keys', numbered_keys), ('uniforms', scripted), ('choose', take)):
+        monkeypatch.setattr(programs, name, ours)
+    plain = programs.decode.__wrapped__  # compiled anew: what was traced before knows no script
+    monkeypatch.setattr(slots, 'decode', jax.jit(lambda *a: plain(*a), static_argnums=0, donate_argnums=2))

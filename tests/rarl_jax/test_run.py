@@ -47,6 +47,7 @@ def test_the_quickstart_leaves_what_a_user_relies_on(quickstart):
     for name in ('reward/total', 'reward/format', 'zoom/calls', 'policy/ratio_gap', 'time/rollout', 'compiles'):
         assert name in trained
     assert trained['policy/ratio_gap'] < 1e-3, 'the sampler and the trainer disagree about log-probs'
+    assert 0 < trained['sampler/utilisation'] <= 1
     for path in ('config.json', 'report/index.html', 'results.md', 'eval/rarl/results.json'):
         assert (quickstart / path).is_file(), path
     for name in ('tokenizer', 'tokenizer_config', 'preprocessor_config', 'generation_config', 'config'):

@@ -1,5 +1,7 @@
 """Whatever a policy writes, a rollout ends with whole episodes. The device is replaced by a script: no model runs here."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -9,7 +11,8 @@ from rarl_jax.conversation.dialogue import Budget
 from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.protocol import Call, is_thinking, read_turn
 from rarl_jax.conversation.rewards import is_well_formed
-from rarl_jax.sampler import engine as module
+from rarl_jax.sampler import slots
+from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from tests.rarl_jax.small_policy import host, policy, sample
 
@@ -20,37 +23,30 @@ CALL = '<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0,
 class Script:
     """Stands for the compiled programs: conversation q chooses the tokens of stream q one by one, then `<|im_end|>` for ever.
 
-    Its cache is the number of each row's conversation, so forks and compaction go through it as through a real one.
+    It draws by the question's number, as the programs do.
     """
 
     def __init__(self, streams: list[list[int]]):
         self.streams = [iter(stream) for stream in streams]
+        self.numbers = {zlib.crc32(f'page-{number}/q'.encode()): number for number in range(len(streams))}
         self.end = host().chat.turn_end_id
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(module, '_row_keys', lambda key, questions, attempts: np.zeros(len(questions)))
-        patch.setattr(module, 'encode', lambda policy, images, limits, patches: (None, [0] * len(images)))
-        patch.setattr(module, 'prefill', lambda model, params, features, chunk: (None, np.arange(len(chunk.ids))))
-        patch.setattr(module, 'take_rows', lambda model, layers, rows, length, mesh: np.array(layers)[rows])
-        patch.setattr(
-            module,
-            'first_tokens',
-            lambda program, params, hidden, rows, places, rules: self.draw(rows, np.ones(len(rows))),
-        )
-        patch.setattr(module, 'append', self.append)
-        patch.setattr(module, 'decode', self.decode)
+        patch.setattr(slots, 'encode', lambda policy, images, patches, kept, call: None)
+        patch.setattr(slots, 'write_features', lambda features, row, places, images, kept: None)
+        patch.setattr(slots, 'empty_cache', lambda model, rows, length: np.full(rows, -1))
+        patch.setattr(slots, 'take_rows', lambda model, layers, rows, length, mesh: np.array(layers)[rows])
+        patch.setattr(slots, 'fork', lambda model, cache, source, target: cache)
+        patch.setattr(slots, 'extend', lambda model, fresh, params, cache, chunk: cache)
+        patch.setattr(slots, 'decode', self.decode)
 
-    def draw(self, rows, wanted):
-        ids = [next(self.streams[row], self.end) if want else -1 for row, want in zip(rows, wanted, strict=True)]
-        return np.array(ids), np.full(len(ids), -1.0)
-
-    def append(self, program, params, cache, features, chunk, rules):
-        return *self.draw(cache, chunk.lengths), cache
-
-    def decode(self, program, params, cache, pending, places, start, left, rules):
-        ids, left = np.full((program.segment, len(cache)), -1), left.copy()
+    def decode(self, program, params, cache, rows, resting, sampling):
+        numbers = [self.numbers.get(int(question)) for question in rows.questions]
+        ids, left = np.full((program.segment, len(cache)), -1), np.array(rows.left)
         for step in range(program.segment):
-            ids[step] = self.draw(cache, left > 0)[0]
+            if (left == 0).sum() >= resting:
+                break
+            ids[step] = [next(self.streams[n], self.end) if more else -1 for n, more in zip(numbers, left, strict=True)]
             left = np.where((left > 0) & ~np.isin(ids[step], program.stop_ids), left - 1, 0)
         return ids, np.full(ids.shape, -1.0), cache
 
@@ -104,7 +100,7 @@ def test_no_output_breaks_a_rollout(streams, offers_tool):
     with pytest.MonkeyPatch.context() as patch:
         Script(streams).install(patch)
         dialogues = open_dialogues(host(), BUDGET, samples, offers_tool=offers_tool)
-        episodes = module.rollout(policy(), dialogues, SamplerSettings(segment=7), Sampling(), None)
+        episodes = rollout(policy(), dialogues, SamplerSettings(segment=7), Sampling(), None)
     assert len(episodes) == len(streams)
     for number, episode in enumerate(episodes):
         check(episode, streams[number], number)

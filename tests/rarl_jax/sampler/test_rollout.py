@@ -1,6 +1,7 @@
 """Rollouts with a real model: the cached path against the full pass, and what a token may depend on."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,14 @@ from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.protocol import call_text
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.conversation.tool import ZoomTool
+from rarl_jax.models.features import FeatureCache
+from rarl_jax.models.params import unstack
+from rarl_jax.policy import load_policy
 from rarl_jax.runtime.metrics import CompileCounter
-from rarl_jax.sampler.engine import rollout
+from rarl_jax.runtime.sharding import RULES
+from rarl_jax.sampler.engine import Usage, rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
-from tests.rarl_jax.small_policy import BUDGET, acted, follow_script, one_a_row, page, policy, sample
+from tests.rarl_jax.small_policy import BUDGET, acted, folder, follow_script, one_a_row, page, policy, sample
 
 BOX, OTHER = (40.0, 60.0, 140.0, 200.0), (180.0, 200.0, 330.0, 260.0)
 SETTINGS = SamplerSettings(segment=8, lengths=(64, 128, 192), cache_lengths=(224,))
@@ -171,6 +176,62 @@ def test_a_second_rollout_compiles_nothing(monkeypatch):
     assert names == [] and [len(e.images) for e in made] == [2, 1, 1, 2]
 
 
+def test_few_slots_give_the_answers_of_many(sampled):
+    """A slot that becomes free goes to the next attempt, and its prompt is there already, or comes from a neighbour."""
+    usage = Usage()
+    few = dataclasses.replace(SETTINGS, rows=2, segment=4, tokens_at_once=64)
+    dialogues = open_dialogues(policy().host, SHORT, [sample(0), sample(1)])
+    made = rollout(policy(), dialogues, few, Sampling(samples=3), jax.random.key(5), usage=usage)
+    assert all(same(a, b) for a, b in zip(sampled, made, strict=True))
+    assert usage.chosen == sum(e.loss_mask.sum() for e in sampled) and 0 < usage.utilisation <= 1
+
+
+def test_streams_in_threads_give_the_same_answers(sampled):
+    settings = dataclasses.replace(SETTINGS, streams=2, rows=4)
+    made = answered([sample(0), sample(1)], 5, Sampling(samples=3), SHORT, settings)
+    assert all(same(a, b) for a, b in zip(sampled, made, strict=True))
+
+
+def test_an_error_in_a_stream_ends_the_rollout(monkeypatch):
+    monkeypatch.setattr(Dialogue, 'advance', lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        answered([sample(0), sample(1)], 5, settings=dataclasses.replace(SETTINGS, streams=2))
+
+
+def test_images_are_computed_once(monkeypatch):
+    """Two questions about a page, and two attempts that zoom into the same box."""
+    shown = sample(0)
+    other = dataclasses.replace(shown, question=dataclasses.replace(shown.question, id='page-0/other'))
+    zoom = (Step(box=BOX), Step(answer='running'))
+    follow_script(monkeypatch, [acted(shown, *zoom), acted(other, *zoom)])
+    features = FeatureCache()
+    dialogues = open_dialogues(policy().host, BUDGET, [shown, other])
+    made = rollout(policy(), dialogues, SETTINGS, Sampling(samples=2), jax.random.key(0), features=features)
+    page, crop = made[0].images
+    assert all(e.images[0] is page for e in made) and made[1].images[1] is crop
+    assert len({id(image) for e in made for image in e.images}) == 3 and all(i in features for i in made[2].images)
+    batch = one_a_row([made[0]])
+    model, params = policy().model, policy().params
+    whole = model.apply({'params': params}, batch.vision, method='encode_images')
+    np.testing.assert_allclose(features[page], whole[0, : page.merged(2)], atol=1e-5)
+    np.testing.assert_allclose(features[crop], whole[1, : crop.merged(2)], atol=1e-5)
+    monkeypatch.setattr('rarl_jax.sampler.images.encode_images', None)  # needed no more
+    rollout(policy(), dialogues, SETTINGS, Sampling(samples=1), jax.random.key(0), features=features)
+
+
+def test_joined_maps_equal_plain_ones():
+    """The sampler's copy holds q, k, v and gate, up as one matrix each."""
+    model = policy().model
+    plain = unstack(load_policy(Path(folder()), model, policy().mesh, RULES))
+    assert (
+        'q_k_v' in policy().params['text']['layers']['0']['attention']
+        and 'q' in plain['text']['layers']['0']['attention']
+    )
+    arguments = model.example()
+    whole, joined = (model.apply({'params': params}, *arguments) for params in (plain, policy().params))
+    np.testing.assert_allclose(joined, whole, atol=1e-5)
+
+
 def test_compaction_changes_no_token():
     """Rows that finish early leave the batch; those that stay are what they would have been alone."""
     seen = []
@@ -247,6 +308,8 @@ def test_nonsense_is_refused(bad):
     [
         (SamplerSettings, {'rows': -1}),
         (SamplerSettings, {'segment': 0}),
+        (SamplerSettings, {'streams': 0}),
+        (SamplerSettings, {'tokens_at_once': 0}),
         (SamplerSettings, {'patches_at_once': 0}),
         (SamplerSettings, {'lengths': (64, 0)}),
         (SamplerSettings, {'cache_lengths': (-1,)}),

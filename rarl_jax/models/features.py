@@ -1,0 +1,40 @@
+"""What the vision tower has made of images: kept on the host, so that nobody computes it twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rarl_jax.models.images import Patches
+
+
+class FeatureCache:
+    """Features of images as one set of weights computes them, found by the image itself, not by what it shows.
+
+    A rollout fills it. As long as the tower's weights stand, an update may read from it.
+    """
+
+    def __init__(self):
+        # The image is kept, too: its number would otherwise be given to another.
+        self._kept: dict[int, tuple[Patches, Any]] = {}
+
+    def __contains__(self, image: Patches) -> bool:
+        return id(image) in self._kept
+
+    def __getitem__(self, image: Patches) -> Any:
+        """A pytree of [M ...], a row for each merged token of the image, in raster order."""
+        return self._kept[id(image)][1]
+
+    def missing(self, images: Iterable[Patches]) -> list[Patches]:
+        """Those that are not kept, each once, in order of appearance."""
+        return list({id(image): image for image in images if image not in self}.values())
+
+    def keep(self, images: Iterable[Patches], features: Any, merge_size: int) -> None:
+        """Takes over what `encode_images` has made of these images, leaves [I M ...]."""
+        features = jax.tree.map(np.asarray, features)
+        for number, image in enumerate(images):
+            rows = image.merged(merge_size)
+            self._kept[id(image)] = image, jax.tree.map(lambda x, n=number, m=rows: x[n, :m].copy(), features)
