@@ -2,7 +2,9 @@
 
     one episode a row           ids       prompt . . turn 0 . observation . . turn 1 | padding
     G episodes of a group       ids       prompt . . . . | episode 0 . . . | episode 1 . . | ... | padding
-    that share their prompt     segments  0 0 0 0 0 0 0  | 1 1 1 1 1 1 1   | 2 2 2 2 2     | ... | 0
+    that share their prompt     segments  0 0 0 0 0 -1 -1 | 1 1 1 1 1 1 1  | 2 2 2 2 2     | ... | 0
+
+The prompts of all rows have the same room, so that attention knows where to look (models/packed.py).
 
 A packed row's tokens see their own segment and the prompt, each at the position that it has in its episode, so hidden states are those of one row an
 episode. With eight episodes of 120 tokens, 80 of which are the page and the question, a third of the tokens is left. Where a row holds one episode
@@ -23,8 +25,10 @@ from jaxtyping import Float, Int
 
 from rarl_jax.conversation.dialogue import Episode, errors_of
 from rarl_jax.learner.invariants import check_episode, name_of
+from rarl_jax.models.features import FeatureCache
 from rarl_jax.models.images import Patches
 from rarl_jax.models.interface import Config, VisionConfig
+from rarl_jax.models.packed import RowLayout, Segments
 from rarl_jax.models.positions import feature_rows, positions_of
 from rarl_jax.models.vision_batch import VisionBatch, VisionSizes, plan_vision, vision_sizes
 from rarl_jax.models.vision_batch import as_part as images_as_part
@@ -37,6 +41,8 @@ class Buckets:
     """Sizes that arrays are padded to; beyond the largest, or with none, four sizes an octave. Few sizes mean few compilations."""
 
     lengths: tuple[int, ...] = ()  # tokens of a row, packed or not
+    prompts: tuple[int, ...] = ()  # tokens of a prompt that packed episodes share
+    segments: tuple[int, ...] = ()  # tokens of a packed episode behind its prompt
     images: tuple[int, ...] = ()  # images of a batch
     windows: tuple[int, ...] = ()  # vision windows of a batch
     patches: tuple[int, ...] = ()  # patches of the largest image
@@ -48,6 +54,8 @@ class Sizes:
     """Exact sizes of a batch's arrays."""
 
     length: int  # tokens of a row
+    prompt: int  # tokens of it that a shared prompt has room for; 0 = rows are not packed
+    segment: int  # tokens of a packed episode behind it
     images: int
     windows: int
     patches: int  # of the largest image
@@ -62,9 +70,11 @@ class Batch:
     ids: Int[np.ndarray, 'B T']  # 0 in padding
     positions: Int[np.ndarray, '3 B T']  # M-RoPE: time, row, column
     feature_index: Int[np.ndarray, 'B T']  # row of the flattened [I * M] features; -1 = a text token
-    # 0 = prompt and padding, else 1 + number of the episode; None = one episode a row.
-    segments: Int[np.ndarray, 'B T'] | None
-    vision: VisionBatch  # every image once: a group shares its page
+    # 0 = prompt and padding, -1 = room that the prompt leaves, else 1 + number of the episode; None = one episode a row.
+    segments: Segments | None
+    images: (
+        VisionBatch | Any
+    )  # every image once, a group shares its page; or their features [I M ...], where these are kept
     # The R places of each episode's chosen tokens: where in the row the token stands whose hidden state chose it; T = no token.
     source: Int[np.ndarray, 'E R']
     targets: Int[np.ndarray, 'E R']  # the chosen tokens
@@ -84,14 +94,16 @@ def micro_batches(
     mesh: Mesh,
     pack: int = 1,
     old_logprobs: Sequence[Float[np.ndarray, 'n']] | None = None,
+    features: FeatureCache | None = None,
 ) -> Iterator[Batch]:
     """Cuts episodes, whole groups side by side, into batches of `size` episodes (0 = one batch), and puts each on the mesh when it is asked for.
 
-    With several processes each brings its own episodes, as many as the others, and its share of every batch's rows.
+    All of them have the same shape, so that one program does for all. With several processes each brings its own episodes, as many as the others, and its share of every batch's rows.
 
     Args:
         pack: episodes of a group that share one row and its prompt; 1 = each has its own.
         old_logprobs: of each episode's chosen tokens, where this is not the first update on them.
+        features: of all their images, where the tower that made them still stands; None = batches bring the images' patches.
     Raises:
         ValueError: `size` does not divide evenly over the devices.
     """
@@ -104,39 +116,48 @@ def micro_batches(
     held = size // count if size else multiple(len(episodes), parts * pack)
     pieces = [slice(at, at + held) for at in range(0, len(episodes), held)]
     sizes = agreed_sizes([episodes[piece] for piece in pieces], config, buckets, parts, pack)
-    for piece, exact in zip(pieces, sizes, strict=True):
+    for piece in pieces:
         old = None if old_logprobs is None else old_logprobs[piece]
-        batch = collate(episodes[piece], advantages[piece], config, exact, held, pack, old)
+        batch = collate(episodes[piece], advantages[piece], config, sizes, held, pack, old, features)
         yield on_mesh(as_part(batch, jax.process_index(), count), mesh)
 
 
 def agreed_sizes(
     batches: Sequence[Sequence[Episode]], config: Config, buckets: Buckets, parts: int, pack: int
-) -> list[Sizes]:
-    """For each batch the one size of everything in it: that of the process which needs most, so that all processes make arrays of one shape.
+) -> Sizes:
+    """The one size of everything in these batches: what the fullest of any process needs, so that all arrays have one shape.
 
     Images and windows are multiples of the `parts` that a process's rows are split into.
     """
     needed = []
     for episodes in batches:
-        count, windows, patches = image_sizes(distinct_images(episodes), config.vision, buckets)
-        length = round_up(row_tokens(episodes, pack), buckets.lengths, 16)
-        chosen = round_up(max(int(e.loss_mask.sum()) for e in episodes), buckets.chosen, 8)
-        needed.append([length, multiple(count, parts), multiple(windows, parts), patches, chosen])
-    return [Sizes(*map(int, sizes)) for sizes in processes.largest(np.array(needed))]
+        chosen = max(int(e.loss_mask.sum()) for e in episodes)
+        needed.append([*row_tokens(episodes, pack), *vision_sizes(distinct_images(episodes), config.vision), chosen])
+    prompt, segment, rest, count, windows, patches, chosen = map(int, processes.largest(np.array(needed)).max(axis=0))
+    prompt = round_up(prompt, buckets.prompts, 16) if prompt else 0
+    return Sizes(
+        length=round_up(prompt + rest, buckets.lengths, 16),
+        prompt=prompt,
+        segment=round_up(segment, buckets.segments, 16) if segment else 0,
+        images=multiple(round_up(count, buckets.images), parts),
+        windows=multiple(round_up(windows, buckets.windows), parts),
+        patches=round_up(patches, buckets.patches, config.vision.merge_unit),
+        chosen=round_up(chosen, buckets.chosen, 8),
+    )
 
 
 def sizes_of(episodes: Sequence[Episode], config: Config, buckets: Buckets, pack: int = 1) -> Sizes:
     """The sizes of a batch of one process on one device."""
-    return agreed_sizes([episodes], config, buckets, 1, pack)[0]
+    return agreed_sizes([episodes], config, buckets, 1, pack)
 
 
-def row_tokens(episodes: Sequence[Episode], pack: int) -> int:
-    """Tokens of the longest row, `pack` episodes of a group standing in each."""
+def row_tokens(episodes: Sequence[Episode], pack: int) -> tuple[int, int, int]:
+    """The most tokens, `pack` episodes of a group standing in a row, of a shared prompt, of an episode behind it, and of a row behind it."""
     if pack == 1:
-        return max(len(e.ids) for e in episodes)
+        return 0, 0, max(len(e.ids) for e in episodes)
     rows = [held_in_row(episodes[at : at + pack]) for at in range(0, len(episodes), pack)]
-    return max(shared + sum(len(e.ids) - shared for _, e in held) for held, shared in rows)
+    behind = [[len(e.ids) - shared for _, e in held] or [1] for held, shared in rows]
+    return max(max(shared for _, shared in rows), 1), max(map(max, behind)), max(map(sum, behind))
 
 
 def held_in_row(group: Sequence[Episode]) -> tuple[list[tuple[int, Episode]], int]:
@@ -163,6 +184,7 @@ def collate(
     rows: int,
     pack: int = 1,
     old_logprobs: Sequence[Float[np.ndarray, 'n']] | None = None,
+    features: FeatureCache | None = None,
 ) -> Batch:
     """The arrays of `episodes`, padded to `rows` episodes.
 
@@ -173,15 +195,21 @@ def collate(
     if rows < len(episodes):
         raise ValueError(f'Batch: {len(episodes)} episodes do not fit {rows} rows; raise the rows or split them.')
     images = distinct_images(episodes)
-    vision = plan_vision(images, config.vision, VisionSizes(sizes.images, sizes.windows, sizes.patches))
-    first_row = {id(image): index * vision.image_rows for index, image in enumerate(images)}
+    if features is None:
+        shown = plan_vision(images, config.vision, VisionSizes(sizes.images, sizes.windows, sizes.patches))
+    else:
+        shown = features.stacked(images, sizes.images, sizes.patches // config.vision.merge_unit)
+    first_row = {id(image): index * image_rows(shown) for index, image in enumerate(images)}
     shape, chosen = (rows // pack, sizes.length), (rows, sizes.chosen)
+    segments = None
+    if pack > 1:
+        segments = Segments(np.zeros(shape, np.int32), RowLayout(sizes.prompt, sizes.segment, pack))
     batch = Batch(
         ids=np.zeros(shape, np.int32),
         positions=np.zeros((3, *shape), np.int32),
         feature_index=np.full(shape, -1, np.int32),
-        segments=np.zeros(shape, np.int32) if pack > 1 else None,
-        vision=vision,
+        segments=segments,
+        images=shown,
         source=np.full(chosen, sizes.length, np.int32),
         targets=np.zeros(chosen, np.int32),
         mask=np.zeros(chosen, np.float32),
@@ -195,11 +223,12 @@ def collate(
     for row in range(-(-len(episodes) // pack)):
         group = episodes[row * pack : (row + 1) * pack]
         held, shared = held_in_row(group) if pack > 1 else (list(enumerate(group)), 0)
-        filled = 0
+        filled = sizes.prompt
+        if segments is not None and held:
+            segments.numbers[row, shared:filled] = -1
         for number, episode in held:
-            start = shared if filled else 0  # the first brings the prompt
-            _fill(batch, config, first_row, episode, (row, number), start, filled, shared)
-            filled += len(episode.ids) - start
+            _fill(batch, config, first_row, episode, (row, number), shared, filled)
+            filled += len(episode.ids) - shared
     return batch
 
 
@@ -209,12 +238,12 @@ def _fill(
     first_row: dict[int, int],
     episode: Episode,
     at: tuple[int, int],
-    start: int,
-    filled: int,
     shared: int,
+    filled: int,
 ) -> None:
-    """Writes the tokens of an episode from `start` on behind the `filled` tokens of a row; `at` is the row and the number in it."""
-    (row, number), end = at, filled + len(episode.ids) - start
+    """Writes an episode's tokens behind the `filled` places of a row, the first `shared` ones at its beginning; `at` is the row and the number in it."""
+    (row, number), count = at, len(episode.ids)
+    end = filled + count - shared
     if end > batch.ids.shape[1]:
         raise ValueError(
             f'A row of {end} tokens does not fit {batch.ids.shape[1]}: add a larger size to buckets.lengths.'
@@ -224,20 +253,21 @@ def _fill(
         rows = [first_row[id(image)] for image in episode.images]
         features = feature_rows(episode.ids, rows, episode.images, config)
     check_episode(episode, positions, features, config.image_token_id)
-    here = slice(filled, end)
-    batch.ids[row, here] = episode.ids[start:]
-    batch.positions[:, row, here] = positions[:, start:]
-    batch.feature_index[row, here] = features[start:]
+    places = np.arange(count)
+    places[shared:] += filled - shared
+    batch.ids[row, places] = episode.ids
+    batch.positions[:, row, places] = positions
+    batch.feature_index[row, places] = features
     if batch.segments is not None:
-        batch.segments[row, here] = np.where(np.arange(start, len(episode.ids)) < shared, 0, 1 + number)
+        batch.segments.numbers[row, filled:end] = 1 + number
     number += row * (len(batch.mask) // len(batch.ids))
     chosen = np.flatnonzero(episode.loss_mask)
     if len(chosen) > batch.mask.shape[1]:
         raise ValueError(
             f'An episode has {len(chosen)} chosen tokens, room is for {batch.mask.shape[1]}: add a larger size to buckets.chosen.'
         )
-    before, here = chosen - 1, slice(len(chosen))
-    batch.source[number, here] = np.where(before < start, before, before - start + filled)
+    here = slice(len(chosen))
+    batch.source[number, here] = places[chosen - 1]
     batch.targets[number, here] = episode.ids[chosen]
     batch.mask[number, here] = 1
     batch.sample_logprobs[number, here] = episode.sample_logprobs[chosen]
@@ -245,11 +275,11 @@ def _fill(
 
 def as_part(batch: Batch, part: int, parts: int) -> Batch:
     """These rows as number `part` of `parts` equally padded pieces of a larger batch."""
-    index, features = batch.feature_index, batch.vision.merged_slots.size
+    index, features = batch.feature_index, feature_count(batch.images)
     return replace(
         batch,
         feature_index=np.where(index < 0, -1, index + part * features),
-        vision=images_as_part(batch.vision, part, parts),
+        images=images_as_part(batch.images, part, parts) if isinstance(batch.images, VisionBatch) else batch.images,
     )
 
 
@@ -292,6 +322,17 @@ def multiple(count: int, of: int) -> int:
 def distinct_images(episodes: Sequence[Episode]) -> list[Patches]:
     """Every image of the episodes once, in order of appearance."""
     return list({id(image): image for e in episodes for image in e.images}.values())
+
+
+def image_rows(images: VisionBatch | Any) -> int:
+    """M, rows of features that each image of a batch has."""
+    return images.image_rows if isinstance(images, VisionBatch) else jax.tree.leaves(images)[0].shape[1]
+
+
+def feature_count(images: VisionBatch | Any) -> int:
+    """I * M, rows of features of all images of a batch."""
+    count = len(images.image_lengths) if isinstance(images, VisionBatch) else len(jax.tree.leaves(images)[0])
+    return count * image_rows(images)
 
 
 def image_sizes(images: Sequence[Patches], vision: VisionConfig, buckets: Buckets) -> VisionSizes:

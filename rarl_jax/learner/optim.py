@@ -119,6 +119,11 @@ def label(params: Params, frozen: Sequence[str]) -> Labels:
     return labels
 
 
+def stands(params: Params, frozen: Sequence[str], part: str) -> bool:
+    """Whether nothing under `part` of the params learns; an adapter that leaves it alone has nothing there."""
+    return all(name == 'frozen' for name in jax.tree.leaves(label(params, frozen).get(part, {})))
+
+
 def path_name(path: tuple) -> str:
     """A key path of a pytree as 'text/layers/q/w'."""
     return jax.tree_util.keystr(path, simple=True, separator='/')

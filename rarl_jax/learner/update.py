@@ -24,6 +24,7 @@ from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.models.interface import Model
 from rarl_jax.models.lora import Adapted, join
 from rarl_jax.models.params import Params
+from rarl_jax.models.vision_batch import VisionBatch
 from rarl_jax.runtime.sharding import local_rows, optimizer_shardings, replicated, shardings_of
 
 Metrics = dict[str, Float[Array, '']]
@@ -68,7 +69,9 @@ def policy_logprobs(
 ) -> tuple[Float[Array, 'E R'], Float[Array, 'E R']]:
     """Log-probs of the chosen tokens and the entropy where they were chosen; the logits of `chunk` tokens exist at a time."""
     apply = partial(model.apply, {'params': params})
-    features = apply(batch.vision, method='encode_images')
+    features = batch.images
+    if isinstance(features, VisionBatch):
+        features = apply(features, method='encode_images')
     embeds = apply(batch.ids, features, batch.feature_index, method='embed')
     hidden = apply(embeds, batch.positions, batch.segments, method='hidden')
     states = choosing_states(hidden, batch.source)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rarl_jax.models.cache import AttentionKind, Cache, LayerCache, attend_cached, write
 from rarl_jax.models.config import TextConfig
@@ -30,6 +30,7 @@ from rarl_jax.models.layers import (
     unconstrained,
     unrolled,
 )
+from rarl_jax.models.packed import Segments
 
 Rope = tuple[Float[Array, 'B T H/2'], Float[Array, 'B T H/2']]  # cos, sin
 Added = tuple[Float[Array, 'B T D'], ...]  # to the hidden states behind layers 0, 1, ... (DeepStack, arXiv 2406.04334)
@@ -56,8 +57,8 @@ def features_at(
 class Seen(NamedTuple):
     """What the queries of a chunk see."""
 
-    # Beside causality; None = all that causality allows.
-    mask: Bool[Array, 'B 1 T T'] | None = None
+    # Of each token; None = all that causality allows is seen.
+    segments: Segments | None = None
     # Tokens that the cache holds before the chunk; None = it is empty.
     start: Int[Array, 'B'] | None = None
     # Where the chunk goes in the cache; None = at its beginning.
@@ -94,7 +95,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache = write(self.implementation, cache, k, v, seen.slots)
         if seen.start is None:
-            out = attend(q, k, v, self.implementation, mask=seen.mask, causal=True)
+            out = attend(q, k, v, self.implementation, causal=True, segments=seen.segments)
         else:
             out = attend_cached(self.implementation, q, cache, seen.start, (k, v))
         return self.dense(text.hidden_size, ('heads', 'embed'), name='o')(out.reshape(b, t, -1)), cache
@@ -164,7 +165,7 @@ class Decoder(nn.Module):
         self,
         embeds: Float[Array, 'B T D'],
         positions: Int[Array, '3 B T'],
-        segments: Int[Array, 'B T'] | None = None,
+        segments: Segments | None = None,
         added: Added = (),
     ) -> Float[Array, 'B T D']:
         """The full causal pass, to the final norm.
@@ -174,7 +175,7 @@ class Decoder(nn.Module):
                 else the conversation of each token: tokens see their own, and 0, a beginning that all conversations of the row share.
         """
         turn = rope(self.text, positions)
-        seen = Seen(None if segments is None else _sees(segments[:, None, :, None], segments[:, None, None, :]))
+        seen = Seen(segments)
 
         def call(layer, x):
             return self.constrain(layer(x, turn, seen)[0], ACTIVATION)
@@ -230,7 +231,3 @@ class Decoder(nn.Module):
         calls = [partial(call, index) for index in range(self.text.num_layers)]
         x, filled = unrolled(self.layers, calls, (embeds, ()))[-1]
         return self.norm(x), filled
-
-
-def _sees(query: Int[Array, 'B 1 T 1'], key: Int[Array, 'B 1 1 T']) -> Bool[Array, 'B 1 T T']:
-    return (query == key) | (key == 0)

@@ -38,3 +38,14 @@ class FeatureCache:
         for number, image in enumerate(images):
             rows = image.merged(merge_size)
             self._kept[id(image)] = image, jax.tree.map(lambda x, n=number, m=rows: x[n, :m].copy(), features)
+
+    def stacked(self, images: Iterable[Patches], count: int, rows: int) -> Any:
+        """The features of at least one image, one behind the other, in arrays [count rows ...]; zeros in padding. KeyError for one that is not kept."""
+
+        def stack(*each: np.ndarray) -> np.ndarray:
+            whole = np.zeros((count, rows, *each[0].shape[1:]), each[0].dtype)
+            for number, features in enumerate(each):
+                whole[number, : len(features)] = features
+            return whole
+
+        return jax.tree.map(stack, *[self[image] for image in images])

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rarl_jax.models.cache import AttentionKind
+from rarl_jax.models.packed import Segments, attend_banded, attend_unpacked, sees
 from rarl_jax.models.params import LAYERS, Params, joined_name, unstack_layers
 
 # What the backward pass recomputes of a layer: nothing, all but q, k, v and attention's output, all.
@@ -202,55 +203,69 @@ def attend(
     k: Float[Array, 'B S K H'],
     v: Float[Array, 'B S K H'],
     implementation: AttentionKind,
-    mask: Bool[Array, 'B 1 T S'] | None = None,
     causal: bool = False,
     key_lengths: Int[Array, 'B'] | None = None,
+    segments: Segments | None = None,
 ) -> Float[Array, 'B T N H']:
-    """softmax(q k' / sqrt(H)) v with grouped heads, scores and softmax in float32."""
+    """softmax(q k' / sqrt(H)) v with grouped heads, scores and softmax in float32; `segments` go with causality alone."""
     q, k, v = (checkpoint_name(x, name) for x, name in zip((q, k, v), SAVED, strict=False))
-    rows_at_once = SCORES_AT_ONCE // (q.shape[0] * q.shape[2] * k.shape[1])
-    if implementation == 'xla' and rows_at_once < q.shape[1]:
-        out = attend_in_blocks(q, k, v, mask, causal, key_lengths, max(rows_at_once, 1))
+    layout = None if segments is None else segments.layout
+    width = k.shape[1] if layout is None else layout.prompt + layout.reach
+    queries_at_once = SCORES_AT_ONCE // (q.shape[0] * q.shape[2] * width)
+    if implementation == 'xla' and queries_at_once < q.shape[1]:
+        out = attend_in_blocks(q, k, v, causal, key_lengths, segments, max(queries_at_once, 1))
+    elif layout is None:
+        out = attend_at_once(q, k, v, implementation, causal, key_lengths, segments)
+    elif implementation == 'xla':
+        out = attend_banded(q, k, v, segments.numbers, layout)
     else:
-        out = jax.nn.dot_product_attention(
-            q, k, v, mask=mask, is_causal=causal, key_value_seq_lengths=key_lengths, implementation=implementation
-        )
+        alone = partial(jax.nn.dot_product_attention, is_causal=True, implementation=implementation)
+        out = attend_unpacked(alone, q, k, v, segments.numbers, layout)
     return checkpoint_name(out, SAVED[3])
+
+
+def attend_at_once(q, k, v, implementation, causal, key_lengths, segments) -> Float[Array, 'B T N H']:
+    """Attention whose scores may all exist at a time; segments become a mask."""
+    mask = None
+    if segments is not None:
+        mask = sees(segments.numbers[:, None, :, None], segments.numbers[:, None, None, :])
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, is_causal=causal, key_value_seq_lengths=key_lengths, implementation=implementation
+    )
 
 
 def attend_in_blocks(
     q: Float[Array, 'B T N H'],
     k: Float[Array, 'B S K H'],
     v: Float[Array, 'B S K H'],
-    mask: Bool[Array, 'B 1 T S'] | None,
     causal: bool,
     key_lengths: Int[Array, 'B'] | None,
+    segments: Segments | None,
     size: int,
 ) -> Float[Array, 'B T N H']:
     """Attention, `size` queries at a time and their scores recomputed in the backward pass: those of a long row would fill any memory."""
     t, s = q.shape[1], k.shape[1]
     padding = -t % size
     starts = jnp.arange(0, t + padding, size)
-    blocks = jnp.moveaxis(_pad_queries(q, 1, padding).reshape(len(q), -1, size, *q.shape[2:]), 1, 0)
-    masks = (
-        None if mask is None else jnp.moveaxis(_pad_queries(mask, 2, padding).reshape(len(mask), 1, -1, size, s), 2, 0)
-    )
+
+    def cut(x: Array) -> Float[Array, 'blocks B size ...']:
+        x = jnp.pad(x, [(0, 0), (0, padding), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(x.reshape(len(x), -1, size, *x.shape[2:]), 1, 0)
 
     def one(block):
-        start, queries, seen = block
+        start, queries, numbers = block
+        seen = None
         if causal:
-            earlier = (jnp.arange(s) <= start + jnp.arange(size)[:, None])[None, None]
-            seen = earlier if seen is None else seen & earlier
+            seen = (jnp.arange(s) <= start + jnp.arange(size)[:, None])[None, None]
+        if numbers is not None:
+            seen &= sees(numbers[:, None, :, None], segments.numbers[:, None, None, :])
         return jax.nn.dot_product_attention(
             queries, k, v, mask=seen, key_value_seq_lengths=key_lengths, implementation='xla'
         )
 
-    out = jax.lax.map(jax.checkpoint(one), (starts, blocks, masks))
+    numbers = None if segments is None else cut(segments.numbers)
+    out = jax.lax.map(jax.checkpoint(one), (starts, cut(q), numbers))
     return jnp.moveaxis(out, 0, 1).reshape(len(q), t + padding, *q.shape[2:])[:, :t]
-
-
-def _pad_queries(x: Array, axis: int, padding: int) -> Array:
-    return jnp.pad(x, [(0, padding if each == axis else 0) for each in range(x.ndim)])
 
 
 # ---------------------------------------------------------------- moving rows

@@ -15,6 +15,7 @@ from rarl_jax.models.config import Config
 from rarl_jax.models.decoder import Decoder
 from rarl_jax.models.images import Patches
 from rarl_jax.models.layers import Constrain, Remat, unconstrained
+from rarl_jax.models.packed import Segments
 from rarl_jax.models.vision_batch import VisionBatch, plan_vision
 
 
@@ -86,7 +87,7 @@ class Model(nn.Module):
         return features
 
     def hidden(
-        self, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], segments: Int[Array, 'B T'] | None = None
+        self, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], segments: Segments | None = None
     ) -> Float[Array, 'B T D']:
         """Full causal pass over right-padded rows, or over rows packed from several `segments` (see Decoder)."""
         return self.text(embeds, positions, segments)

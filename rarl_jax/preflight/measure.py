@@ -13,11 +13,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from rarl_jax.learner.batches import multiple
 from rarl_jax.learner.losses import Denominators
-from rarl_jax.learner.optim import make_optimizer
+from rarl_jax.learner.optim import make_optimizer, stands
 from rarl_jax.learner.update import Learner, Updater, imitation, reinforcement
 from rarl_jax.models.interface import Cache, Model
 from rarl_jax.models.lora import Adapted, adapter_axes, beside, init_adapter
 from rarl_jax.models.params import Params, abstract_params, logical_axes
+from rarl_jax.models.vision_batch import VisionBatch, vision_shapes
 from rarl_jax.preflight.flops import count_flops
 from rarl_jax.preflight.shapes import Largest, abstract, abstract_rows, image_shape, integers, micro_batch
 from rarl_jax.runtime.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
@@ -96,6 +97,13 @@ def abstract_policy(settings: RunSettings, model: Model, mesh: Mesh) -> tuple[Pa
     return beside(base, adapter), adapter, Adapted(wide, lora)
 
 
+def features_of(model: Model, images: VisionBatch) -> Any:
+    """What the tower makes of images, without content."""
+    return jax.eval_shape(
+        lambda params: model.apply({'params': params}, images, method='encode_images'), abstract_params(model)
+    )
+
+
 def measure_update(
     settings: RunSettings,
     model: Model,
@@ -110,8 +118,10 @@ def measure_update(
     objective = reinforcement(stage.loss) if isinstance(stage, RlSettings) else imitation
     updater = Updater(model, objective, optimizer, learner, adapted, frozen=stage.optimizer.frozen)
     vision = model.config.vision
-    images = image_shape(settings, largest, vision, batch_parts(mesh))
-    batch = abstract_rows(micro_batch(largest, images, vision), mesh)
+    images = vision_shapes(image_shape(settings, largest, vision, batch_parts(mesh)), vision)
+    if isinstance(stage, RlSettings) and stands(learner.params, stage.optimizer.frozen, 'vision'):
+        images = features_of(model, images)
+    batch = abstract_rows(micro_batch(largest, images), mesh)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     denominators = Denominators(number, number, number)
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh, 0))

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from rarl_jax.learner.batches import Batch, batch_axes, multiple, round_up
 from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.interface import VisionConfig
-from rarl_jax.models.vision_batch import VisionSizes, vision_shapes
+from rarl_jax.models.packed import RowLayout, Segments
+from rarl_jax.models.vision_batch import VisionSizes
 from rarl_jax.runtime.sharding import batch_sharding, replicated
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.evaluate import EvaluateSettings
@@ -31,6 +32,8 @@ class Largest:
     rows: int  # episodes of a micro-batch
     pack: int  # of them in a row
     length: int  # tokens of a row
+    prompt: int  # of them, that a shared prompt has room for
+    segment: int  # tokens of a packed episode behind it
     chosen: int  # tokens of an episode that the policy chose
     images: int  # of a micro-batch
     windows: int  # of them, if the config has buckets; 0 = as many as the pixel limits allow
@@ -93,6 +96,8 @@ def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSett
         'rows': rows,
         'pack': pack,
         'length': length,
+        'prompt': max(buckets.prompts, default=budget.total_tokens),
+        'segment': max(buckets.segments, default=budget.total_tokens),
         'chosen': max(buckets.chosen, default=round_up(min(chosen, budget.total_tokens), (), 8)),
         'images': processes * max(buckets.images) if buckets.images else round_up(-(-rows // group) + crops),
         'windows': processes * max(buckets.windows, default=0),
@@ -143,16 +148,18 @@ def floats(*shape: int) -> Float[np.ndarray, '...']:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def micro_batch(largest: Largest, images: VisionSizes, vision: VisionConfig) -> Batch:
-    """The arrays that `batches.micro_batches` makes, without content."""
+def micro_batch(largest: Largest, images: Any) -> Batch:
+    """The arrays that `batches.micro_batches` makes, without content; `images` is the layout of its images, or their features."""
     rows, t = largest.rows // largest.pack, largest.length
-    chosen = (largest.rows, largest.chosen)
+    chosen, segments = (largest.rows, largest.chosen), None
+    if largest.pack > 1:
+        segments = Segments(integers(rows, t), RowLayout(largest.prompt, largest.segment, largest.pack))
     return Batch(
         ids=integers(rows, t),
         positions=integers(3, rows, t),
         feature_index=integers(rows, t),
-        segments=integers(rows, t) if largest.pack > 1 else None,
-        vision=vision_shapes(images, vision),
+        segments=segments,
+        images=images,
         source=integers(*chosen),
         targets=integers(*chosen),
         mask=floats(*chosen),

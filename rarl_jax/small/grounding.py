@@ -40,6 +40,7 @@ from rarl_jax.learner.batches import on_mesh, plan_shared_images
 from rarl_jax.learner.update import Learner
 from rarl_jax.models.images import Patches, patchify
 from rarl_jax.models.interface import Features, Model
+from rarl_jax.models.packed import Segments
 from rarl_jax.models.params import Params
 from rarl_jax.models.positions import mrope_positions
 from rarl_jax.models.vision_batch import VisionBatch
@@ -318,7 +319,7 @@ def recite_entropy(
     said = jnp.pad(jnp.maximum(ids, 0), ((0, 0), (width, 0)))
     embeds = model.apply(variables, said, features, index, method='embed')
     positions, segments = (jnp.repeat(batch.positions, count, axis=1), jnp.repeat(batch.segments, count, axis=0))
-    hidden = model.apply(variables, embeds, positions, segments, method='hidden')
+    hidden = model.apply(variables, embeds, positions, Segments(segments), method='hidden')
     logits = model.apply(variables, hidden[:, -length:-1], method='logits')
     return cross_entropy(logits, ids[:, 1:], ids[:, 1:] >= 0)
 

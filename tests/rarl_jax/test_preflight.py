@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models.layers import attend_in_blocks
+from rarl_jax.models.layers import attend_at_once, attend_in_blocks
+from rarl_jax.models.packed import Segments
 from rarl_jax.preflight.flops import count_flops
 from rarl_jax.preflight.measure import Needs
 from rarl_jax.preflight.report import verdict
@@ -13,7 +14,7 @@ from rarl_jax.preflight.shapes import Largest
 from tests.commands import launch
 from tests.rarl_jax.small_policy import folder
 
-LARGEST = Largest('main', 16, 1, 256, 64, 8, 0, 4, 4, 64, 320)
+LARGEST = Largest('main', 16, 1, 256, 0, 0, 64, 8, 0, 4, 4, 64, 320)
 GB = 10**9
 
 
@@ -52,22 +53,21 @@ def test_what_to_change_is_a_number_that_fits():
 
 
 def test_attention_in_blocks_is_attention():
-    """Values and gradients, with padding in the last block, a mask, causality and lengths."""
+    """Values and gradients, with padding in the last block, causality, segments and lengths."""
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v = (jax.random.normal(key, (2, 10, heads, 4)) for key, heads in zip(keys, (4, 2, 2), strict=False))
-    some = jax.random.bernoulli(keys[3], 0.7, (2, 1, 10, 10)) | jnp.eye(10, dtype=bool)
-    for mask, causal, lengths in (
-        (None, True, None),
-        (some, False, None),
-        (some, True, None),
-        (None, False, jnp.array([3, 10])),
+    some = Segments(jax.random.randint(keys[3], (2, 10), 0, 3))
+    for causal, lengths, segments in (
+        (True, None, None),
+        (True, None, some),
+        (False, jnp.array([3, 10]), None),
     ):
 
-        def plain(q, k, v, mask=mask, causal=causal, lengths=lengths):
-            return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, key_value_seq_lengths=lengths)
+        def plain(q, k, v, how=(causal, lengths, segments)):
+            return attend_at_once(q, k, v, 'xla', *how)
 
-        def blocks(q, k, v, mask=mask, causal=causal, lengths=lengths):
-            return attend_in_blocks(q, k, v, mask, causal, lengths, 4)
+        def blocks(q, k, v, how=(causal, lengths, segments)):
+            return attend_in_blocks(q, k, v, *how, 4)
 
         for one, other in zip(jax.vjp(plain, q, k, v)[1](q), jax.vjp(blocks, q, k, v)[1](q), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from rarl_jax.models.cache import Cache
 from rarl_jax.models.decoder import features_at
 from rarl_jax.models.model import Model
+from rarl_jax.models.packed import Segments
 from rarl_jax.models.qwen3_vl.vision import Features, VisionTower
 
 # Embeddings of the tokens, and what is added to the hidden states behind the first layers: nothing, or one array a layer, zero at text.
@@ -42,7 +43,7 @@ class Qwen3_VL(Model):
         return Features(none, (none,) * len(self.config.vision.deepstack_visual_indexes))
 
     def hidden(
-        self, embeds: Embeds, positions: Int[Array, '3 B T'], segments: Int[Array, 'B T'] | None = None
+        self, embeds: Embeds, positions: Int[Array, '3 B T'], segments: Segments | None = None
     ) -> Float[Array, 'B T D']:
         """As Model.hidden."""
         return self.text(embeds[0], positions, segments, added=embeds[1])

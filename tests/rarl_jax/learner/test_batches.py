@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.traces import Step
-from rarl_jax.learner.batches import Buckets, collate, micro_batches, sizes_of
+from rarl_jax.learner.batches import Buckets, collate, micro_batches, round_up, sizes_of
 from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.update import Learner, Updater, reinforcement
@@ -54,12 +54,15 @@ def test_a_group_by_hand(episodes):
     prompt = int(episodes[0].loss_mask.argmax())
     held = {n: episodes[n] for n in (0, 1, 3)}
     filled = prompt + sum(len(e.ids) - prompt for e in held.values())
-    assert batch.segments[0, :filled].tolist() == (
-        [0] * prompt + [1 + number for number, e in held.items() for _ in e.ids[prompt:]]
+    segments, layout = batch.segments.numbers, batch.segments.layout
+    room = layout.prompt - prompt
+    assert segments[0, : filled + room].tolist() == (
+        [0] * prompt + [-1] * room + [1 + number for number, e in held.items() for _ in e.ids[prompt:]]
     )
-    assert not batch.segments[0, filled:].any()
+    assert not segments[0, filled + room :].any() and layout.count == GROUP
+    assert layout.reach == round_up(max(len(e.ids) for e in episodes) - prompt, (), 16)
     for number, episode in held.items():
-        here = batch.segments[0] == 1 + number
+        here = segments[0] == 1 + number
         assert batch.ids[0, here].tolist() == episode.ids[prompt:].tolist()
         assert (batch.positions[:, 0, here] == rows.positions[:, number, prompt : len(episode.ids)]).all()
         places = batch.source[number, : int(episode.loss_mask.sum())]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rarl_jax.models.interface import build_model
+from rarl_jax.models.packed import Segments
 from rarl_jax.models.params import unstack
 from tests.rarl_jax.models.small import FAMILIES, TIED, small_params
 
@@ -108,7 +109,7 @@ def test_packed_rows_equal_padded_rows(config, params, rows):
         jax.tree.map(lambda x: np.concatenate([x[:1, :12], x[1:, :8]], axis=1), embeds),
         np.concatenate([positions[:, :1, :12], positions[:, 1:, :8]], axis=2),
     )
-    hidden = full(config, params, *packed, segments=np.array([[1] * 12 + [2] * 8]))
+    hidden = full(config, params, *packed, segments=Segments(np.array([[1] * 12 + [2] * 8])))
     expected = full(config, params, embeds, positions)
     np.testing.assert_allclose(hidden[0, :12], expected[0, :12], atol=1e-5)
     np.testing.assert_allclose(hidden[0, 12:], expected[1, :8], atol=1e-5)
