@@ -47,7 +47,7 @@ def quickstart(model: ModelSettings | None = None) -> RunSettings:
 
 
 def updates(steps: int, reward: RewardSettings) -> RlSettings:
-    """So many GRPO updates of 32 questions x 8 attempts; the tower is frozen, which makes an update twice as fast."""
+    """So many GRPO updates of 32 questions x 8 attempts; the tower is frozen, so that updates take its features from the rollout."""
     return RlSettings(
         steps=steps,
         questions=32,
@@ -56,8 +56,16 @@ def updates(steps: int, reward: RewardSettings) -> RlSettings:
         reward=reward,
         optimizer=OptimizerSettings(learning_rate=1e-3, b2=0.99, frozen=('vision',)),
         loss=LossSettings(),
-        pack=4,
+        pack=8,
         # One shape or two: each costs a compilation of some seconds.
-        buckets=Buckets((288, 352, 416, 512), (160, 320), (768, 1152, 1792), (192,), (24, 72)),
+        buckets=Buckets(
+            lengths=(384, 480, 640),
+            prompts=(96,),
+            segments=(96,),
+            images=(320,),
+            windows=(1152, 1792),
+            patches=(192,),
+            chosen=(32, 72),
+        ),
         show_every=16,
     )

@@ -1,17 +1,20 @@
 """Batches by hand; a packed group against one row an episode, in log-probs and gradients; several updates on one batch."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from input_pipeline.traces import Step
-from rarl_jax.learner.batches import Buckets, collate, micro_batches, round_up, sizes_of
+from rarl_jax.learner.batches import Buckets, collate, distinct_images, micro_batches, round_up, sizes_of
 from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.update import Learner, Updater, reinforcement
+from rarl_jax.models.features import FeatureCache
 from rarl_jax.models.interface import build_model, read_config
+from rarl_jax.models.vision_batch import plan_vision
 from rarl_jax.runtime.sharding import RULES, MeshSettings, local_rows, make_mesh
 from tests.rarl_jax.small_policy import acted, folder, load_policy, sample
 
@@ -95,13 +98,13 @@ def make_updater(model, params):
     return Updater(model, reinforcement(LossSettings(entropy_weight=0.01)), optimizer, learner)
 
 
-def gradient(model, params, mesh, episodes, pack, size, old=None):
+def gradient(model, params, mesh, episodes, pack, size, old=None, features=None):
     updater = make_updater(model, params)
     tokens = sum(e.loss_mask.sum() for e in episodes)
     advantages = np.random.default_rng(0).standard_normal(len(episodes)).astype(np.float32)
     denominators = Denominators(np.float32(tokens), np.float32(len(episodes)), np.float32(1))
     total = None
-    for batch in micro_batches(episodes, advantages, model.config, Buckets(), size, mesh, pack, old):
+    for batch in micro_batches(episodes, advantages, model.config, Buckets(), size, mesh, pack, old, features):
         total = total or updater.nothing(params, updater.metric_names(params, batch, denominators))
         total = updater.accumulate(params, updater.base, total, batch, denominators)
     return jax.device_get(total)
@@ -117,6 +120,27 @@ def test_packed_gradients_are_those_of_plain_rows(episodes, size):
     for name, value in metrics.items():
         np.testing.assert_allclose(others[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), packed, plain)
+
+
+def test_kept_features_change_nothing_but_that_the_tower_does_not_learn(episodes):
+    mesh = make_mesh(MeshSettings())
+    model = build_model(read_config(folder()))
+    params = load_policy(folder(), model, mesh, RULES)
+    kept, images = FeatureCache(), distinct_images(episodes)
+    plan = plan_vision(images[::-1], model.config.vision)
+    made = jax.jit(partial(model.apply, method='encode_images'))({'params': params}, plan)
+    kept.keep(images[::-1], made, model.config.vision.spatial_merge_size)
+    plain, metrics = gradient(model, params, mesh, episodes, GROUP, GROUP)
+    found, others = gradient(model, params, mesh, episodes, GROUP, GROUP, features=kept)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(others[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()),
+        found['text'],
+        plain['text'],
+    )
+    assert not any(np.any(x) for x in jax.tree.leaves(found['vision']))
+    assert any(np.any(x) for x in jax.tree.leaves(plain['vision']))
 
 
 def test_old_logprobs_of_the_learner_itself_change_no_gradient(episodes):
