@@ -56,6 +56,14 @@ SHORT = ConversationSettings(
     budget=Budget(max_turns=3, turn_tokens=24, total_tokens=512),
 )
 SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')
+# All three categories: a call for each of up to six figures that are counted, or of three panels that are ordered.
+LONGER = replace(SHORT, tool=replace(SHORT.tool, max_crops=6), budget=replace(SHORT.budget, max_turns=8))
+ALL_CATEGORIES: tuple[Task, ...] = (
+    *SMALL_TASKS,
+    'character_identification',
+    'character_counting',
+    'panel_reordering',
+)
 
 
 def small_world(model: ModelSettings, pages: Mapping[str, int]) -> dict[str, Any]:
@@ -67,6 +75,16 @@ def small_world(model: ModelSettings, pages: Mapping[str, int]) -> dict[str, Any
         'sampler': SamplerSettings(segment=16),
         'mesh': MeshSettings(data=0, cpu_devices=2),
     }
+
+
+def wider_world(model: ModelSettings, pages: Mapping[str, int]) -> dict[str, Any]:
+    """The small world with a task or two of every category."""
+    world = small_world(model, pages)
+    data: DataSettings = world['data']
+    tasks = replace(
+        data.tasks, tasks=ALL_CATEGORIES, count_forms=('all',), count_region='characters', order_items=(3, 3)
+    )
+    return world | {'data': replace(data, tasks=tasks), 'conversation': LONGER}
 
 
 def small_model(path: str) -> ModelSettings:

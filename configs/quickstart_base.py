@@ -9,11 +9,24 @@ on comics, which knows more than it does. Variant qwen3_vl: the same for experim
 the same stages for a moment.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs._parts import SMALL_TASKS, choose, recipe, shrink, small_model, small_qwen3_vl, small_world
+from configs._parts import (
+    ALL_CATEGORIES,
+    LONGER,
+    SMALL_TASKS,
+    choose,
+    recipe,
+    shrink,
+    small_model,
+    small_qwen3_vl,
+    small_world,
+    wider_world,
+)
+from input_pipeline.schema import Task
 from input_pipeline.traces import TraceSettings
 from rarl_jax.learner.optim import OptimizerSettings
 from rarl_jax.settings import ModelSettings, RunSettings
@@ -36,13 +49,15 @@ LOOSE = TraceSettings(
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none, qwen3_vl, smoke and qwen3_vl_smoke."""
+    """Variants: none, qwen3_vl, wider, and smoke, qwen3_vl_smoke, wider_smoke."""
     few = {'eyes': 2, 'point': 2, 'talk': 2, 'loosen': 2}
     variants = {
         '': lambda: base(small_model('')),
         'qwen3_vl': lambda: base(small_qwen3_vl('')),
+        'wider': wider,
         'smoke': lambda: shrink(base(small_model('')), **few),
         'qwen3_vl_smoke': lambda: shrink(base(small_qwen3_vl('')), small=small_qwen3_vl, **few),
+        'wider_smoke': lambda: replace(shrink(wider(), **few), conversation=LONGER),
     }
     return choose(__file__, variant, variants)
 
@@ -77,9 +92,30 @@ def base(model: ModelSettings) -> RunSettings:
     return recipe(stages, compare, **small_world(model, {'train': 8000, 'validation': 420}))
 
 
-def supervised(steps: int, traces: TraceSettings, optimizer: OptimizerSettings) -> SftSettings:
+def wider() -> RunSettings:
+    """All three categories: what needs several looks is taught as looks first, one call for each figure or panel, and the answer last."""
+    model = small_model('')
+    measure = EvaluateSettings(
+        tasks=ALL_CATEGORIES, questions=200, modes=('zoom', 'blank_crop'), batch_size=100, split='validation'
+    )
+    crops = ('action_recognition', 'depth_comparison', 'character_identification')
+    eyes = replace(base(model).stage['eyes'], crop_tasks=crops)
+    point = TraceSettings(crop=0.2, point=0.8, answer=0.0)
+    talk = TraceSettings(crop=0.1, point=0.4, answer=0.5, by_task=True, count_aloud=True)
+    stages = {
+        'eyes': eyes,
+        'point': supervised(500, point, muon(1e-3, schedule='constant', frozen=('vision',)), ALL_CATEGORIES),
+        'talk': supervised(900, talk, muon(5e-4), ALL_CATEGORIES),
+        'knows': measure,
+    }
+    return recipe(stages, ('knows:zoom', 'knows:blank_crop'), **wider_world(model, {'train': 8000, 'validation': 420}))
+
+
+def supervised(
+    steps: int, traces: TraceSettings, optimizer: OptimizerSettings, tasks: tuple[Task, ...] = SMALL_TASKS
+) -> SftSettings:
     return SftSettings(
-        steps=steps, pages=24, traces=traces, optimizer=optimizer, tasks=SMALL_TASKS, crops_a_page=2, save_every=100
+        steps=steps, pages=24, traces=traces, optimizer=optimizer, tasks=tasks, crops_a_page=2, save_every=100
     )
 
 

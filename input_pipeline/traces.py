@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from input_pipeline.ranges import check_ranges
-from input_pipeline.schema import Box, Question, Task
+from input_pipeline.schema import CATEGORY_OF, Box, Question, Task
 
 Kind = Literal['crop', 'point', 'answer', 'direct']
 KINDS: tuple[Kind, ...] = ('crop', 'point', 'answer', 'direct')
@@ -35,6 +35,8 @@ class TraceSettings:
     exact_rate: float = 0.0  # share of calls whose box is the region itself, whatever box_scale and box_shift say
     zoom_rate: float = 1.0  # share of answers that zoom first; the others guess
     malformed_rate: float = 0.0  # share of answers whose tags are wrong
+    by_task: bool = False  # a task is drawn first, then a question: rare tasks are asked about as often as common ones
+    count_aloud: bool = False  # counting: each call and the answer begin with a thought, how many were found so far
 
     def __post_init__(self):
         rates = dict.fromkeys(('exact_rate', 'zoom_rate', 'malformed_rate'), (0, 1))
@@ -95,7 +97,9 @@ def make_conversation(
     """
     weights = np.array([settings.crop, settings.point, settings.answer, settings.direct])
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
-    first = questions[rng.integers(len(questions))]
+    if kind in ('point', 'crop'):  # which of several regions is meant, nobody could tell
+        questions = [question for question in questions if len(question.regions) == 1] or questions
+    first = draw_question(questions, settings.by_task, rng)
     if kind == 'point':
         return _pointing(questions, page_size, settings, rng)
     if kind == 'crop':
@@ -105,12 +109,35 @@ def make_conversation(
         return Conversation(first.id, first.page_id, (exchange,), offers_tool=True, crop=box)
     steps: tuple[Step, ...]
     if kind == 'answer' and rng.random() < settings.zoom_rate:
-        boxes = [_named(box, page_size, settings, rng) for box in first.regions]
+        boxes = [_named(box, page_size, settings, rng) for box in acting_order(first)]
         steps = (*(Step(box=box) for box in boxes), _final(first.answer, settings, rng))
+        if settings.count_aloud and first.task == 'character_counting':
+            steps = tuple(replace(step, thought=str(found)) for found, step in enumerate(steps))
     else:
         pool = first.choices or answers[first.task]
         steps = (_final(pool[rng.integers(len(pool))], settings, rng),)
     return Conversation(first.id, first.page_id, (Exchange(first.prompt, steps),), offers_tool=kind == 'answer')
+
+
+def draw_question(questions: Sequence[Question], by_task: bool, rng: np.random.Generator) -> Question:
+    """One of a page's questions; each as likely as the others, or each task."""
+    if by_task:
+        tasks = sorted({question.task for question in questions})
+        task = tasks[rng.integers(len(tasks))]
+        questions = [question for question in questions if question.task == task]
+    return questions[rng.integers(len(questions))]
+
+
+def acting_order(question: Question) -> list[Box]:
+    """The regions of a question in the order in which one looks at them before one knows the answer.
+
+    Items to be ordered: as the question names them, A first, whose boxes then tell the order. Any others: from top to bottom, then from the left, so
+    that what comes next can be told from the last box.
+    """
+    if CATEGORY_OF[question.task] == 'reorder':
+        labels = question.answer.split(', ')
+        return [box for _, box in sorted(zip(labels, question.regions, strict=True))]
+    return sorted(question.regions, key=lambda box: (box[1], box[0]))
 
 
 def _pointing(questions, page_size, settings: TraceSettings, rng: np.random.Generator) -> Conversation:

@@ -138,3 +138,45 @@ def test_loose_boxes_stay_on_the_page_and_keep_their_scale():
         assert 0 <= x1 < x2 <= SIZE[0]
         assert 0 <= y1 < y2 <= SIZE[1]
     assert loosen((300.0, 300.0, 340.0, 360.0), (2.0, 2.0), 0.0, SIZE, rng) == (280.0, 270.0, 360.0, 390.0)
+
+
+# ---------------------------------------------------------------- several looks
+
+
+def many(task, answer, boxes, number=0):
+    return replace(ask(number, boxes[0], task=task, answer=answer), regions=tuple(boxes))
+
+
+LEFT, RIGHT, LOW = (0.0, 0.0, 90.0, 90.0), (300.0, 0.0, 390.0, 90.0), (0.0, 400.0, 90.0, 490.0)
+
+
+def test_items_are_looked_at_as_the_question_names_them():
+    """Regions stand in reading order, which the answer names: C is the first, A the second, B the last."""
+    question = many('panel_reordering', 'C, A, B', [LEFT, RIGHT, LOW])
+    [told] = conversations(only(answer=1.0), 1, [question])
+    assert [step.box for step in steps(told)] == [RIGHT, LOW, LEFT, None]
+    assert steps(told)[-1].answer == 'C, A, B'
+
+
+def test_figures_are_counted_aloud_from_top_to_bottom():
+    question = many('character_counting', '3', [LOW, RIGHT, LEFT])
+    [told] = conversations(only(answer=1.0, count_aloud=True), 1, [question])
+    assert [(step.box, step.thought) for step in steps(told)] == [(LEFT, '0'), (RIGHT, '1'), (LOW, '2'), (None, '3')]
+    [silent] = conversations(only(answer=1.0), 1, [question])
+    assert {step.thought for step in steps(silent)} == {None}
+
+
+def test_which_of_several_regions_is_meant_is_never_asked():
+    """Pointing and crops alone keep to questions with one region."""
+    questions = [*QUESTIONS, many('character_counting', '2', [LEFT, LOW])]
+    for settings in (only(point=1.0), only(crop=1.0)):
+        prompts = [exchange.prompt for told in conversations(settings, 40, questions) for exchange in told.exchanges]
+        assert set(prompts) == {question.prompt for question in QUESTIONS}
+
+
+def test_a_rare_task_gets_its_share():
+    questions = [*QUESTIONS, many('character_counting', '2', [LEFT, LOW], number=9)]
+    times = Counter(told.question_id for told in conversations(only(answer=1.0, by_task=True), 400, questions))
+    assert 160 < times['page/character_counting/9'] < 240
+    times = Counter(told.question_id for told in conversations(only(answer=1.0), 400, questions))
+    assert 70 < times['page/character_counting/9'] < 130
