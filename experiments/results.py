@@ -87,6 +87,17 @@ class Results:
             raise KeyError(f'There are no results of arm {arm!r}: run `python -m experiments.run`.')
         return found
 
+    def only(self, *arms: str) -> Results:
+        """These arms alone."""
+        kept = {name: arm for name, arm in self.experiment.arms.items() if name in arms}
+        runs = tuple(run for run in self.runs if run.arm in kept)
+        return Results(replace(self.experiment, arms=kept), runs)
+
+    def complete(self) -> Results:
+        """Only the seeds that every arm has."""
+        seeds = self.seeds(*self.experiment.arms)
+        return replace(self, runs=tuple(run for run in self.runs if run.seed in seeds))
+
     def seeds(self, *arms: str) -> list[int]:
         """The seeds that all of these arms have."""
         return sorted(set.intersection(*({run.seed for run in self.of(arm)} for arm in arms)))
@@ -175,21 +186,13 @@ def score(record: Record) -> float:
 
 def first_iou(record: Record) -> float:
     """IoU of the first successful zoom; 0 where there is none."""
-    return _nth_iou(record, 0)
-
-
-def second_iou(record: Record) -> float:
-    return _nth_iou(record, 1)
-
-
-def calls(record: Record) -> float:
-    """Calls of the tool, failed ones too."""
-    return float(np.mean([len(attempt.zooms) for attempt in record.attempts]))
-
-
-def _nth_iou(record: Record, nth: int) -> float:
     ious = [[zoom.iou for zoom in attempt.zooms if zoom.iou is not None] for attempt in record.attempts]
-    return float(np.mean([each[nth] if len(each) > nth else 0.0 for each in ious]))
+    return float(np.mean([each[0] if each else 0.0 for each in ious]))
+
+
+def zoomed(record: Record) -> bool:
+    """Whether any zoom succeeded."""
+    return any(zoom.status == 'ok' for attempt in record.attempts for zoom in attempt.zooms)
 
 
 # ---------------------------------------------------------------- comparisons

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from rich.console import Console
 
@@ -30,7 +31,8 @@ from rarl_jax.learner.advantages import grpo
 from rarl_jax.learner.batches import Buckets, micro_batches, positions_of
 from rarl_jax.learner.optim import make_optimizer
 from rarl_jax.learner.update import Learner, Updater, reinforcement
-from rarl_jax.models.interface import read_config
+from rarl_jax.models.interface import Model, read_config
+from rarl_jax.models.params import Params
 from rarl_jax.policy import build_model, load_policy, open_chat
 from rarl_jax.run import prepare_data
 from rarl_jax.runtime.files import write_json
@@ -46,44 +48,65 @@ GROUP = 8
 
 
 def main() -> None:
-    settings = settings_of(Arm('tour'), seed=0)
-    settings = replace(settings, data=replace(settings.data, pages=PAGES))
-    record = record_group(settings)
+    record = record_group(quickstart_on_few_pages())
     path = HERE / 'tour' / 'results' / 'episode.json'
     write_json(path, record)
     print(f'{record["question"]["prompt"]} {[each["total"] for each in record["episodes"]]} -> {path}')
 
 
-def record_group(settings: RunSettings) -> dict[str, Any]:
-    """The group of one question: its episodes, rewards and advantages, one of them token by token, before and after an update on the group."""
-    mesh, folder, stage = make_mesh(settings.mesh), Path(settings.model.path), settings.stage['main']
+def quickstart_on_few_pages() -> RunSettings:
+    settings = settings_of(Arm('tour'), seed=0)
+    return replace(settings, data=replace(settings.data, pages=PAGES))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The attempts at one question, and the policy that made them."""
+
+    mesh: Mesh
+    model: Model
+    host: Host
+    params: Params
+    sample: Sample
+    episodes: tuple[Episode, ...]  # by attempt
+    rewards: tuple[Reward, ...]
+    advantages: Float[np.ndarray, 'G']
+
+
+def sample_group(settings: RunSettings) -> Group:
+    """The question, of some about drawn pages, whose attempts earn most differently."""
+    mesh, folder = make_mesh(settings.mesh), Path(settings.model.path)
     model = build_model(settings.model, read_config(folder), mesh)
     chat = open_chat(folder, model.config)
     host = Host(chat, model.config.vision, settings.model.page, settings.model.crop, settings.conversation.tool)
     params = load_policy(folder, model, mesh, settings.mesh.rules)
     samples = load_samples(settings)
-
     policy = Policy.of(model, params, host, mesh)
     dialogues = open_dialogues(host, settings.conversation.budget, samples)
     episodes = rollout(policy, dialogues, settings.sampler, Sampling(samples=GROUP), jax.random.key(0))
     earned = [judge(episode, samples[episode.group], settings) for episode in episodes]
     number = most_telling(episodes, earned)
     group = [(e, r) for e, r in zip(episodes, earned, strict=True) if e.group == number]
-    group.sort(key=lambda pair: pair[0].sample)
-    told, rewards = zip(*group, strict=True)
+    told, rewards = zip(*sorted(group, key=lambda pair: pair[0].sample), strict=True)
     advantage = grpo(np.array([each.total for each in rewards]), np.full(GROUP, number))
+    return Group(mesh, model, host, params, samples[number], told, rewards, advantage)
 
+
+def record_group(settings: RunSettings) -> dict[str, Any]:
+    """The group of one question: its episodes, rewards and advantages, one of them token by token, before and after an update on the group."""
+    group, stage = sample_group(settings), settings.stage['main']
+    model, params, told, rewards, advantage = group.model, group.params, group.episodes, group.rewards, group.advantages
     optimizer = make_optimizer(stage.optimizer, params, steps=1)
     learner = Learner.start(params, optimizer, None)
     updater = Updater(model, reinforcement(stage.loss), optimizer, learner, frozen=stage.optimizer.frozen)
-    [batch] = micro_batches(told, advantage, model.config, Buckets(), 0, mesh)
+    [batch] = micro_batches(told, advantage, model.config, Buckets(), 0, group.mesh)
     before = chosen_rows(updater.logprobs(learner.params, updater.base, batch), told)
     tokens = sum(int(episode.loss_mask.sum()) for episode in told)
     learner, metrics = updater(learner, [batch], tokens, GROUP)
     after = chosen_rows(updater.logprobs(learner.params, updater.base, batch), told)
 
     best = int(np.argmax(advantage))
-    question = samples[number].question
+    question = group.sample.question
     return {
         'policy': settings.model.path,
         'commit': source_commit(),
@@ -91,13 +114,13 @@ def record_group(settings: RunSettings) -> dict[str, Any]:
         'learning_rate': stage.optimizer.learning_rate,
         'metrics': {name: float(value) for name, value in metrics.items()},
         'episodes': [
-            tell_episode(episode, samples[number], earned_, float(a), old, new)
+            tell_episode(episode, group.sample, earned_, float(a), old, new)
             for episode, earned_, a, old, new in zip(told, rewards, advantage, before, after, strict=True)
         ],
         'told': best,
         'frame': asdict(told[best].page),
         'grids': [list(image.grid) for image in told[best].images],
-        'tokens': tell_tokens(told[best], host, model.config, before[best], after[best]),
+        'tokens': tell_tokens(told[best], group.host, model.config, before[best], after[best]),
     }
 
 
