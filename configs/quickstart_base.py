@@ -101,7 +101,7 @@ def wider() -> RunSettings:
     crops = ('action_recognition', 'depth_comparison', 'character_identification')
     eyes = replace(base(model).stage['eyes'], crop_tasks=crops)
     point = TraceSettings(crop=0.2, point=0.8, answer=0.0)
-    talk = TraceSettings(crop=0.1, point=0.4, answer=0.5, by_task=True, count_aloud=True)
+    talk = TraceSettings(crop=0.1, point=0.3, answer=0.6, by_task=True, count_aloud=True)
     stages = {
         'eyes': eyes,
         'point': supervised(500, point, muon(1e-3, schedule='constant', frozen=('vision',)), ALL_CATEGORIES),

@@ -78,12 +78,19 @@ def execute(name: str) -> NotebookNode:
 def _shrink(picture: str) -> dict[str, str]:
     """A picture, base64, for the repository: few colours do for lines, and a page with its grain becomes a JPEG."""
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        plain, lines, page = image.convert('RGB'), io.BytesIO(), io.BytesIO()
-    plain.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(lines, 'PNG', optimize=True)
-    if len(lines.getvalue()) <= LARGE:
-        return {'image/png': base64.b64encode(lines.getvalue()).decode()}
-    plain.save(page, 'JPEG', quality=80, optimize=True)
+        lines, page = few_colours(image), io.BytesIO()
+        if len(lines) <= LARGE:
+            return {'image/png': base64.b64encode(lines).decode()}
+        image.convert('RGB').save(page, 'JPEG', quality=80, optimize=True)
     return {'image/jpeg': base64.b64encode(page.getvalue()).decode()}
+
+
+def few_colours(image: Image.Image) -> bytes:
+    """A small PNG file of a drawing."""
+    file = io.BytesIO()
+    few = image.convert('RGB').quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(file, 'PNG', optimize=True)
+    return file.getvalue()
 
 
 def _cell(cell: NotebookNode, number: int) -> NotebookNode:
@@ -111,7 +118,7 @@ def _output_differences(number: int, old: Sequence[Any], new: Sequence[Any]) -> 
     before, after = ([_shown(output) for output in outputs] for outputs in (old, new))
     if [text for text, _ in before] != [text for text, _ in after]:
         yield f'cell {number} prints something else'
-    elif not all(_alike(a, b) for (_, a), (_, b) in zip(before, after, strict=True)):
+    elif not all(alike(a, b) for (_, a), (_, b) in zip(before, after, strict=True)):
         yield f'cell {number} draws another picture'
 
 
@@ -126,7 +133,7 @@ def _shown(output: Any) -> tuple[dict[str, str], np.ndarray | None]:
         return text, np.asarray(image.convert('L'), np.float32)
 
 
-def _alike(old: np.ndarray | None, new: np.ndarray | None) -> bool:
+def alike(old: np.ndarray | None, new: np.ndarray | None) -> bool:
     """Whether two pictures look the same; sizes may differ by a few pixels of margin."""
     if old is None or new is None:
         return old is new

@@ -97,7 +97,7 @@ def make_conversation(
     """
     weights = np.array([settings.crop, settings.point, settings.answer, settings.direct])
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
-    if kind in ('point', 'crop'):  # which of several regions is meant, nobody could tell
+    if kind == 'crop':  # one of several regions does not answer a question
         questions = [question for question in questions if len(question.regions) == 1] or questions
     first = draw_question(questions, settings.by_task, rng)
     if kind == 'point':
@@ -141,15 +141,14 @@ def acting_order(question: Question) -> list[Box]:
 
 
 def _pointing(questions, page_size, settings: TraceSettings, rng: np.random.Generator) -> Conversation:
-    """A call for each of several questions; a region is asked for once, or its box could be copied from above."""
+    """A call for each of several questions, the first look; a region is asked for once, or its box could be copied from above."""
     chosen: dict[tuple[Box, ...], Question] = {}
     for i in rng.permutation(len(questions)):
         if len(chosen) < settings.questions:
             chosen.setdefault(questions[i].regions, questions[i])
     exchanges = []
     for question in chosen.values():
-        region = question.regions[rng.integers(len(question.regions))]
-        box = _named(region, page_size, settings, rng)
+        box = _named(acting_order(question)[0], page_size, settings, rng)
         exchanges.append(Exchange(question.prompt, (Step(box=box, shown=False),)))
     first = next(iter(chosen.values()))
     return Conversation(first.id, first.page_id, tuple(exchanges), offers_tool=True)

@@ -166,12 +166,12 @@ def test_figures_are_counted_aloud_from_top_to_bottom():
     assert {step.thought for step in steps(silent)} == {None}
 
 
-def test_which_of_several_regions_is_meant_is_never_asked():
-    """Pointing and crops alone keep to questions with one region."""
-    questions = [*QUESTIONS, many('character_counting', '2', [LEFT, LOW])]
-    for settings in (only(point=1.0), only(crop=1.0)):
-        prompts = [exchange.prompt for told in conversations(settings, 40, questions) for exchange in told.exchanges]
-        assert set(prompts) == {question.prompt for question in QUESTIONS}
+def test_pointing_is_a_first_look_and_a_crop_alone_answers_its_question():
+    questions = [*QUESTIONS, many('character_counting', '2', [LOW, LEFT], number=9)]
+    pointed = [exchange for told in conversations(only(point=1.0), 40, questions) for exchange in told.exchanges]
+    assert {exchange.steps[0].box for exchange in pointed if exchange.prompt == 'Question 9?'} == {LEFT}
+    shown = {told.exchanges[0].prompt for told in conversations(only(crop=1.0), 40, questions)}
+    assert shown == {question.prompt for question in QUESTIONS}
 
 
 def test_a_rare_task_gets_its_share():
