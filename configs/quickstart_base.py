@@ -93,22 +93,29 @@ def base(model: ModelSettings) -> RunSettings:
 
 
 def wider() -> RunSettings:
-    """All three categories: what needs several looks is taught as looks first, one call for each figure or panel, and the answer last."""
+    """All three categories: what needs several looks is taught as looks first, one call for each figure or panel, and the answer last.
+
+    Some answers are asked for at once, without the tool, so that what can be read off the page is known too.
+    """
     model = small_model('')
     measure = EvaluateSettings(
-        tasks=ALL_CATEGORIES, questions=200, modes=('zoom', 'blank_crop'), batch_size=100, split='validation'
+        tasks=ALL_CATEGORIES, questions=200, modes=('direct', 'zoom', 'blank_crop'), batch_size=100, split='validation'
     )
     crops = ('action_recognition', 'depth_comparison', 'character_identification')
     eyes = replace(base(model).stage['eyes'], crop_tasks=crops)
     point = TraceSettings(crop=0.2, point=0.8, answer=0.0)
-    talk = TraceSettings(crop=0.1, point=0.3, answer=0.6, by_task=True, count_aloud=True)
+    talk = TraceSettings(crop=0.1, point=0.25, answer=0.5, direct=0.15, guess_rate=0.0, by_task=True, count_aloud=True)
     stages = {
         'eyes': eyes,
         'point': supervised(500, point, muon(1e-3, schedule='constant', frozen=('vision',)), ALL_CATEGORIES),
         'talk': supervised(900, talk, muon(5e-4), ALL_CATEGORIES),
         'knows': measure,
     }
-    return recipe(stages, ('knows:zoom', 'knows:blank_crop'), **wider_world(model, {'train': 8000, 'validation': 420}))
+    return recipe(
+        stages,
+        ('knows:direct', 'knows:zoom', 'knows:blank_crop'),
+        **wider_world(model, {'train': 8000, 'validation': 420}),
+    )
 
 
 def supervised(

@@ -33,13 +33,14 @@ class TraceSettings:
     box_scale: tuple[float, float] = (1.0, 1.0)  # the same of the boxes that calls name
     box_shift: float = 0.0
     exact_rate: float = 0.0  # share of calls whose box is the region itself, whatever box_scale and box_shift say
-    zoom_rate: float = 1.0  # share of answers that zoom first; the others guess
+    zoom_rate: float = 1.0  # share of answers that zoom first; the others answer at once, as those without a tool do
+    guess_rate: float = 1.0  # share of answers at once that are guesses; the others are the true ones
     malformed_rate: float = 0.0  # share of answers whose tags are wrong
     by_task: bool = False  # a task is drawn first, then a question: rare tasks are asked about as often as common ones
     count_aloud: bool = False  # counting: each call and the answer begin with a thought, how many were found so far
 
     def __post_init__(self):
-        rates = dict.fromkeys(('exact_rate', 'zoom_rate', 'malformed_rate'), (0, 1))
+        rates = dict.fromkeys(('exact_rate', 'zoom_rate', 'guess_rate', 'malformed_rate'), (0, 1))
         amounts = dict.fromkeys((*KINDS, 'crop_shift', 'box_shift'), (0, math.inf))
         scales = dict.fromkeys(('crop_scale', 'box_scale'), (0.01, 100))
         check_ranges(self, rates | amounts | scales | {'questions': (1, math.inf)}, rising=tuple(scales))
@@ -114,7 +115,7 @@ def make_conversation(
         if settings.count_aloud and first.task == 'character_counting':
             steps = tuple(replace(step, thought=str(found)) for found, step in enumerate(steps))
     else:
-        pool = first.choices or answers[first.task]
+        pool = first.choices or answers[first.task] if rng.random() < settings.guess_rate else (first.answer,)
         steps = (_final(pool[rng.integers(len(pool))], settings, rng),)
     return Conversation(first.id, first.page_id, (Exchange(first.prompt, steps),), offers_tool=kind == 'answer')
 

@@ -99,6 +99,14 @@ def test_a_direct_conversation_has_no_tool_and_guesses_evenly():
     assert max(guesses.values()) < 140
 
 
+@pytest.mark.parametrize(('rate', 'low', 'high'), [(0.0, 200, 200), (0.5, 105, 145)])
+def test_an_answer_at_once_is_true_where_it_is_no_guess(rate, low, high):
+    """A guess is right by chance one time in four."""
+    made = conversations(only(direct=1, guess_rate=rate), 200)
+    true = {question.id: question.answer for question in QUESTIONS}
+    assert low <= sum(steps(each)[0].answer == true[each.question_id] for each in made) <= high
+
+
 def test_guesses_come_from_the_choices_of_the_question():
     question = ask(0, (0.0, 0.0, 50.0, 50.0), 'depth_comparison', 'Ruby', ('Ruby', 'Fern'))
     made = conversations(only(direct=1), 60, [question])
