@@ -5,6 +5,7 @@
     old_logprobs [sum of chosen tokens]            where it was not the step's first update
     pixels [sum of P, X], grids [I, 3]             every image once
     images [sum of images], image_counts [E]       which of them each episode saw, in order
+   features.0, ... [sum of M, ...], rows [I]      where it took the tower's features: the leaves of them, and the rows of each image
 
 What was written and read is JSON in the file's metadata. No pickle: a file may come from anywhere.
 """
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -24,6 +26,7 @@ from safetensors.numpy import save_file
 from rarl_jax.conversation.boxes import PageFrame
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.learner.batches import distinct_images
+from rarl_jax.models.features import FeatureCache
 from rarl_jax.models.images import Patches
 from rarl_jax.runtime.files import replacing
 
@@ -40,6 +43,7 @@ class Update:
     old_logprobs: Sequence[Float[np.ndarray, 'n']] | None
     tokens: float  # chosen tokens of all processes
     sequences: int  # episodes of all processes
+    features: FeatureCache | None = None  # of all images, where the update takes them from the rollout
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ def write_update(path: Path, update: Update, record: UpdateRecord) -> None:
     }
     if update.old_logprobs is not None:
         arrays['old_logprobs'] = np.concatenate(update.old_logprobs)
+    if update.features is not None:
+        arrays['rows'] = np.array([len(jax.tree.leaves(update.features[image])[0]) for image in images])
+        arrays |= {f'features.{n}': leaf for n, leaf in enumerate(update.features.leaves(images))}
     told = {
         'record': asdict(record),
         'tokens': update.tokens,
@@ -101,7 +108,11 @@ def read_update(path: Path) -> tuple[Update, UpdateRecord]:
     old = arrays.get('old_logprobs')
     if old is not None:
         old = _cut(old, [int(e.loss_mask.sum()) for e in episodes])
-    update = Update(episodes, arrays['advantages'], old, values['tokens'], values['sequences'])
+    features, images = None, distinct_images(episodes)
+    if 'rows' in arrays:
+        features, count = FeatureCache(), sum(name.startswith('features.') for name in arrays)
+        features.take(images, arrays['rows'].tolist(), [arrays[f'features.{n}'] for n in range(count)])
+    update = Update(episodes, arrays['advantages'], old, values['tokens'], values['sequences'], features)
     return update, UpdateRecord(**values['record'])
 
 

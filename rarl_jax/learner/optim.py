@@ -124,6 +124,12 @@ def stands(params: Params, frozen: Sequence[str], part: str) -> bool:
     return all(name == 'frozen' for name in jax.tree.leaves(label(params, frozen).get(part, {})))
 
 
+@jax.jit
+def equal(some: Any, others: Any) -> Bool[Array, '']:
+    """Whether the arrays of two pytrees are the same, number by number."""
+    return jnp.stack(jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), some, others))).all()
+
+
 def path_name(path: tuple) -> str:
     """A key path of a pytree as 'text/layers/q/w'."""
     return jax.tree_util.keystr(path, simple=True, separator='/')

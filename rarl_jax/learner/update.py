@@ -204,9 +204,9 @@ class ReferencePolicy:
 
     def __init__(self, model: Model, params: Params, temperature: float):
         chunk = logits_at_once(shardings_of(params))
-        self._params = params
+        self.params = params
         self._logprobs = jax.jit(lambda params, batch: policy_logprobs(model, params, batch, temperature, chunk)[0])
 
     def annotate(self, batch: Batch) -> Batch:
         """The batch with this policy's log-probs of its chosen tokens."""
-        return replace(batch, reference_logprobs=self._logprobs(self._params, batch))
+        return replace(batch, reference_logprobs=self._logprobs(self.params, batch))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +38,26 @@ class FeatureCache:
         for number, image in enumerate(images):
             rows = image.merged(merge_size)
             self._kept[id(image)] = image, jax.tree.map(lambda x, n=number, m=rows: x[n, :m].copy(), features)
+
+    def leaves(self, images: Iterable[Patches]) -> list[np.ndarray]:
+        """The features of images one behind the other, leaf by leaf, in float32, which holds every dtype that features have."""
+        each = [jax.tree.leaves(self[image]) for image in images]
+        return [np.concatenate(rows).astype(np.float32) for rows in zip(*each, strict=True)]
+
+    def like(self, example: Any) -> FeatureCache:
+        """The same where features have the structure and dtypes of an example."""
+        dtypes, structure = jax.tree.map(lambda x: x.dtype, jax.tree.leaves(example)), jax.tree.structure(example)
+        other = FeatureCache()
+        for image, features in self._kept.values():
+            leaves = [x.astype(dtype) for x, dtype in zip(jax.tree.leaves(features), dtypes, strict=True)]
+            other._kept[id(image)] = image, jax.tree.unflatten(structure, leaves)
+        return other
+
+    def take(self, images: Sequence[Patches], counts: Sequence[int], leaves: Sequence[np.ndarray]) -> None:
+        """Takes over what `leaves` has given of these images, so many rows each."""
+        cuts = [np.split(leaf, np.cumsum(counts)[:-1]) for leaf in leaves]
+        for image, *rows in zip(images, *cuts, strict=True):
+            self._kept[id(image)] = image, rows
 
     def stacked(self, images: Iterable[Patches], count: int, rows: int) -> Any:
         """The features of at least one image, one behind the other, in arrays [count rows ...]; zeros in padding. KeyError for one that is not kept."""

@@ -20,8 +20,9 @@ from rarl_jax.evaluation.judge import is_judged
 from rarl_jax.learner.batches import Batch, micro_batches
 from rarl_jax.learner.invariants import check_groups, name_of, widest_gap
 from rarl_jax.learner.kept import Update
-from rarl_jax.learner.optim import make_optimizer
+from rarl_jax.learner.optim import equal, make_optimizer, stands
 from rarl_jax.learner.update import Learner, ReferencePolicy, Updater, chosen_logprobs, reinforcement
+from rarl_jax.models.features import FeatureCache
 from rarl_jax.runtime import processes
 from rarl_jax.runtime.clock import Clock
 from rarl_jax.sampler.engine import Usage, rollout
@@ -46,6 +47,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
     loader = replace(run.loading(questions_of(name, stage), stage.tasks), mixture=mixture_of(run.settings, name))
     learner = training.begin(optimizer, iter(load(run.data_dir, loader, *run.processes)))
     updater, reference = make_updater(run, stage, optimizer, learner)
+    keeps = keeps_features(run, stage, learner, reference)
     pay, held_out = make_pay(run, stage), HeldOut(run, stage)
     with training.progress(learner.step) as bar:
         ends = False
@@ -54,8 +56,8 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
 
             # ---- answer a group of times each, with the policy as it is, and judge
             policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)
-            usage = Usage()
-            answer = partial(answer_all, run, stage, policy, pay, run.key(name, learner.step), clock, usage)
+            usage, seen = Usage(), FeatureCache()
+            answer = partial(answer_all, run, stage, policy, pay, run.key(name, learner.step), clock, usage, seen)
             every, answers = collect(answer, partial(next, learner.batches), stage.refills)
             del policy, answer  # the update needs the room of the sampler's weights
             if stage.judge.kind == 'endpoint':
@@ -67,11 +69,12 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             clock.lap('reward')
 
             # ---- learn
-            cut, score = partial(cut_batches, run, stage), partial(chosen_logprobs, updater)
+            kept, score = seen if keeps else None, partial(chosen_logprobs, updater)
+            cut = partial(cut_batches, run, stage, kept)
             old = score(learner.params, cut(learned, advantage), learned) if stage.updates > 1 else None
             told: list[dict[str, float]] = []
             for part in mini_batches(stage, answers.group):
-                update = make_update([learned[i] for i in part], advantage[part], old and [old[i] for i in part])
+                update = make_update([learned[i] for i in part], advantage[part], old and [old[i] for i in part], kept)
                 batches = batches_of(run, stage, reference, update)
                 learner, metrics = updater(learner, batches, update.tokens, update.sequences)
                 told.append({key: float(value) for key, value in jax.device_get(metrics).items()})
@@ -151,15 +154,16 @@ def answer_all(
     key: Key[Array, ''],
     clock: Clock,
     usage: Usage,
+    seen: FeatureCache,
     number: int,
     samples: list[Sample],
 ) -> Answers:
-    """A group of episodes for each question of draw `number` of a step, and what they earned."""
+    """A group of episodes for each question of draw `number` of a step, and what they earned; `seen` takes the features of their images."""
     budget = stage.budget.over(run.settings.conversation.budget)
     dialogues = open_dialogues(run.host, budget, samples, offers_tool=stage.offer_tool)
     sampling = Sampling(samples=stage.group_size, temperature=stage.temperature)
     key = jax.random.fold_in(key, number) if number else key
-    episodes = rollout(policy, dialogues, run.settings.sampler, sampling, key, usage=usage)
+    episodes = rollout(policy, dialogues, run.settings.sampler, sampling, key, usage=usage, features=seen)
     clock.lap('rollout')
     earned = pay(episodes, [samples[e.group] for e in episodes])
     clock.lap('reward')
@@ -198,27 +202,44 @@ def gap_error(step: int, most: float, gap: float, worst: tuple[Episode, float] |
     )
 
 
+def keeps_features(run: Run, stage: RlSettings, learner: Learner, reference: ReferencePolicy | None) -> bool:
+    """Whether updates take the tower's features from the rollout: nothing of it learns, and the policy that they are held to has the same tower.
+
+    The sampler's weights are the trainer's in the dtype that the trainer, too, computes in: also in bfloat16 only the order of sums may differ.
+    """
+    if not stands(learner.params, stage.optimizer.frozen, 'vision'):
+        return False
+    return reference is None or bool(equal(reference.params['vision'], run.weights(learner.params)['vision']))
+
+
 def make_update(
-    episodes: Sequence[Episode], advantage: Float[np.ndarray, 'E'], old: Sequence[Float[np.ndarray, 'n']] | None
+    episodes: Sequence[Episode],
+    advantage: Float[np.ndarray, 'E'],
+    old: Sequence[Float[np.ndarray, 'n']] | None,
+    features: FeatureCache | None,
 ) -> Update:
     """An update on these episodes and, with several processes, on those of the others."""
     tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes))
-    return Update(episodes, advantage, old, tokens, processes.total(len(episodes)))
+    return Update(episodes, advantage, old, tokens, processes.total(len(episodes)), features)
 
 
 def batches_of(run: Run, stage: RlSettings, reference: ReferencePolicy | None, update: Update) -> Iterator[Batch]:
     """The micro-batches of an update, with all that its loss weighs."""
-    batches = cut_batches(run, stage, update.episodes, update.advantages, update.old_logprobs)
+    batches = cut_batches(run, stage, update.features, update.episodes, update.advantages, update.old_logprobs)
     return batches if reference is None else map(reference.annotate, batches)
 
 
 def cut_batches(
-    run: Run, stage: RlSettings, episodes: Sequence[Episode], advantage: Float[np.ndarray, 'E'], old=None
+    run: Run,
+    stage: RlSettings,
+    features: FeatureCache | None,
+    episodes: Sequence[Episode],
+    advantage: Float[np.ndarray, 'E'],
+    old: Sequence[Float[np.ndarray, 'n']] | None = None,
 ) -> Iterator[Batch]:
     """The micro-batches of an update on these episodes."""
-    return micro_batches(
-        episodes, advantage, run.model.config, stage.buckets, stage.micro_batch, run.mesh, stage.pack, old
-    )
+    config, size = run.model.config, stage.micro_batch
+    return micro_batches(episodes, advantage, config, stage.buckets, size, run.mesh, stage.pack, old, features)
 
 
 def mini_batches(stage: RlSettings, group: Int[np.ndarray, 'E']) -> Iterator[Int[np.ndarray, 'n']]:
@@ -253,6 +274,8 @@ def repeat(run: Run, stage: RlSettings, update: Update, step: int) -> Repeated:
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps * stage.updates)
     learner = restore_learner(run, optimizer, step)
     updater, reference = make_updater(run, stage, optimizer, learner)
+    if update.features is not None:
+        update = replace(update, features=update.features.like(run.model.no_features(1, 1)))
     return repeat_update(updater, learner, partial(batches_of, run, stage, reference, update), update)
 
 
