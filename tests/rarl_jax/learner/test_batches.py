@@ -15,6 +15,7 @@ from rarl_jax.learner.update import Learner, Updater, reinforcement
 from rarl_jax.models.features import FeatureCache
 from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.models.vision_batch import plan_vision
+from rarl_jax.runtime.metrics import CompileCounter
 from rarl_jax.runtime.sharding import RULES, MeshSettings, local_rows, make_mesh
 from tests.rarl_jax.small_policy import acted, folder, load_policy, sample
 
@@ -167,3 +168,32 @@ def test_a_micro_batch_holds_whole_groups(episodes):
     model = build_model(read_config(folder()))
     with pytest.raises(ValueError, match='micro_batch is 6 rows, expected a multiple of 4'):
         next(micro_batches(episodes, np.zeros(8), model.config, Buckets(), 6, make_mesh(MeshSettings()), GROUP))
+
+
+def test_an_update_on_other_episodes_compiles_nothing(episodes):
+    """Within the buckets, and however many micro-batches they make; scoring them likewise."""
+    mesh, config = make_mesh(MeshSettings()), read_config(folder())
+    model, most = build_model(config), sizes_of(episodes, config, Buckets(), GROUP)
+    params = load_policy(folder(), model, mesh, RULES)
+    optimizer = make_optimizer(OptimizerSettings(1e-3), params, 2)
+    learner = Learner.start(params, optimizer, None)
+    updater = Updater(model, reinforcement(LossSettings()), optimizer, learner)
+    buckets = Buckets(
+        lengths=(most.length,),
+        prompts=(most.prompt,),
+        segments=(most.segment,),
+        images=(most.images,),
+        windows=(most.windows,),
+        patches=(most.patches,),
+        chosen=(most.chosen,),
+    )
+    counter, told = CompileCounter(), []
+    for part in (episodes, episodes[GROUP:], [dataclasses.replace(episodes[1], sample=n) for n in range(GROUP)]):
+        batches = list(micro_batches(part, np.ones(len(part)), config, buckets, GROUP, mesh, GROUP))
+        for batch in batches:
+            jax.device_get(updater.logprobs(learner.params, updater.base, batch))
+        learner, metrics = updater(learner, batches, 100, len(part))
+        jax.device_get(metrics)
+        told.append(counter.take())
+    counter.close()
+    assert told[0] and told[1:] == [0, 0], told
