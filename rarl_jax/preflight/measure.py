@@ -99,9 +99,11 @@ def abstract_policy(settings: RunSettings, model: Model, mesh: Mesh) -> tuple[Pa
 
 def features_of(model: Model, images: VisionBatch) -> Any:
     """What the tower makes of images, without content."""
-    return jax.eval_shape(
-        lambda params: model.apply({'params': params}, images, method='encode_images'), abstract_params(model)
-    )
+
+    def encode(params: Params, images: VisionBatch) -> Any:
+        return model.apply({'params': params}, images, method='encode_images')
+
+    return jax.eval_shape(encode, abstract_params(model), images)
 
 
 def measure_update(
