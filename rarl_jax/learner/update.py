@@ -28,7 +28,7 @@ from rarl_jax.models.vision_batch import VisionBatch
 from rarl_jax.runtime.sharding import local_rows, optimizer_shardings, replicated, shardings_of
 
 Metrics = dict[str, Float[Array, '']]
-LOGITS_AT_ONCE = 1024  # tokens on a device; with 152k entries they take 0.6 GB
+LOGITS_AT_ONCE = 160_000_000  # numbers on a device, 0.6 GB: about 1k tokens where the vocabulary has 152k entries
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Updater:
         """
         shardings, state_shardings = shardings_of((learner.params, learner.opt_state))
         everywhere = replicated(jax.tree.leaves(shardings)[0].mesh, 0)
-        chunk = logits_at_once(shardings)
+        chunk = scored_at_once(model, shardings)
 
         def score(params, base, batch):
             weights = params if adapted is None else join(base, params, adapted.lora)
@@ -193,17 +193,17 @@ def chosen_logprobs(
     return [row[: int(e.loss_mask.sum())] for row, e in zip(rows, episodes, strict=False)]
 
 
-def logits_at_once(shardings: Params) -> int:
+def scored_at_once(model: Model, shardings: Params) -> int:
     """Tokens whose logits exist at a time: so many for each part of the batch."""
     mesh = jax.tree.leaves(shardings)[0].mesh
-    return LOGITS_AT_ONCE * mesh.shape['data'] * mesh.shape['fsdp']
+    return max(LOGITS_AT_ONCE // model.config.text.vocab_size, 1) * mesh.shape['data'] * mesh.shape['fsdp']
 
 
 class ReferencePolicy:
     """The policy that a KL term holds the learner to."""
 
     def __init__(self, model: Model, params: Params, temperature: float):
-        chunk = logits_at_once(shardings_of(params))
+        chunk = scored_at_once(model, shardings_of(params))
         self.params = params
         self._logprobs = jax.jit(lambda params, batch: policy_logprobs(model, params, batch, temperature, chunk)[0])
 
