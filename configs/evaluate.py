@@ -2,7 +2,7 @@
 
     python -m rarl_jax.main --config=configs/evaluate.py --config.model.path=DIR --config.data.dir=DIR
 
-`model.path` is a Hugging Face folder (a run's export, or Qwen2.5-VL itself), `data.dir` a data set made by configs/build_ai4va_fg.py. All GPUs of the
+`model.path` is a Hugging Face folder (a run's export, or Qwen2.5-VL or Qwen3-VL itself), `data.dir` a data set made by configs/build_ai4va_fg.py. All GPUs of the
 node answer, each with a copy of the weights. Sampled instead of greedy: --config.stage.evaluation.samples=8. A run that was stopped goes on without
 asking again what was answered. Variants: small, for policies of the quickstart; smoke, a random small policy on a few drawn pages.
 """

@@ -35,7 +35,7 @@ def get_config(variant: str = '') -> ConfigDict:
 
 
 def quickstart(model: ModelSettings | None = None) -> RunSettings:
-    """The first family's policy where no other is given."""
+    """From the first family's policy where no other is given."""
     stages = {
         'base': MEASURE,
         'warm_start': updates(5, RewardSettings().warm_start()),

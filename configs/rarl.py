@@ -7,14 +7,15 @@
 The variant lora trains a low-rank adapter of the decoder on one 80 GB GPU, with a sixteenth of the questions a step; its export holds the merged
 policy and, in export/adapter, the adapter for PEFT. The variant dapo adds what the paper does not have: a warm start that ends when calls have come,
 groups without variance replaced, length and calls priced, a replay of earlier categories, and a watch over pages held out from training; joint trains
-all categories at once, by weight. The variants with _smoke run the same stages for a moment on drawn pages and a small policy.
+all categories at once, by weight. The variants qwen3_vl and qwen3_vl_lora are the recipe and its adapter for Qwen3-VL-8B, at as many tokens an image.
+The variants with _smoke run the same stages for a moment on drawn pages and a small policy.
 """
 
 from dataclasses import replace
 
 from ml_collections import ConfigDict
 
-from configs._parts import choose, recipe, shrink
+from configs._parts import choose, recipe, shrink, small_qwen3_vl
 from input_pipeline.schema import TASKS, Task
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
@@ -43,6 +44,13 @@ MODEL = ModelSettings(
     crop=PixelLimits(64 * 28 * 28, 1024 * 28 * 28),
     attention='cudnn',
 )
+# As many tokens of an image, each of 32 px.
+QWEN3_VL = replace(
+    MODEL,
+    published='Qwen3-VL-8B',
+    page=PixelLimits(256 * 32 * 32, 2048 * 32 * 32),
+    crop=PixelLimits(64 * 32 * 32, 1024 * 32 * 32),
+)
 CONVERSATION = ConversationSettings(budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576))
 # 192 rows of a full cache take 34 GB of each GPU; the 1,024 episodes of a step are decoded in six rounds.
 SAMPLER = SamplerSettings(
@@ -61,6 +69,8 @@ BUCKETS = Buckets(
     patches=(8192,),
     chosen=(1024, 4096, 20_480),
 )
+# The other family's windows are never thin: they only hold what attention sees whole.
+QWEN3_VL_BUCKETS = replace(BUCKETS, windows=(640, 1280, 2560))
 LORA = LoraConfig(
     rank=64,
     alpha=64.0,
@@ -78,10 +88,12 @@ def get_config(variant: str = '') -> ConfigDict:
     """Variants: none, lora, dapo and joint; smoke, lora_smoke, dapo_smoke and joint_smoke."""
     variants = {'': full, 'lora': lora, 'dapo': dapo, 'joint': joint}
     small = {f'{name}_smoke'.lstrip('_'): (lambda made=made: shrink(made(), DRAWN)) for name, made in variants.items()}
+    variants |= {'qwen3_vl': qwen3_vl, 'qwen3_vl_lora': qwen3_vl_lora}
+    small['qwen3_vl_smoke'] = lambda: shrink(qwen3_vl(), DRAWN, small_qwen3_vl)
     return choose(__file__, variant, variants | small)
 
 
-def full() -> RunSettings:
+def full(model: ModelSettings = MODEL, sampler: SamplerSettings = SAMPLER, buckets: Buckets = BUCKETS) -> RunSettings:
     """All weights, on eight GPUs."""
     learner = RlSettings(
         steps=80,
@@ -92,12 +104,22 @@ def full() -> RunSettings:
         optimizer=OptimizerSettings(learning_rate=1e-6, b2=0.99, frozen=('vision',)),
         loss=LossSettings(),  # one update a batch, as the nearest public recipe has it: there is nothing to clip
         micro_batch=8,  # a row for each GPU: two of 24,576 tokens would keep 100 GB of activations
-        buckets=BUCKETS,
+        buckets=buckets,
     )
-    return run(MODEL, SAMPLER, MeshSettings(fsdp=8), learner)
+    return run(model, sampler, MeshSettings(fsdp=8), learner)
 
 
-def lora() -> RunSettings:
+def qwen3_vl() -> RunSettings:
+    """All weights of Qwen3-VL-8B, on eight GPUs. Its cache has 2.6 times as many numbers a token."""
+    return full(QWEN3_VL, replace(SAMPLER, rows=72), QWEN3_VL_BUCKETS)
+
+
+def qwen3_vl_lora() -> RunSettings:
+    """A low-rank adapter of its decoder, on one GPU."""
+    return lora(QWEN3_VL, 8, QWEN3_VL_BUCKETS)
+
+
+def lora(model: ModelSettings = MODEL, rows: int = 16, buckets: Buckets = BUCKETS) -> RunSettings:
     """A low-rank adapter of the decoder, on one GPU."""
     learner = RlSettings(
         steps=80,
@@ -108,10 +130,12 @@ def lora() -> RunSettings:
         optimizer=OptimizerSettings(learning_rate=1e-5, b2=0.99),  # an adapter wants about ten times the rate
         loss=LossSettings(),
         micro_batch=1,
-        buckets=replace(BUCKETS, images=(2, 5), windows=(256, 640)),  # a row by itself holds a page and four crops
+        buckets=replace(buckets, images=(2, 5), windows=(256, 640)),  # a row by itself holds a page and four crops
     )
-    model = replace(MODEL, param_dtype='bfloat16', lora=LORA)
-    return run(model, replace(SAMPLER, rows=16), MeshSettings(), learner)  # 23 GB beside two copies of the weights
+    model = replace(model, param_dtype='bfloat16', lora=LORA)
+    return run(
+        model, replace(SAMPLER, rows=rows), MeshSettings(), learner
+    )  # 23 to 29 GB beside two copies of the weights
 
 
 def dapo() -> RunSettings:

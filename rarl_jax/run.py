@@ -111,7 +111,7 @@ def check_inputs(settings: RunSettings) -> None:
     """ValueError that names every folder and setting which the run needs and does not find: before anything is made."""
     model, data, problems = settings.model, settings.data, []
     if model.path or model.fresh is None:
-        problems.append(folder_problem('config.model.path', model.path, 'a Hugging Face folder of Qwen2.5-VL'))
+        problems.append(folder_problem('config.model.path', model.path, 'a Hugging Face folder of a policy'))
     if data.raw and not data.dir:
         problems.append(folder_problem('config.data.raw', data.raw, "pages in AI4VA's format"))
     elif data.dir or data.draw is None:

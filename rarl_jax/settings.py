@@ -36,6 +36,8 @@ class ModelSettings:
     """The policy."""
 
     path: str  # a Hugging Face folder: config.json, *.safetensors, tokenizer, chat template; '' = a fresh one, made now
+    # The published model whose shapes --preflight takes where `path` is empty.
+    published: str = 'Qwen2.5-VL-7B'
     # A policy that is made from nothing: settings whose `kind` is the import path of the module that makes it.
     fresh: Any = None
     dtype: Literal['float32', 'bfloat16'] = 'float32'  # of activations and the KV cache

@@ -13,6 +13,8 @@ RULES = [
     ('rarl_jax/sampler', 'input_pipeline', ()),
     ('rarl_jax/models', 'input_pipeline.tasks', ()),
     ('rarl_jax', 'rarl_jax.models.qwen2_5_vl', ('rarl_jax/models',)),
+    ('rarl_jax', 'rarl_jax.models.qwen3_vl', ('rarl_jax/models',)),
+    ('rarl_jax/models/qwen3_vl', 'rarl_jax.models.qwen2_5_vl', ()),
     ('rarl_jax', 'rarl_jax.small', ('rarl_jax/small',)),
     ('rarl_jax/conversation', 'rarl_jax.stages', ()),
     ('rarl_jax/conversation', 'rarl_jax.sampler', ()),

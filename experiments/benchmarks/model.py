@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.model [--small]
 
 ours    this package, jitted, float32, layers unrolled
-peer    transformers' Qwen2_5_VLForConditionalGeneration (sdpa), float32, on as many threads
+peer    transformers' model of the same family (sdpa), float32, on as many threads
 Both sides have the same weights' shapes and the same conversation of a page and text, and take turns. On a GPU, further rows run the
 published 3B and 7B with random weights in bf16 and tell the share of the device's peak (MFU); they have no peer.
 The last line is one JSON object; ratio > 1 means ours is better.
@@ -29,14 +29,14 @@ import optax
 import torch
 from jaxtyping import Array, Float
 from PIL import Image
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from rarl_jax.models.images import Patches, PixelLimits, patchify
 from rarl_jax.models.interface import PRESETS, Cache, Config, Model, build_model
 from rarl_jax.models.params import Params, count_params, init_params, unstack
 from rarl_jax.models.positions import mrope_positions
-from rarl_jax.models.qwen2_5_vl.config import Config as Qwen2_5_VLPolicy
-from rarl_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from rarl_jax.models.qwen2_5_vl import config as qwen2_5_vl
+from rarl_jax.models.qwen3_vl import config as qwen3_vl
 from rarl_jax.models.vision_batch import VisionBatch, plan_vision
 
 GOALS = {'forward': 1.0, 'prefill': 1.0, 'forward + backward': 0.8}  # ours over peer, tokens a second
@@ -46,20 +46,27 @@ PAGE = (224, 280)  # px: 80 image tokens
 RUNS = 5
 
 
-def _sized(text_config: TextConfig, vision: VisionConfig) -> Config:
-    """Token ids inside a small vocabulary."""
-    return Qwen2_5_VLPolicy(text_config, vision, 4, 5, 6, 7, 1, 2)
-
-
-CONFIGS = {
-    '10M': _sized(
-        TextConfig(4096, 256, 896, 8, 8, 4, 32, 1e4, (4, 6, 6), 1e-6, True),
-        VisionConfig(6, 192, 512, 6, 256, fullatt_block_indexes=(2, 5)),
+MARKS = (4, 5, 6, 7, 1, 2)  # token ids inside a small vocabulary
+CONFIGS: dict[str, Config] = {
+    '10M': qwen2_5_vl.Config(
+        qwen2_5_vl.TextConfig(4096, 256, 896, 8, 8, 4, 32, 1e4, (4, 6, 6), 1e-6, True),
+        qwen2_5_vl.VisionConfig(6, 192, 512, 6, 256, fullatt_block_indexes=(2, 5)),
+        *MARKS,
     ),
-    '150M': _sized(
-        TextConfig(32_000, 768, 2816, 12, 12, 4, 64, 1e4, (8, 12, 12), 1e-6, True),
-        VisionConfig(8, 384, 1152, 6, 768, fullatt_block_indexes=(3, 7)),
+    '150M': qwen2_5_vl.Config(
+        qwen2_5_vl.TextConfig(32_000, 768, 2816, 12, 12, 4, 64, 1e4, (8, 12, 12), 1e-6, True),
+        qwen2_5_vl.VisionConfig(8, 384, 1152, 6, 768, fullatt_block_indexes=(3, 7)),
+        *MARKS,
     ),
+    'Qwen3-VL, 10M': qwen3_vl.Config(
+        qwen3_vl.TextConfig(4096, 256, 896, 8, 8, 4, 32, 1e4, (6, 5, 5), 1e-6, True),
+        qwen3_vl.VisionConfig(6, 192, 768, 6, 256, num_position_embeddings=256, deepstack_visual_indexes=(1, 3)),
+        *MARKS,
+    ),
+}
+SHRUNK = {  # of the towers, by family
+    'qwen2_5_vl': {'depth': 2, 'fullatt_block_indexes': (1,)},
+    'qwen3_vl': {'depth': 2, 'deepstack_visual_indexes': (0,)},
 }
 
 
@@ -129,8 +136,14 @@ def our_runs(config: Config, work: Work) -> dict[str, Callable[[], object]]:
 # ---- the peer
 
 
+def peer_model(config: Config) -> PreTrainedModel:
+    """The same sizes in transformers, with random weights in float32."""
+    values = config.to_hf()
+    return AutoModelForImageTextToText.from_config(AutoConfig.for_model(values.pop('model_type'), **values)).float()
+
+
 def peer_runs(config: Config, work: Work, images: list[Patches]) -> dict[str, Callable[[], object]]:
-    model = Qwen2_5_VLForConditionalGeneration._from_config(Qwen2_5_VLConfig(**config.to_hf())).float()
+    model = peer_model(config)
     ids = torch.from_numpy(work.ids)
     inputs = {
         'input_ids': ids,
@@ -277,7 +290,7 @@ def shrunk(config: Config) -> Config:
     return dataclasses.replace(
         config,
         text=dataclasses.replace(config.text, num_layers=2, vocab_size=4096),
-        vision=dataclasses.replace(config.vision, depth=2, fullatt_block_indexes=(1,)),
+        vision=dataclasses.replace(config.vision, **SHRUNK[config.model_type]),
     )
 
 

@@ -52,7 +52,7 @@ def compare(settings: CompareSettings, workdir: Path) -> Report:
 def _folder(name: str, given: str) -> Path:
     if not Path(given).is_dir() or not given:
         raise FileNotFoundError(
-            f'config.{name} is {given!r}, which is no folder: give a Hugging Face folder of Qwen2.5-VL.'
+            f'config.{name} is {given!r}, which is no folder: give a Hugging Face folder of a policy.'
         )
     return Path(given)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from input_pipeline.synthetic.pages import DrawSettings, draw_page
 from rarl_jax.conversation.boxes import from_original
 from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, view_page
-from rarl_jax.conversation.protocol import call_text, system_text, user_text
+from rarl_jax.conversation.protocol import call_text, user_text
 from rarl_jax.conversation.tool import ZoomTool, cut
 from rarl_jax.models.images import Patches
 from rarl_jax.models.interface import Config
@@ -83,7 +83,7 @@ def _messages(question: str, call: str, host: Host) -> list[dict[str, Any]]:
     image = {'type': 'image'}
     returned = [{'type': 'text', 'text': '<tool_response>\n'}, image, {'type': 'text', 'text': '\n</tool_response>'}]
     return [
-        {'role': 'system', 'content': system_text(host.tool.schema())},
+        {'role': 'system', 'content': host.system_text()},
         {'role': 'user', 'content': [image, {'type': 'text', 'text': question}]},
         {'role': 'assistant', 'content': call},
         {'role': 'user', 'content': returned},

@@ -1,7 +1,7 @@
 """Boxes: the frame a policy writes them in, and the page they lie on.
 
 Three frames are in use. 'original': pixels of the page's file, in which annotations are. 'model': pixels of the page as resized
-for the policy, in which Qwen2.5-VL writes boxes. 'normalized': thousandths of width and height. Only this module maps between
+for the policy, in which Qwen2.5-VL writes boxes. 'normalized': thousandths of width and height, Qwen3-VL's. Only this module maps between
 them; crops are always cut from the original.
 """
 

@@ -1,23 +1,25 @@
 """A folder's tokenizer and chat template: pieces of a conversation as ids.
 
-Text becomes ids only through them, so the same code serves the published Qwen2.5-VL checkpoints and the small ones. Ids that the policy chose are
+Text becomes ids only through them, so the same code serves the published checkpoints of every family and the small ones. Ids that the policy chose are
 never decoded and encoded again: a conversation grows by whole pieces (prompt, turn, observation), each of which begins and ends at a special token.
 A control token that is spelled out inside a question is text: only the template and the policy write control tokens.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from rarl_jax.conversation.protocol import CALL_CLOSE, OBSERVATION
+from rarl_jax.conversation import protocol
+from rarl_jax.conversation.protocol import CALL_CLOSE, CALL_OPEN, INSTRUCTION, OBSERVATION
 from rarl_jax.runtime.files import load_json
 
 TURN_START, TURN_END = '<|im_start|>', '<|im_end|>'
@@ -46,6 +48,7 @@ class Chat:
         self._tokenizer = tokenizer
         self._template = template
         self._observations: dict[tuple[str, bool], list[int]] = {}
+        self._systems: dict[str, str] = {}
         self.image_id = self._id_of(IMAGE_PAD)
         self.turn_end_id = self._id_of(TURN_END)
         self.call_close_id = self._id_of(CALL_CLOSE)
@@ -61,7 +64,7 @@ class Chat:
         """Reads `tokenizer.json` and the chat template of a Hugging Face folder. FileNotFoundError names what is missing."""
         path = Path(folder) / 'tokenizer.json'
         if not path.is_file():
-            raise FileNotFoundError(f'{path} is missing: a Qwen2.5-VL folder needs its tokenizer.json.')
+            raise FileNotFoundError(f'{path} is missing: the folder needs its tokenizer.json.')
         try:
             tokenizer = Tokenizer.from_str(path.read_text(encoding='utf-8-sig'))
         except Exception as error:  # tokenizers raises nothing narrower
@@ -73,7 +76,9 @@ class Chat:
     def _id_of(self, token: str) -> int:
         index = self._tokenizer.token_to_id(token)
         if index is None:
-            raise ValueError(f'The tokenizer has no token {token!r}; use a folder with the Qwen2.5 special tokens.')
+            raise ValueError(
+                f'The tokenizer has no token {token!r}; use a folder with the special tokens of Qwen2.5 and later.'
+            )
         return index
 
     def literal(self, text: str) -> str:
@@ -91,6 +96,24 @@ class Chat:
         """The text of a turn that the policy chose: a closing `<|im_end|>` is left out, a closing `</tool_call>` is kept."""
         ids = list(ids)
         return self.decode(ids[:-1] if ids and ids[-1] == self.turn_end_id else ids)
+
+    def system_text(self, *tools: Mapping[str, Any]) -> str:
+        """The system turn's words, the tools listed as the template lists them, or in this project's words where it knows of none."""
+        key = json.dumps(tools)
+        if key not in self._systems:
+            messages = [{'role': 'system', 'content': INSTRUCTION}, _user('q', False)]
+            turn = self._render(messages, list(tools)).partition(f'{TURN_START}system\n')[2].partition(TURN_END)[0]
+            listed = tools and turn != INSTRUCTION
+            self._systems[key] = turn if listed else protocol.system_text(*tools)
+        return self._systems[key]
+
+    @cached_property
+    def before_call(self) -> str:
+        """What the template writes between an assistant's words and a call."""
+        call = {'type': 'function', 'function': {'name': 'f', 'arguments': {}}}
+        messages = [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a', 'tool_calls': [call]}]
+        joint, found, _ = self._render(messages).partition('assistant\na')[2].partition(CALL_OPEN)
+        return joint if found else ''
 
     def prompt_ids(self, system: str, user: str, image_tokens: int | None) -> list[int]:
         """System turn, question with its page (`image_tokens` merged tokens; None = no image), and the opening of an answer."""
@@ -119,9 +142,11 @@ class Chat:
     def _joined(self, last_id: int, ids: list[int]) -> list[int]:
         return ids[1:] if last_id == self.turn_end_id else ids
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _render(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
         try:
-            return _renderer()([messages], chat_template=self._template, add_generation_prompt=True)[0][0]
+            return _renderer()(
+                [messages], tools=tools or None, chat_template=self._template, add_generation_prompt=True
+            )[0][0]
         except TemplateError as error:
             raise ValueError(f'The chat template refused the conversation: {error}') from error
 

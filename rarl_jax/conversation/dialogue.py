@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -87,7 +87,15 @@ class Host:
     vision: VisionConfig  # patch sizes
     page: PixelLimits  # how large the policy sees a page
     crop: PixelLimits  # how large the policy sees a crop
-    tool: Tool
+    tool: Tool  # its box frame that of the family where it names none
+
+    def __post_init__(self):
+        if self.tool.box_frame == 'family':
+            object.__setattr__(self, 'tool', replace(self.tool, box_frame=self.vision.box_frame))
+
+    def system_text(self, offers_tool: bool = True) -> str:
+        """The system turn's words."""
+        return self.chat.system_text(*([self.tool.schema()] if offers_tool else []))
 
 
 @dataclass(frozen=True)
@@ -174,8 +182,8 @@ class Dialogue:
         if self.ids:
             self._write(chat.question_ids(self.ids[-1], words))
         else:
-            system = protocol.system_text(*([self.host.tool.schema()] if self.offers_tool else []))
             self.images.append(self.page.patches)
+            system = self.host.system_text(self.offers_tool)
             self._write(chat.prompt_ids(system, words, self._tokens(self.page.patches)))
         self._shown, self.finish_reason = [], None
 

@@ -57,7 +57,7 @@ def tool_schema(frame: BoxFrame) -> dict[str, Any]:
 def system_text(*tools: Mapping[str, Any]) -> str:
     """The system turn's words, the schemas of the tools written out where they are offered.
 
-    Published Qwen2.5-VL templates know no `tools`, so the section is part of the text for every folder.
+    For templates that know no `tools`, as Qwen2.5-VL's as published: `Chat.system_text` asks the template first.
     """
     if not tools:
         return INSTRUCTION

@@ -18,7 +18,8 @@ def step_text(step: Step, host: Host, page: PageFrame) -> str:
     thought = '' if step.thought is None else f'<think>{literal(step.thought)}</think>'
     if step.box is None:
         return f'{thought}<answer>{literal(step.answer)}</answer>'
-    return thought + host.tool.call_text(from_original(step.box, host.tool.box_frame, page))
+    joint = host.chat.before_call if thought else ''
+    return thought + joint + host.tool.call_text(from_original(step.box, host.tool.box_frame, page))
 
 
 def replay(

@@ -29,7 +29,9 @@ class Tool(Protocol):
     """
 
     kind: str  # 'zoom', or the import path of the tool's module
-    box_frame: BoxFrame  # frame in which the policy writes boxes
+    box_frame: (
+        BoxFrame | Literal['family']
+    )  # frame in which the policy writes boxes; 'family' = the one of its model's family
     max_crops: int  # pictures shown for a question; a further call is refused
 
     @property
@@ -57,7 +59,8 @@ class ZoomTool:
     """The zoom tool: it cuts a region out of the page at full resolution."""
 
     kind: str = 'zoom'
-    box_frame: BoxFrame = 'model'  # frame in which the policy writes boxes
+    # Frame in which the policy writes boxes; 'family' = the one of its model's family, which a Host puts in.
+    box_frame: Literal['family', 'model', 'original', 'normalized'] = 'family'
     max_crops: int = 4  # crops shown for a question; a further call is refused
     min_side: int = 28  # px of the original; a smaller box grows about its centre
     duplicate_iou: float = 0.9  # a box that overlaps an earlier one at least this much is refused as seen already

@@ -75,8 +75,8 @@ def describe(host: Host, budget: Budget) -> dict[str, Any]:
     """What rarl.json says: the words and numbers of a conversation, for whoever holds one without this package."""
     frame = host.tool.box_frame
     return {
-        'system': protocol.system_text(host.tool.schema()),
-        'system_without_tool': protocol.system_text(),
+        'system': host.system_text(),
+        'system_without_tool': host.system_text(offers_tool=False),
         'question': protocol.user_text('{question}', frame, ('{width}', '{height}')),
         'observation': list(protocol.OBSERVATION),
         'failures': protocol.FAILURE_WORDS,

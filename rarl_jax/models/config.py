@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -58,6 +58,8 @@ class VisionConfig:
     It holds images window by window: a window is a run of patches of one image, padded to `window_patches` slots.
     """
 
+    # How it writes boxes: in pixels of an image as it sees it, or in thousandths of its sides.
+    box_frame: ClassVar[Literal['model', 'normalized']]
     # The class in transformers that makes its inputs; told to other programs only.
     processor: ClassVar[str]
     # Per colour, of pixels in [0, 1].

@@ -21,8 +21,6 @@ from rarl_jax.preflight.shapes import largest_of
 from rarl_jax.runtime.sharding import batch_parts, make_mesh
 from rarl_jax.settings import ModelSettings, RunSettings, settings_from
 
-PUBLISHED = 'Qwen2.5-VL-7B'  # the shapes that an empty model.path stands for
-
 
 def preflight(config: ConfigDict, device_gb: float, processes: int) -> bool:
     """Prints the table and the verdict; whether everything fits. To be called before JAX has looked for its devices.
@@ -56,4 +54,8 @@ def preflight(config: ConfigDict, device_gb: float, processes: int) -> bool:
 
 def architecture(model: ModelSettings) -> Config:
     """That of the folder, or the published one where none is named."""
-    return read_config(Path(model.path)) if model.path else PRESETS[PUBLISHED]
+    if model.path:
+        return read_config(Path(model.path))
+    if model.published not in PRESETS:
+        raise ValueError(f'config.model.published is {model.published!r}, expected one of {", ".join(PRESETS)}.')
+    return PRESETS[model.published]

@@ -17,7 +17,6 @@ from input_pipeline.tasks import grade
 from rarl_jax.conversation.controls import CropControl
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.opening import open_dialogues
-from rarl_jax.conversation.protocol import system_text
 from rarl_jax.evaluation.endpoint import EndpointJudge, endpoint_from_environment
 from rarl_jax.evaluation.exports import write_exports
 from rarl_jax.evaluation.judge import ExactJudge, Judge, TokenF1Judge, judge_records
@@ -226,7 +225,7 @@ def provenance(run: Run, name: str) -> Provenance:
         step=run.global_step(name),
         checkpoint=run.policy_name(name),
         commit=source_commit(),
-        prompt_hash=hash_text(system_text(host.tool.schema())),
+        prompt_hash=hash_text(host.system_text()),
         pixel_limits=limits,
         seed=run.settings.seed,
     )

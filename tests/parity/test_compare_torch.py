@@ -55,6 +55,12 @@ def test_as_a_user_a_damaged_folder(tmp_path):
     assert 'differs, first at: decoder layer 1.' in done.stdout.replace('\n', ' ')
 
 
+def test_a_sound_folder_of_the_other_family(tmp_path):
+    report = compare(settings(folder('qwen3_vl')), tmp_path)
+    assert report.verdict == 'agrees' and report.largest.difference < 1e-4
+    assert {'DeepStack merger 0', 'ids', 'page pixels'} < {row.what for row in report.rows}
+
+
 @pytest.mark.parametrize(
     ('name', 'first'),
     [

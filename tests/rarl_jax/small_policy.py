@@ -6,6 +6,7 @@ import functools
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,27 +29,33 @@ from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
 from rarl_jax.sampler import programs, slots
 from rarl_jax.sampler.weights import Policy
 from rarl_jax.small.policy import SmallShape, write_small_folder
+from rarl_jax.small.qwen3 import SmallQwen3Shape
 
-SHAPE = SmallShape(
-    hidden=32,
-    layers=2,
-    heads=2,
-    kv_heads=1,
-    mlp=48,
-    vision_hidden=16,
-    vision_layers=2,
-    vision_heads=2,
-    vision_mlp=24,
-    full_blocks=(1,),
-    vocab_size=640,
-)
+SIZES = {
+    'hidden': 32,
+    'layers': 2,
+    'heads': 2,
+    'kv_heads': 1,
+    'mlp': 48,
+    'vision_hidden': 16,
+    'vision_layers': 2,
+    'vision_heads': 2,
+    'vision_mlp': 24,
+    'vocab_size': 640,
+}
+SHAPE = SmallShape(**SIZES, full_blocks=(1,))
+SHAPES = {
+    'qwen2_5_vl': SHAPE,
+    'qwen3_vl': SmallQwen3Shape(**SIZES, head_dim=20, table_side=4, deepstack_blocks=(0,)),
+}
+Family = Literal['qwen2_5_vl', 'qwen3_vl']
 CORPUS = ['What is the figure in red doing?', 'How many figures are there?'] * 4
 PAGE, CROP = PixelLimits(56 * 56, 168 * 224), PixelLimits(28 * 28, 112 * 112)
 BUDGET = Budget(max_turns=4, turn_tokens=40, total_tokens=320)
 
 
 @functools.cache
-def folder() -> str:
+def folder(family: Family = 'qwen2_5_vl') -> str:
     """A small Hugging Face folder, written once for all tests."""
     directory = tempfile.mkdtemp(prefix='small-policy-')
     write_small_folder(
@@ -56,23 +63,23 @@ def folder() -> str:
         corpus=CORPUS,
         phrases=(*protocol.fixed_strings(), 'running', 'sitting'),
         chat_template=protocol.CHAT_TEMPLATE,
-        shape=SHAPE,
+        shape=SHAPES[family],
         init_scale=0.3,
     )
     return directory
 
 
 @functools.cache
-def host(**tool: object) -> Host:
-    config = read_config(folder())
-    return Host(Chat.from_folder(folder()), config.vision, PAGE, CROP, ZoomTool(**tool))
+def host(family: Family = 'qwen2_5_vl', **tool: object) -> Host:
+    config = read_config(folder(family))
+    return Host(Chat.from_folder(folder(family)), config.vision, PAGE, CROP, ZoomTool(**tool))
 
 
 @functools.cache
-def policy() -> Policy:
+def policy(family: Family = 'qwen2_5_vl') -> Policy:
     """Random weights, large enough that tokens differ and attention matters."""
-    model, mesh = build_model(read_config(folder())), make_mesh(MeshSettings())
-    return Policy.of(model, load_policy(Path(folder()), model, mesh, RULES), host(), mesh)
+    model, mesh = build_model(read_config(folder(family))), make_mesh(MeshSettings())
+    return Policy.of(model, load_policy(Path(folder(family)), model, mesh, RULES), host(family), mesh)
 
 
 def page(seed: int = 0, width: int = 336, height: int = 448) -> Image.Image:
@@ -101,7 +108,14 @@ def sample(
     return Sample(question, page(number))
 
 
-def acted(sample: Sample, *steps: Step, group: int = 0, budget: Budget = BUDGET, **conversation: object) -> Episode:
+def acted(
+    sample: Sample,
+    *steps: Step,
+    group: int = 0,
+    budget: Budget = BUDGET,
+    family: Family = 'qwen2_5_vl',
+    **conversation: object,
+) -> Episode:
     """The episode in which a policy takes exactly these turns."""
     exchanges = (Exchange(sample.question.prompt, steps),)
     told = Conversation(
@@ -109,12 +123,14 @@ def acted(sample: Sample, *steps: Step, group: int = 0, budget: Budget = BUDGET,
         question_id=sample.question.id,
         page_id=sample.question.page_id,
     )
-    return replay(told, sample.image, host(), budget, group=group)
+    return replay(told, sample.image, host(family), budget, group=group)
 
 
-def one_a_row(episodes: list[Episode], buckets: Buckets | None = None, rows: int = 0) -> Batch:
+def one_a_row(
+    episodes: list[Episode], buckets: Buckets | None = None, rows: int = 0, family: Family = 'qwen2_5_vl'
+) -> Batch:
     """The episodes as an update would see them, each in a row of its own."""
-    config = read_config(folder())
+    config = read_config(folder(family))
     sizes = sizes_of(episodes, config, buckets or Buckets())
     return collate(episodes, np.zeros(len(episodes)), config, sizes, rows or len(episodes))
 

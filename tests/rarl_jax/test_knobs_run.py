@@ -115,6 +115,6 @@ def test_pages_to_measure_on_must_be_held_out():
 
 
 def test_every_variant_is_whole():
-    for variant in ('', 'lora', 'dapo', 'joint', 'joint_smoke'):
+    for variant in ('', 'lora', 'dapo', 'joint', 'joint_smoke', 'qwen3_vl', 'qwen3_vl_lora', 'qwen3_vl_smoke'):
         settings = settings_from(rarl.get_config(variant).to_dict())
         assert settings.stages[-1] == 'rarl' and settings.stages[0] == 'base'

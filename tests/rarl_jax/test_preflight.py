@@ -1,16 +1,22 @@
 """A small policy's preflight: sizes told by hand, products counted, and a verdict that knows what to change."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import rarl
+from rarl_jax.models.interface import PRESETS
 from rarl_jax.models.layers import attend_at_once, attend_in_blocks
 from rarl_jax.models.packed import Segments
+from rarl_jax.preflight import architecture
 from rarl_jax.preflight.flops import count_flops
 from rarl_jax.preflight.measure import Needs
 from rarl_jax.preflight.report import verdict
 from rarl_jax.preflight.shapes import Largest
+from rarl_jax.settings import settings_from
 from tests.commands import launch
 from tests.rarl_jax.small_policy import folder
 
@@ -75,12 +81,16 @@ def test_attention_in_blocks_is_attention():
 
 
 @pytest.mark.slow
-def test_a_small_config_is_compiled_for_devices_that_are_not_there():
+@pytest.mark.parametrize(
+    ('variant', 'family', 'rows', 'verdicts'),
+    [('', 'qwen2_5_vl', 192, (('80', 0), ('0.000001', 1))), (':qwen3_vl', 'qwen3_vl', 72, (('80', 0),))],
+)
+def test_a_small_config_is_compiled_for_devices_that_are_not_there(variant, family, rows, verdicts):
     """The rarl recipe with a small policy: the table, and the exit code of a device that is too small."""
     command = [
-        '--config=configs/rarl.py',
+        f'--config=configs/rarl.py{variant}',
         '--preflight',
-        f'--config.model.path={folder()}',
+        f'--config.model.path={folder(family)}',
     ]
     command += [
         '--config.mesh.fsdp=4',
@@ -92,8 +102,15 @@ def test_a_small_config_is_compiled_for_devices_that_are_not_there():
         for name in ('warm_start', 'recognition', 'reorder', 'character')
         for sizes in ('lengths=(256,)', 'images=(8,)', 'windows=(16,)', 'patches=(64,)', 'chosen=(64,)')
     ]
-    for gigabytes, code in (('80', 0), ('0.000001', 1)):
+    for gigabytes, code in verdicts:
         done = launch(*command, f'--device_gb={gigabytes}')
         assert done.returncode == code, done.stdout + done.stderr
-        assert 'KV cache: 192 rows of 512 tokens' in done.stdout
+        assert f'KV cache: {rows} rows of 512 tokens' in done.stdout
         assert ('It fits' in done.stdout) == (code == 0)
+
+
+def test_the_published_model_that_an_empty_path_stands_for():
+    settings = settings_from(rarl.get_config('qwen3_vl').to_dict())
+    assert architecture(settings.model) == PRESETS['Qwen3-VL-8B']
+    with pytest.raises(ValueError, match=r"config\.model\.published is 'Qwen3-VL-9B', expected one of .*Qwen3-VL-8B"):
+        architecture(dataclasses.replace(settings.model, published='Qwen3-VL-9B'))

@@ -85,9 +85,11 @@ def test_a_run_that_is_killed_again_and_again_ends_as_though_nobody_had(quicksta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config', ['rarl', 'quickstart_base', 'evaluate'])
+@pytest.mark.parametrize(
+    'config', ['rarl.py:smoke', 'quickstart_base.py:smoke', 'quickstart_base.py:qwen3_vl_smoke', 'evaluate.py:smoke']
+)
 def test_smoke(config, tmp_path):
-    done = launch(f'--config=configs/{config}.py:smoke', f'--workdir={tmp_path}')
+    done = launch(f'--config=configs/{config}', f'--workdir={tmp_path}')
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'report' / 'index.html').is_file()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -45,6 +45,7 @@ class TextConfig(config.TextConfig):
 class VisionConfig(config.VisionConfig):
     """The vision tower. Its windows are those of its attention, and lie in the image as squares."""
 
+    box_frame: ClassVar[Literal['model', 'normalized']] = 'model'
     processor: ClassVar[str] = 'Qwen2_5_VLProcessor'
     image_mean: ClassVar[tuple[float, float, float]] = CLIP_MEAN
     image_std: ClassVar[tuple[float, float, float]] = CLIP_STD

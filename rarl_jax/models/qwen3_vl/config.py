@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -40,6 +40,7 @@ class TextConfig(config.TextConfig):
 class VisionConfig(config.VisionConfig):
     """The vision tower. Every block sees whole images, so that windows are nothing but a way to hold them: 64 patches in a row."""
 
+    box_frame: ClassVar[Literal['model', 'normalized']] = 'normalized'
     processor: ClassVar[str] = 'Qwen3VLProcessor'
     image_mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
     image_std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)

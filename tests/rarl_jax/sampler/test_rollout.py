@@ -23,7 +23,7 @@ from rarl_jax.runtime.metrics import CompileCounter
 from rarl_jax.runtime.sharding import RULES
 from rarl_jax.sampler.engine import Usage, rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
-from tests.rarl_jax.small_policy import BUDGET, acted, folder, follow_script, one_a_row, page, policy, sample
+from tests.rarl_jax.small_policy import BUDGET, SHAPES, acted, folder, follow_script, one_a_row, page, policy, sample
 
 BOX, OTHER = (40.0, 60.0, 140.0, 200.0), (180.0, 200.0, 330.0, 260.0)
 SETTINGS = SamplerSettings(segment=8, lengths=(64, 128, 192), cache_lengths=(224,))
@@ -31,15 +31,22 @@ SHORT = Budget(max_turns=2, turn_tokens=12, total_tokens=224)
 ONE = Sampling()
 
 
-def answered(samples, key, sampling=ONE, budget=BUDGET, settings=SETTINGS, progress=None, **opening):
-    dialogues = open_dialogues(policy().host, budget, samples, **opening)
-    return rollout(policy(), dialogues, settings, sampling, jax.random.key(key), progress)
+@pytest.fixture(scope='module', params=SHAPES)
+def family(request):
+    return request.param
 
 
-def full_pass(episodes, temperature=1.0, change=lambda batch: batch):
+def answered(
+    samples, key, sampling=ONE, budget=BUDGET, settings=SETTINGS, progress=None, family='qwen2_5_vl', **opening
+):
+    dialogues = open_dialogues(policy(family).host, budget, samples, **opening)
+    return rollout(policy(family), dialogues, settings, sampling, jax.random.key(key), progress)
+
+
+def full_pass(episodes, temperature=1.0, change=lambda batch: batch, family='qwen2_5_vl'):
     """Log-probs of the episodes' tokens by one plain pass over whole conversations, [B, T - 1]."""
-    own = policy()
-    batch = change(one_a_row(episodes))
+    own = policy(family)
+    batch = change(one_a_row(episodes, family=family))
 
     @jax.jit
     def logprobs(params, batch):
@@ -59,17 +66,24 @@ def gap(episodes, logprobs):
 
 
 @pytest.fixture(scope='module')
-def scripted():
+def scripted(family):
     """Three conversations, of one, two and three turns; rolled out with the script's tokens at temperature 0.7."""
     samples = [sample(number) for number in range(3)]
     wanted = [
-        acted(samples[0], Step(box=BOX), Step(answer='running'), group=0),
-        acted(samples[1], Step(answer='sitting'), group=1),
-        acted(samples[2], Step(box=BOX), Step(thought='not here', box=OTHER), Step(answer='running'), group=2),
+        acted(samples[0], Step(box=BOX), Step(answer='running'), group=0, family=family),
+        acted(samples[1], Step(answer='sitting'), group=1, family=family),
+        acted(
+            samples[2],
+            Step(box=BOX),
+            Step(thought='not here', box=OTHER),
+            Step(answer='running'),
+            group=2,
+            family=family,
+        ),
     ]
     with pytest.MonkeyPatch.context() as patch:
         follow_script(patch, wanted)
-        made = answered(samples, 0, Sampling(temperature=0.7))
+        made = answered(samples, 0, Sampling(temperature=0.7), family=family)
     return wanted, made
 
 
@@ -84,14 +98,14 @@ def test_a_rollout_is_the_replay_of_its_own_words(scripted):
             np.testing.assert_array_equal(mine.pixels, theirs.pixels)
 
 
-def test_cached_decode_equals_the_full_pass_at_every_turn(scripted):
+def test_cached_decode_equals_the_full_pass_at_every_turn(scripted, family):
     """Recorded log-probs of all turns, those after one and two appended crops included, are the trainer's."""
     _, made = scripted
     assert [len(e.turns) for e in made] == [2, 1, 3] and len(made[2].images) == 3
-    assert gap(made, full_pass(made, 0.7)) < 1e-4
+    assert gap(made, full_pass(made, 0.7, family=family)) < 1e-4
 
 
-def test_the_equality_notices_wrong_positions_and_images(scripted):
+def test_the_equality_notices_wrong_positions_and_images(scripted, family):
     """Failure mode 14: 1-D positions, or the page's features in the crop's place, are another model."""
     _, made = scripted
 
@@ -101,11 +115,11 @@ def test_the_equality_notices_wrong_positions_and_images(scripted):
         )
 
     def page_for_crop(batch):
-        m = batch.vision.merged_slots.shape[1]
+        m = batch.vision.image_rows
         return dataclasses.replace(batch, feature_index=np.where(batch.feature_index >= 0, batch.feature_index % m, -1))
 
-    assert gap(made, full_pass(made, 0.7, one_dimensional)) > 1e-2
-    assert gap(made, full_pass(made, 0.7, page_for_crop)) > 1e-2
+    assert gap(made, full_pass(made, 0.7, one_dimensional, family)) > 1e-2
+    assert gap(made, full_pass(made, 0.7, page_for_crop, family)) > 1e-2
 
 
 @pytest.fixture(scope='module')
