@@ -61,7 +61,7 @@ TOOL = Negative
 
 def test_a_config_names_a_tool_by_its_import_path():
     config = quickstart.get_config('smoke').to_dict()
-    assert settings_from(config).conversation.tool == ZoomTool()
+    assert settings_from(config).conversation.tool == ZoomTool(box_frame='model')
     config['conversation']['tool'] = {'kind': __name__, 'strength': 0.5}
     assert settings_from(config).conversation.tool == Negative(strength=0.5)
     config['conversation']['tool'] = {'kind': 'zoom', 'max_crop': 2}
