@@ -48,6 +48,7 @@ MODEL = ModelSettings(
 QWEN3_VL = replace(
     MODEL,
     published='Qwen3-VL-8B',
+    remat='full',  # more layers than the 7B, and wider: 24,576 tokens would keep more than a device holds
     page=PixelLimits(256 * 32 * 32, 2048 * 32 * 32),
     crop=PixelLimits(64 * 32 * 32, 1024 * 32 * 32),
 )

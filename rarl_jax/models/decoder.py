@@ -54,6 +54,14 @@ def features_at(
     return jnp.where(feature_index[..., None] >= 0, rows[jnp.maximum(feature_index, 0)], elsewhere)
 
 
+def add_behind(added: Added, index: int | Int[Array, ''], x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    """x, and what is added behind the layer of that number, if anything is."""
+    if isinstance(index, int):
+        return x + added[index] if index < len(added) else x
+    more = jnp.stack(added)[jnp.minimum(index, len(added) - 1)]
+    return x + jnp.where(index < len(added), more, 0)
+
+
 class Seen(NamedTuple):
     """What the queries of a chunk see."""
 
@@ -180,13 +188,16 @@ class Decoder(nn.Module):
         def call(layer, x):
             return self.constrain(layer(x, turn, seen)[0], ACTIVATION)
 
-        def call_and_add(more, layer, x):
-            return call(layer, x) + more
+        def call_and_add(layer, state):
+            x, index = state
+            return add_behind(added, index, call(layer, x)), index + 1
 
-        first, x = len(added), self.constrain(embeds, ACTIVATION)
-        runs = [Run(index, index + 1, partial(call_and_add, more)) for index, more in enumerate(added)]
-        runs += [Run(first, self.text.num_layers, call)] if first < self.text.num_layers else []
-        return self.norm(run_layers(self.layers, runs, x, self.scan, self.remat)[-1])
+        x, layers = self.constrain(embeds, ACTIVATION), self.text.num_layers
+        if added:  # one run for all layers: every further one would cut a copy of its weights out of the stack
+            x, _ = run_layers(self.layers, [Run(0, layers, call_and_add)], (x, 0), self.scan, self.remat)[-1]
+        else:
+            x = run_layers(self.layers, [Run(0, layers, call)], x, self.scan, self.remat)[-1]
+        return self.norm(x)
 
     def prefill(
         self, cache: Cache, embeds: Float[Array, 'B T D'], positions: Int[Array, '3 B T'], added: Added = ()
@@ -225,7 +236,7 @@ class Decoder(nn.Module):
         def call(index, layer, state):
             x, filled = state
             x, layer_cache = layer(x, turn, seen, cache[index])
-            x = x + added[index] if index < len(added) else x
+            x = add_behind(added, index, x)
             return x, (*filled, layer_cache)
 
         calls = [partial(call, index) for index in range(self.text.num_layers)]
