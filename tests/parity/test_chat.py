@@ -114,7 +114,7 @@ def test_logits_of_transformers(episode, inputs):
     own = policy()
     batch = one_a_row([episode])
     apply = jax.jit(
-        lambda params, b: own.model.apply({'params': params}, b.ids, b.positions, b.feature_index, b.vision)
+        lambda params, b: own.model.apply({'params': params}, b.ids, b.positions, b.feature_index, b.images)
     )
     logits = np.asarray(apply(own.params, batch))[0, : len(episode.ids)]
     np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())

@@ -208,8 +208,8 @@ def test_a_group_shares_its_page_and_rows_know_their_group():
     episodes[0] = type(episodes[0])(**{**vars(episodes[0]), 'images': (shared, *episodes[0].images[1:])})
     batch = one_a_row(episodes, rows=3)
     assert batch.mask.sum(axis=1).tolist() == [*(e.loss_mask.sum() for e in episodes), 0]
-    assert (batch.vision.image_lengths > 1).sum() == 4  # one page, three crops
-    m = batch.vision.merged_slots.shape[1]
+    assert (batch.images.image_lengths > 1).sum() == 4  # one page, three crops
+    m = batch.images.merged_slots.shape[1]
     for row, (episode, images) in enumerate(zip(episodes, ([0, 1], [0, 2, 3]), strict=True)):
         expected = np.concatenate([i * m + np.arange(p.merged(2)) for i, p in zip(images, episode.images, strict=True)])
         assert batch.feature_index[row][batch.feature_index[row] >= 0].tolist() == expected.tolist()
@@ -230,5 +230,5 @@ def test_a_batch_beyond_the_planned_sizes_is_made_all_the_same():
     episode = said(call_text((20, 30, 70, 100)), call_text((100, 100, 160, 200)), group=0).episode()
     images = len(episode.images)
     batch = one_a_row([episode], Buckets(lengths=(16,), images=(1, images - 1)))
-    assert (batch.vision.image_lengths > 0).sum() >= images
+    assert (batch.images.image_lengths > 0).sum() >= images
     assert batch.ids.shape[1] >= len(episode.ids)

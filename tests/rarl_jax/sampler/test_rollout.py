@@ -50,7 +50,7 @@ def full_pass(episodes, temperature=1.0, change=lambda batch: batch, family='qwe
 
     @jax.jit
     def logprobs(params, batch):
-        logits = own.model.apply({'params': params}, batch.ids, batch.positions, batch.feature_index, batch.vision)
+        logits = own.model.apply({'params': params}, batch.ids, batch.positions, batch.feature_index, batch.images)
         logprobs = jax.nn.log_softmax(logits[:, :-1] / temperature)
         return jnp.take_along_axis(logprobs, batch.ids[:, 1:, None], -1)[..., 0]
 
@@ -115,7 +115,7 @@ def test_the_equality_notices_wrong_positions_and_images(scripted, family):
         )
 
     def page_for_crop(batch):
-        m = batch.vision.image_rows
+        m = batch.images.image_rows
         return dataclasses.replace(batch, feature_index=np.where(batch.feature_index >= 0, batch.feature_index % m, -1))
 
     assert gap(made, full_pass(made, 0.7, one_dimensional, family)) > 1e-2
@@ -226,7 +226,7 @@ def test_images_are_computed_once(monkeypatch):
     assert len({id(image) for e in made for image in e.images}) == 3 and all(i in features for i in made[2].images)
     batch = one_a_row([made[0]])
     model, params = policy().model, policy().params
-    whole = model.apply({'params': params}, batch.vision, method='encode_images')
+    whole = model.apply({'params': params}, batch.images, method='encode_images')
     np.testing.assert_allclose(features[page], whole[0, : page.merged(2)], atol=1e-5)
     np.testing.assert_allclose(features[crop], whole[1, : crop.merged(2)], atol=1e-5)
     monkeypatch.setattr('rarl_jax.sampler.images.encode_images', None)  # needed no more
