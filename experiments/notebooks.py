@@ -71,7 +71,8 @@ def execute(name: str) -> NotebookNode:
     notebook.metadata = nbformat.from_dict(KERNEL)  # not the version of the Python that ran it
     for output in (output for cell in notebook.cells for output in cell.get('outputs', [])):
         if 'image/png' in output.get('data', {}):
-            output.data = {**output.data, **_shrink(output.data.pop('image/png'))}
+            picture = output.data.pop('image/png')
+            output.data.update(_shrink(picture))
     return notebook
 
 
