@@ -72,7 +72,8 @@ def small_world(model: ModelSettings, pages: Mapping[str, int]) -> dict[str, Any
         'model': model,
         'data': small_data(pages, model.page.max_pixels),
         'conversation': SHORT,
-        'sampler': SamplerSettings(segment=16),
+        # Sizes that hold a prompt, a crop, and whole conversations: each costs a compilation of some seconds.
+        'sampler': SamplerSettings(rows=256, streams=2, lengths=(32, 96), cache_lengths=(160, 224)),
         'mesh': MeshSettings(data=0, cpu_devices=2),
     }
 

@@ -53,11 +53,12 @@ QWEN3_VL = replace(
     crop=PixelLimits(64 * 32 * 32, 1024 * 32 * 32),
 )
 CONVERSATION = ConversationSettings(budget=Budget(max_turns=5, turn_tokens=4096, total_tokens=24_576))
-# 192 rows of a full cache take 34 GB of each GPU; the 1,024 episodes of a step are decoded in six rounds.
+# 192 rows of a full cache take 34 GB of each GPU; the 1,024 episodes of a step take turns in them.
 SAMPLER = SamplerSettings(
     rows=192,
     segment=64,
     early_exit=False,
+    tokens_at_once=16_384,
     patches_at_once=65_536,
     lengths=(512, 1280, 2560, 4096, 8192),
     cache_lengths=(4096, 8192, 12_288, 16_384, 24_576),

@@ -76,11 +76,12 @@ def rollout(
         while slots.busy and not stop.is_set():
             tell(*slots.step())
 
+    streams = split_by_page(attempts, settings.streams)
     if settings.streams == 1:
-        follow(policy, attempts)
+        for stream in streams:  # one, or none
+            follow(policy, stream)
     else:
-        streams = split_by_page(attempts, settings.streams)
-        with ThreadPoolExecutor(len(streams)) as threads:
+        with ThreadPoolExecutor(settings.streams) as threads:
             try:
                 list(threads.map(partial(follow, policy.on_first_device()), streams))
             finally:  # an error or an interrupt: the other threads end, too

@@ -29,6 +29,8 @@ class SamplerSettings:
         counts = (self.streams, self.segment, self.tokens_at_once, self.patches_at_once)
         if self.rows < 0 or min(*counts, *self.lengths, *self.cache_lengths) < 1:
             raise ValueError(f'{self}: rows must be 0 or more, all other numbers at least 1.')
+        if 0 < self.rows < self.streams:
+            raise ValueError(f'{self}: rows must be 0, or at least one for each of the streams.')
 
 
 @dataclass(frozen=True)

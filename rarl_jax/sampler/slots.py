@@ -29,7 +29,7 @@ from rarl_jax.sampler.programs import Chunk, Program, Rows, SamplingParams, deco
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from rarl_jax.sampler.weights import Policy
 
-SMALLEST = 8  # rows; fewer are not worth a compilation
+SMALLEST = 16  # rows; fewer are not worth a compilation
 SHRINK = 4  # when the rest needs no more than one row of so many, the others are left out
 LOOK = 8  # a segment ends early when one row of so many has stopped, and has something to wait for
 
@@ -156,6 +156,7 @@ class Slots:
         if not fresh:
             images = {row: images[row][-1:] if image_id in news[row] else [] for row in rows}
         every = [image for row in rows for image in images[row]]
+        every += self._next_pages(every) if fresh else []
         encode(self.policy, every, self.settings.patches_at_once, self._features, self._call)
         self._make_room(max(len(self._ids(row)) for row in rows))
         width = round_up(max(map(len, news.values())), self.settings.lengths, 16)
@@ -165,6 +166,18 @@ class Slots:
             self._cache = self._call(
                 extend, self.policy.model, fresh, self.policy.params, self._cache, self._put(chunk)
             )
+
+    def _next_pages(self, images: Sequence[Patches]) -> list[Patches]:
+        """Images of those that wait, as many as go through the tower beside these without a further call."""
+        missing = self._features.missing(images)
+        room, pages = -sum(len(image.pixels) for image in missing) % self.settings.patches_at_once, []
+        following = (image for each in self.waiting for image in each.opened.images)
+        for image in self._features.missing([*missing, *following])[len(missing) :] if missing else []:
+            room -= len(image.pixels)
+            if room < 0:
+                break
+            pages.append(image)
+        return pages
 
     def _chunk(
         self,
@@ -239,7 +252,8 @@ class Slots:
             dialogue.advance()
             if dialogue.finish_reason is not None:
                 self.rows[row] = None
-        return int(counts.sum()), int(counts.max()) * len(left)
+        steps = counts.max() if self.settings.early_exit else self.settings.segment
+        return int(counts.sum()), int(steps) * len(left)
 
     # ---- the cache's shape ----
 

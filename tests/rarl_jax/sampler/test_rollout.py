@@ -323,6 +323,7 @@ def test_nonsense_is_refused(bad):
         (SamplerSettings, {'rows': -1}),
         (SamplerSettings, {'segment': 0}),
         (SamplerSettings, {'streams': 0}),
+        (SamplerSettings, {'streams': 3, 'rows': 2}),
         (SamplerSettings, {'tokens_at_once': 0}),
         (SamplerSettings, {'patches_at_once': 0}),
         (SamplerSettings, {'lengths': (64, 0)}),
