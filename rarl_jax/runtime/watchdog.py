@@ -85,8 +85,10 @@ class Watchdog(AbstractContextManager):
 
 
 def is_compiling() -> bool:
-    """Whether the main thread is inside of JAX's compiler."""
-    frame = sys._current_frames().get(threading.main_thread().ident)
-    while frame is not None and frame.f_globals.get('__name__') != 'jax._src.compiler':
-        frame = frame.f_back
-    return frame is not None
+    """Whether a thread is inside of JAX's compiler."""
+    for frame in sys._current_frames().values():
+        while frame is not None:
+            if frame.f_globals.get('__name__') == 'jax._src.compiler':
+                return True
+            frame = frame.f_back
+    return False
