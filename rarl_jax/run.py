@@ -40,6 +40,7 @@ from rarl_jax.runtime.metrics import CompileCounter, MetricsWriter
 from rarl_jax.runtime.progress import Progress
 from rarl_jax.runtime.sharding import cut_cpu, make_mesh
 from rarl_jax.runtime.signals import Stopped, stop_on_signal
+from rarl_jax.runtime.wandb_board import WandbBoard, wandb_problem
 from rarl_jax.settings import CompareSettings, DataSettings, RunSettings, settings_from
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.curriculum import mixture_of
@@ -51,7 +52,7 @@ from rarl_jax.stages.rl_settings import RlSettings
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change nothing of what a run computes: they may differ from those that a workdir was begun with.
 PRESENTATION = re.compile(
-    r'config\.(compare|keep_checkpoints|hang_factor|stage\.[^.]+\.(save_every|show_every|most_skipped))'
+    r'config\.(compare|keep_checkpoints|hang_factor|wandb\.[^.]+|stage\.[^.]+\.(save_every|show_every|most_skipped))'
 )
 
 
@@ -109,7 +110,7 @@ def keep_compilations() -> None:
 
 def check_inputs(settings: RunSettings) -> None:
     """ValueError that names every folder and setting which the run needs and does not find: before anything is made."""
-    model, data, problems = settings.model, settings.data, []
+    model, data, problems = settings.model, settings.data, [wandb_problem(settings.wandb)]
     if model.path or model.fresh is None:
         problems.append(folder_problem('config.model.path', model.path, 'a Hugging Face folder of a policy'))
     if data.raw and not data.dir:
@@ -209,6 +210,7 @@ def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None, mesh
         params = start_adapter(jax.random.key(settings.seed), model.config, lora, mesh, settings.mesh.rules)
     checkpoints = Checkpoints(workdir / 'checkpoints', settings.keep_checkpoints)
     saved = checkpoints.latest()
+    board = WandbBoard(settings.wandb, workdir) if settings.wandb.project and processes.is_first() else None
     run = Run(
         settings=settings,
         workdir=workdir,
@@ -220,7 +222,7 @@ def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None, mesh
         mesh=mesh,
         params=params,
         adapted=adapted,
-        metrics=MetricsWriter(workdir),
+        metrics=MetricsWriter(workdir, board),
         checkpoints=checkpoints,
         compiles=CompileCounter(),
         console=console,

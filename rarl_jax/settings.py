@@ -25,6 +25,7 @@ from rarl_jax.models.images import PixelLimits
 from rarl_jax.models.lora import LoraConfig
 from rarl_jax.runtime.plugins import load_policy_kind
 from rarl_jax.runtime.sharding import MeshSettings
+from rarl_jax.runtime.wandb_board import WandbSettings
 from rarl_jax.sampler.settings import SamplerSettings
 from rarl_jax.stages.registry import load_kind
 
@@ -87,6 +88,7 @@ class RunSettings:
     keep_checkpoints: int = 2  # newest ones that stay on disk
     # A part of a training step that takes longer than so many times its median is told, with the stacks of all threads; 0 = never.
     hang_factor: float = 10.0
+    wandb: WandbSettings = field(default_factory=WandbSettings)
 
     def __post_init__(self):
         if unknown := [name for name in self.stages if name not in self.stage]:

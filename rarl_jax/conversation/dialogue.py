@@ -46,6 +46,8 @@ class Episode:
     turns: tuple[Turn, ...]  # what the policy wrote, turn by turn
     finish_reason: FinishReason
     page: PageFrame
+    # Steps that the policy which chose a token had been trained for; -1 where none did. None = nobody has kept it.
+    versions: Int[np.ndarray, 'T'] | None = None
 
     @property
     def answer(self) -> str | None:
@@ -127,7 +129,8 @@ def view_page(host: Host, image: Image.Image, limits: PixelLimits | None = None)
 class Dialogue:
     """A conversation in the making.
 
-    Attributes: ids, chosen, logprobs (lists of one length), images, zooms, turns, finish_reason (None while it goes on).
+    Attributes: ids, chosen, logprobs, versions (lists of one length), images, zooms, turns, finish_reason (None while it goes on), and version:
+    the steps that the policy has been trained for; whoever changes its weights while a conversation goes on sets it.
     """
 
     def __init__(
@@ -141,13 +144,16 @@ class Dialogue:
         sample: int = 0,
         offers_tool: bool = True,
         show: Show | None = None,
+        version: int = 0,
     ):
+        self.version = version
         self.host, self.page, self.budget = host, page, budget
         self.question_id, self.group, self.sample = question_id, group, sample
         self.offers_tool, self.show = offers_tool, show or host.tool.show
         self.ids: list[int] = []
         self.chosen: list[bool] = []
         self.logprobs: list[float] = []
+        self.versions: list[int] = []
         self.images: list[Patches] = []
         self.zooms: list[Zoom] = []
         self.turns: list[Turn] = []
@@ -160,7 +166,7 @@ class Dialogue:
         """A second attempt from this point on."""
         other = copy.copy(self)
         other.sample = sample
-        for name in ('ids', 'chosen', 'logprobs', 'images', 'zooms', 'turns', '_shown'):
+        for name in ('ids', 'chosen', 'logprobs', 'versions', 'images', 'zooms', 'turns', '_shown'):
             setattr(other, name, list(getattr(self, name)))
         return other
 
@@ -199,6 +205,7 @@ class Dialogue:
         """Appends tokens that the policy chose."""
         self.ids.extend(ids)
         self.chosen.extend([True] * len(ids))
+        self.versions.extend([self.version] * len(ids))
         self.logprobs.extend(logprobs)
 
     def advance(self) -> None:
@@ -241,6 +248,7 @@ class Dialogue:
             turns=tuple(self.turns),
             finish_reason=self.finish_reason,
             page=self.page.frame,
+            versions=np.asarray(self.versions, np.int32),
         )
 
     def _turn_text(self) -> str:
@@ -257,6 +265,7 @@ class Dialogue:
         """Appends tokens that the host chose, after which the policy's turn begins."""
         self.ids.extend(ids)
         self.chosen.extend([False] * len(ids))
+        self.versions.extend([-1] * len(ids))
         self.logprobs.extend([0.0] * len(ids))
         self._turn_start = len(self.ids)
 

@@ -12,19 +12,26 @@ from rarl_jax.conversation.dialogue import Budget, Dialogue, Host, PageView, err
 
 
 def open_dialogues(
-    host: Host, budget: Budget, samples: Sequence[Sample], *, offers_tool: bool = True, crop: CropControl = 'real'
+    host: Host,
+    budget: Budget,
+    samples: Sequence[Sample],
+    *,
+    offers_tool: bool = True,
+    crop: CropControl = 'real',
+    version: int = 0,
 ) -> list[Dialogue]:
     """A dialogue for each question, up to the policy's first token; its `group` is the question's place in `samples`.
 
     Args:
         offers_tool: False: the prompt knows no tool, and a call shows nothing.
+        version: steps that the policy which answers has been trained for.
         crop: what a zoom shows: the region, a blank, another place; oracle: the right regions are shown before the policy's first turn.
     Raises:
         ValueError: a page that the policy can't be shown, or a prompt that leaves no room in the budget; names question and page.
     """
     pages = view_pages(host, samples)
     return [
-        _open(host, pages[id(sample.image)], budget, sample, group, offers_tool, crop)
+        _open(host, pages[id(sample.image)], budget, sample, group, offers_tool, crop, version)
         for group, sample in enumerate(samples)
     ]
 
@@ -44,13 +51,27 @@ def view_pages(host: Host, samples: Sequence[Sample]) -> dict[int, PageView]:
 
 
 def _open(
-    host: Host, page: PageView, budget: Budget, sample: Sample, group: int, offers_tool: bool, crop: CropControl
+    host: Host,
+    page: PageView,
+    budget: Budget,
+    sample: Sample,
+    group: int,
+    offers_tool: bool,
+    crop: CropControl,
+    version: int,
 ) -> Dialogue:
     question = sample.question
     with errors_of(f'Question {question.id} about page {question.page_id}'):
         show = show_for(crop, question, host.tool.show)
         dialogue = Dialogue(
-            host, page, budget, question_id=question.id, group=group, offers_tool=offers_tool, show=show
+            host,
+            page,
+            budget,
+            question_id=question.id,
+            group=group,
+            offers_tool=offers_tool,
+            show=show,
+            version=version,
         )
         dialogue.ask(question.prompt)
         if crop == 'oracle':

@@ -93,10 +93,12 @@ def policy_loss(
     first, mask, advantages = inputs.old_logprobs is None, inputs.mask, inputs.advantages[:, None]
     old = stop_gradient(logp) if first else inputs.old_logprobs
     loss = token_loss(logp, old, advantages, mask, settings)
-    loss *= correction_weight(old, inputs.sample_logprobs, mask, settings)
+    weight = correction_weight(old, inputs.sample_logprobs, mask, settings)
+    loss *= weight
     if settings.entropy_weight:
         loss -= settings.entropy_weight * entropy
     diagnostics = {'policy/entropy': entropy, 'policy/ratio_gap': ratio_gap(old, inputs.sample_logprobs)}
+    diagnostics |= {'policy/sampler_kl': inputs.sample_logprobs - old, 'policy/correction': weight}
     if not first:
         diagnostics |= movement(logp, old, advantages, mask, settings)
     if inputs.reference_logprobs is not None:

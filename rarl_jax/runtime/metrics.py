@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from rarl_jax.runtime.files import dump, naming, read, write_whole
+from rarl_jax.runtime.wandb_board import WandbBoard
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
@@ -24,7 +25,8 @@ class MetricsWriter:
     A (step, stage) has one line: written again, as a resumed run may, it takes the old one's place. With several processes, the first one writes.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, wandb: WandbBoard | None = None):
+        self._wandb = wandb  # where every new line is shown, too
         self._path, self._events = workdir / 'metrics.jsonl', workdir / 'tensorboard'
         self._writes = jax.process_index() == 0
         # Opened by the first write: events after a forgotten step must be marked first.
@@ -49,6 +51,8 @@ class MetricsWriter:
         with naming(self._path), self._path.open('a', encoding='utf-8') as file:
             file.write(dump(line))
         self._show(int(step), numbers)
+        if self._wandb is not None:
+            self._wandb.write(line)
 
     def rows(self, stage: str) -> list[dict[str, Any]]:
         """The lines of a stage, in the order in which they were written; none in other processes than the first."""
@@ -60,7 +64,7 @@ class MetricsWriter:
         if len(kept) < len(self._lines):
             self._lines = kept
             self._rewrite()
-            self.close()
+            self._close_board()
             self._open(purge_step=step + 1)
 
     def lacking(self, steps: int, stages: list[str]) -> int:
@@ -68,7 +72,13 @@ class MetricsWriter:
         return steps - len({step for step, stage in self._lines if stage in stages and 1 <= step <= steps})
 
     def close(self) -> None:
-        """Ends TensorBoard's file."""
+        """Ends TensorBoard's file, and the run on Weights & Biases."""
+        self._close_board()
+        if self._wandb is not None:
+            self._wandb.close()
+            self._wandb = None
+
+    def _close_board(self) -> None:
         if self._board is not None:
             self._board.close()
             self._board = None

@@ -90,8 +90,11 @@ def varied(answers: Answers) -> list[int]:
     return np.unique(answers.group[~answers.alike]).tolist()
 
 
-def rollout_metrics(answers: Answers) -> dict[str, float]:
-    """Means over all processes' episodes, and of each reward part over each task's. What no judge has graded counts as such and in no reward."""
+def rollout_metrics(answers: Answers, version: int) -> dict[str, float]:
+    """Means over all processes' episodes, and of each reward part over each task's. What no judge has graded counts as such and in no reward.
+
+    `version`: steps that the policy which learns has been trained for; policy/staleness is by how many it is ahead of the one that chose.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for episode, reward in zip(answers.episodes, answers.earned, strict=True):
         question = answers.samples[episode.group].question
@@ -108,6 +111,9 @@ def rollout_metrics(answers: Answers) -> dict[str, float]:
         values['zoom/failed'].append(sum(not zoom.succeeded for zoom in episode.zooms))
         values['zoom/crop_tokens'].append(rewards.crop_tokens(episode))
         values['length/response'].append(float(episode.loss_mask.sum()))
+        if episode.loss_mask.any():
+            ages = version - episode.versions[episode.loss_mask]
+            values['policy/staleness'].append(float(ages.mean()))
         values['length/turns'].append(len(episode.turns))
         values['length/cut_off'].append(episode.cut_off)
     values['group/zero_variance'] = answers.alike.astype(float).tolist()

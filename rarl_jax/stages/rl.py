@@ -56,8 +56,9 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
 
             # ---- answer a group of times each, with the policy as it is, and judge
             policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)
-            usage, seen = Usage(), FeatureCache()
-            answer = partial(answer_all, run, stage, policy, pay, run.key(name, learner.step), clock, usage, seen)
+            usage, seen, version = Usage(), FeatureCache(), run.global_step(name, learner.step)
+            key = run.key(name, learner.step)
+            answer = partial(answer_all, run, stage, policy, version, pay, key, clock, usage, seen)
             every, answers = collect(answer, partial(next, learner.batches), stage.refills)
             del policy, answer  # the update needs the room of the sampler's weights
             if stage.judge.kind == 'endpoint':
@@ -92,7 +93,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             # ---- tell and save
             if processes.is_first() and (learner.step - 1) % stage.show_every == 0:
                 show(run, name, learner.step, answers, advantage)
-            metrics |= rollout_metrics(every)
+            metrics |= rollout_metrics(every, version)
             metrics['group/answered'] = processes.total(len(every.samples)) / stage.questions
             metrics['sampler/utilisation'] = processes.total(usage.chosen) / processes.total(usage.room)
             if held_out.is_due(learner.step):
@@ -150,6 +151,7 @@ def answer_all(
     run: Run,
     stage: RlSettings,
     policy: Policy,
+    version: int,
     pay: Pay,
     key: Key[Array, ''],
     clock: Clock,
@@ -160,7 +162,7 @@ def answer_all(
 ) -> Answers:
     """A group of episodes for each question of draw `number` of a step, and what they earned; `seen` takes the features of their images."""
     budget = stage.budget.over(run.settings.conversation.budget)
-    dialogues = open_dialogues(run.host, budget, samples, offers_tool=stage.offer_tool)
+    dialogues = open_dialogues(run.host, budget, samples, offers_tool=stage.offer_tool, version=version)
     sampling = Sampling(samples=stage.group_size, temperature=stage.temperature)
     key = jax.random.fold_in(key, number) if number else key
     episodes = rollout(policy, dialogues, run.settings.sampler, sampling, key, usage=usage, features=seen)

@@ -167,6 +167,18 @@ def test_a_copy_goes_its_own_way():
     assert len(first.ids) + 1 == len(second.ids) and first.episode().images[0] is second.episode().images[0]
 
 
+def test_every_token_knows_which_policy_chose_it():
+    """The weights change between two turns: what a sampler that runs ahead of the learner does."""
+    dialogue = said(call_text((20, 30, 70, 100)), version=3)
+    first = len(dialogue.ids)
+    dialogue.version = 4
+    dialogue.take([1, 2], [-1.0] * 2)
+    versions = dialogue.episode().versions
+    chosen = dialogue.episode().loss_mask
+    assert set(versions[:first][chosen[:first]]) == {3} and versions[first:].tolist() == [4, 4]
+    assert (versions[~chosen] == -1).all()
+
+
 def test_a_supervised_zoom_that_is_refused_is_an_error():
     with pytest.raises(ValueError, match='duplicate'):
         acted(sample(), ZOOM, ZOOM, ANSWER)

@@ -143,11 +143,16 @@ def test_nothing_outside_the_mask_is_looked_at(jitted):
     assert np.isfinite(list(dirty[1].values())).all()
 
 
-def test_ratio_gap_by_hand():
+def test_sampler_against_trainer_by_hand():
     mask, one = jnp.array([[1.0, 1.0, 0.0]]), jnp.ones((1, 3))
     batch = LossInputs(mask, jnp.ones(1), jnp.log(jnp.array([[0.5, 0.25, 0.1]])))
     means = policy_loss(jnp.log(0.5 * one), one, batch, Denominators(mask.sum(), 1.0, 3.0), PPO)[1]
     np.testing.assert_allclose(means['policy/ratio_gap'], (0 + 1) / 2, atol=1e-6)
+    np.testing.assert_allclose(means['policy/sampler_kl'], np.log(0.25 / 0.5) / 2, atol=1e-6)
+    assert means['policy/correction'] == 1
+    capped = replace(PPO, correction='token', correction_cap=1.5)  # the second token's weight is 2
+    means = policy_loss(jnp.log(0.5 * one), one, batch, Denominators(mask.sum(), 1.0, 3.0), capped)[1]
+    np.testing.assert_allclose(means['policy/correction'], (1 + 1.5) / 2, atol=1e-6)
 
 
 def test_settings_that_cannot_learn_are_refused():

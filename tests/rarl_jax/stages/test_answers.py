@@ -22,7 +22,8 @@ QUESTION = Question('q', 'p', 'panel_understanding', 'recognition', 'What?', (),
 def paid(totals, names, judged=()):
     """Groups of two that earned these totals; a sample is its question's name."""
     earned = [Reward(total, {'accuracy': total}, i not in judged) for i, total in enumerate(sum(totals, ()))]
-    episodes = [replace(episode_of(), group=i // 2, sample=i % 2) for i in range(len(earned))]
+    nothing = np.zeros(0, int)
+    episodes = [replace(episode_of(), group=i // 2, sample=i % 2, versions=nothing) for i in range(len(earned))]
     return Answers([SimpleNamespace(question=replace(QUESTION, id=name)) for name in names], episodes, earned)
 
 
@@ -56,7 +57,7 @@ def test_groups_without_variance_are_replaced_in_the_order_of_drawing():
     assert names_of(every) == [*'abcdef'] and asked == [0, 1], 'a third draw was not needed'
     assert names_of(kept) == ['b', 'd', 'e']
     assert kept.group.tolist() == [0, 0, 1, 1, 2, 2] and kept.total.tolist() == [0, 1] * 3
-    assert rollout_metrics(every)['group/zero_variance'] == pytest.approx(2 / 6)
+    assert rollout_metrics(every, 0)['group/zero_variance'] == pytest.approx(2 / 6)
     stage = replace(STAGE, refills=2)
     assert all(e is kept.episodes[i] for i, e in enumerate(in_loss(stage, kept)))
 
@@ -119,7 +120,7 @@ def test_a_judge_grades_open_sentences_alone_and_what_it_misses_is_not_zero():
 def test_missing_verdicts_are_counted_and_have_a_limit():
     answers = paid([(0.0, 1.0), (1.0, 0.5)], ['a', 'b'], judged={1})
     answers = replace(answers, episodes=[replace(e, turns=said('x').turns) for e in answers.episodes])
-    told = rollout_metrics(answers)
+    told = rollout_metrics(answers, 0)
     assert told['judge/missing'] == 0.25 and told['reward/total'] == pytest.approx(0.5)
     assert answers.known.tolist() == [False, False, True, True], 'nobody is left to compare the first with'
     check_verdicts(STAGE, answers)
@@ -131,5 +132,16 @@ def test_missing_verdicts_are_counted_and_have_a_limit():
 def test_crops_are_counted_in_tokens():
     answers = paid([GOOD], ['a'])
     shown = replace(answers.episodes[0], zooms=(replace(zoomed((0, 0, 9, 9)), tokens=16),))
-    told = rollout_metrics(replace(answers, episodes=[shown, answers.episodes[1]]))
+    told = rollout_metrics(replace(answers, episodes=[shown, answers.episodes[1]]), 0)
     assert (told['zoom/crop_tokens'], told['zoom/rate'], told['zoom/calls']) == (8, 0.5, 0.5)
+
+
+def test_how_old_the_policy_is_that_chose_is_told_by_token():
+    answers = paid([GOOD], ['a'])
+    chosen, versions = np.array([False, True, True, True]), np.array([-1, 6, 6, 7])
+    fresh, stale = (
+        replace(e, loss_mask=chosen, versions=v)
+        for e, v in zip(answers.episodes, (versions, versions + 1), strict=True)
+    )
+    assert rollout_metrics(replace(answers, episodes=[fresh, fresh]), 7)['policy/staleness'] == pytest.approx(2 / 3)
+    assert rollout_metrics(replace(answers, episodes=[fresh, stale]), 8)['policy/staleness'] == pytest.approx(7 / 6)
