@@ -43,6 +43,8 @@ QUESTION_FEATURES = {
     'id': tfds.features.Text(),
     'page_id': tfds.features.Text(),
     'page_index': tfds.features.Scalar(np.int64),
+    'second_page_id': tfds.features.Text(),
+    'second_page_index': tfds.features.Scalar(np.int64),  # -1 = the question is about one page
     'task': tfds.features.Text(),
     'prompt': tfds.features.Text(),
     'choices': tfds.features.Sequence(tfds.features.Text()),
@@ -178,11 +180,16 @@ def open_records(folder: str | Path, kind: str, split: Split) -> Records:
     return Records(path, split, source)
 
 
-def read_question_table(folder: str | Path, split: Split) -> list[tuple[int, Question]]:
-    """Every question of a split with the record number of its page."""
+def read_question_table(folder: str | Path, split: Split) -> list[tuple[tuple[int, ...], Question]]:
+    """Every question of a split with the record numbers of the page or pages that it shows, from left to right."""
     records = open_records(folder, 'questions', split)
     with _undamaged(Path(folder) / NAME / 'questions' / VERSION, f'a question of {split}'):
-        return [(int(record['page_index']), _to_question(record, split)) for record in records]
+        return [(_shown(record), _to_question(record, split)) for record in records]
+
+
+def _shown(record: Mapping[str, Any]) -> tuple[int, ...]:
+    places = (int(record['page_index']), int(record.get('second_page_index', -1)))  # older data sets know no pairs
+    return tuple(place for place in places if place >= 0)
 
 
 @contextlib.contextmanager
@@ -210,6 +217,7 @@ def _to_question(record: Mapping[str, Any], split: Split) -> Question:
         regions=tuple(tuple(float(v) for v in box) for box in record['regions']),
         zoom_needed=bool(record['zoom_needed']),
         split=split,
+        second_page_id=record.get('second_page_id', b'').decode(),
     )
 
 
@@ -225,10 +233,11 @@ def _check(pages: Sequence[Page], questions: Sequence[Question]) -> None:
     if len({question.id for question in questions}) < len(questions):
         raise ValueError('a question id occurs twice: the questions were made twice from the same pages.')
     for question in questions:
-        if split_of.get(question.page_id) != question.split:
-            raise ValueError(
-                f'question {question.id} is in split {question.split}, but its page is in {split_of.get(question.page_id)}.'
-            )
+        for page_id in filter(None, (question.page_id, question.second_page_id)):
+            if split_of.get(page_id) != question.split:
+                raise ValueError(
+                    f'question {question.id} is in split {question.split}, but its page {page_id} is in {split_of.get(page_id)}.'
+                )
 
 
 def _cut_by_size(pages: Sequence[Page]) -> list[list[Page]]:
@@ -260,6 +269,8 @@ def _question_records(
             name: getattr(question, name) for name in ('id', 'page_id', 'task', 'prompt', 'answer', 'zoom_needed')
         }
         regions = np.array(question.regions, np.float64).reshape(-1, 4)
-        choices, page = list(question.choices), page_index[question.page_id]
-        yield i, fields | {'page_index': page, 'choices': choices, 'regions': regions}
+        second = question.second_page_id
+        fields |= {'page_index': page_index[question.page_id], 'second_page_id': second}
+        fields |= {'second_page_index': page_index[second] if second else -1}
+        yield i, fields | {'choices': list(question.choices), 'regions': regions}
         progress(1)

@@ -22,7 +22,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from input_pipeline.dataset import open_records, read_question_table
-from input_pipeline.pictures import decode
+from input_pipeline.pictures import decode, side_by_side
 from input_pipeline.schema import TASKS, Question, Split, Task
 
 Item, Prepared = TypeVar('Item'), TypeVar('Prepared')
@@ -54,12 +54,13 @@ class Sample:
     """A question and the page that it is about."""
 
     question: Question
-    image: Image.Image  # RGB, the original page; shared between samples: copy before drawing on it
+    # RGB, the original page, or two of them side by side; shared between samples: copy before drawing on it.
+    image: Image.Image
 
 
 @dataclass(frozen=True)
 class PageSample:
-    """A page and all questions about it that pass the filters."""
+    """A page, or a pair of pages, and all questions about it that pass the filters."""
 
     questions: tuple[Question, ...]
     image: Image.Image  # RGB, the original page; shared: copy before drawing on it
@@ -111,13 +112,13 @@ class SampleSource(grain.sources.RandomAccessDataSource):
         page, question = self.question(index)
         return Sample(question, self.page(page))
 
-    def question(self, index: int) -> tuple[int, Question]:
-        """A question without its page, and the page's record number."""
+    def question(self, index: int) -> tuple[tuple[int, ...], Question]:
+        """A question without what it shows, and the record numbers of that."""
         return self._questions[int(self._chosen[index])]
 
-    def page(self, index: int) -> Image.Image:
-        """The page of a record number, decoded."""
-        return self._pages[index]
+    def page(self, places: tuple[int, ...]) -> Image.Image:
+        """The pages of these record numbers, decoded, as the one picture that is shown of them."""
+        return side_by_side([self._pages[place] for place in places])
 
 
 class PageSource(grain.sources.RandomAccessDataSource):
@@ -196,12 +197,14 @@ def read_questions(folder: str | Path, split: Split) -> list[Question]:
     return [question for _, question in _table(str(Path(folder).resolve()), split)]
 
 
-def _choose(questions: list[tuple[int, Question]], settings: LoaderSettings) -> Int[np.ndarray, 'n']:
+def _choose(questions: list[tuple[tuple[int, ...], Question]], settings: LoaderSettings) -> Int[np.ndarray, 'n']:
     """Record numbers of the questions that pass the filters, in the order of the records."""
     tasks = np.array([question.task for _, question in questions])
     if settings.held_out:
-        out = np.array([is_held_out(question.page_id, settings.held_out) for _, question in questions], bool)
-        tasks = np.where(out == settings.only_held_out, tasks, '')
+        pages = [[question.page_id, question.second_page_id or question.page_id] for _, question in questions]
+        out = np.array([[is_held_out(page, settings.held_out) for page in both] for both in pages]).reshape(-1, 2)
+        # A pair of which one page is held out is neither learnt from nor measured on.
+        tasks = np.where((out == settings.only_held_out).all(axis=1), tasks, '')
     chosen = [np.zeros(0, np.int64)]
     for task in settings.tasks:
         fitting = np.flatnonzero(tasks == task)
@@ -219,7 +222,7 @@ def is_held_out(page_id: str, share: float) -> bool:
 
 
 @functools.lru_cache(maxsize=6)
-def _table(folder: str, split: Split) -> list[tuple[int, Question]]:
+def _table(folder: str, split: Split) -> list[tuple[tuple[int, ...], Question]]:
     """Kept, because a run opens the same data set for stage after stage."""
     return read_question_table(folder, split)
 

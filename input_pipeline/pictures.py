@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +157,18 @@ def _name(source: str | Path | bytes) -> str:
 
 def _too_large(max_pixels: int) -> str:
     return f'image larger than {max_pixels / 1e6:g} megapixels'
+
+
+def side_by_side(pages: Sequence[Image.Image]) -> Image.Image:
+    """Pages from left to right as one picture, their upper edges in line, white below a shorter one; a single page as it is.
+
+    A box on the second page lies in the picture as many pixels to the right as the first page is wide.
+    """
+    if len(pages) == 1:
+        return pages[0]
+    picture = Image.new('RGB', (sum(page.width for page in pages), max(page.height for page in pages)), 'white')
+    left = 0
+    for page in pages:
+        picture.paste(page, (left, 0))
+        left += page.width
+    return picture

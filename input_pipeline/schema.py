@@ -109,6 +109,13 @@ class Question:
     prompt: str  # the question's words, with the choices if there are any; no tool or format instructions
     choices: tuple[str, ...]  # empty = open form
     answer: str  # the one right answer: a choice's text, a number, or a comma-separated order
-    regions: tuple[Box, ...]  # where one must look, original page pixels
+    # Where one must look, original page pixels; where there are two pages, pixels of both side by side (`pictures.side_by_side`).
+    regions: tuple[Box, ...]
     zoom_needed: bool  # whether the answer cannot be read at the page's model resolution
     split: Split
+    second_page_id: str = ''  # a page that is shown at the right of the first, as one picture with it; '' = none
+
+    @property
+    def picture_id(self) -> str:
+        """Of what the question shows: the page, or the pair."""
+        return f'{self.page_id}+{self.second_page_id}' if self.second_page_id else self.page_id

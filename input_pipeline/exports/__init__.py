@@ -51,7 +51,12 @@ def export(
     formats: Sequence[Format],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Writes the formats into `folder`; `final` is where the folder will lie when paths inside it are used."""
+    """Writes the formats into `folder`; `final` is where the folder will lie when paths inside it are used.
+
+    ValueError for a question about two pages: the formats show one.
+    """
+    if formats and (pairs := [question.id for question in questions if question.second_page_id]):
+        raise ValueError(f'question {pairs[0]} shows two pages, an export one: leave `exports` empty or take it out.')
     total = len(pages) + len(formats)
     images = {}
     for done, page in enumerate(pages if formats else (), start=1):

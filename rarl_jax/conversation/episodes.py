@@ -126,13 +126,13 @@ def write_rollouts(
     Args:
       questions: by question id.
       rewards, advantages: one for each episode.
-      pages: the pages at full resolution, by page id.
+      pages: what the questions show at full resolution, by its picture_id.
       decode: turns ids into text, special tokens kept.
     """
     lines = []
     for episode, reward, advantage in zip(episodes, rewards, advantages, strict=True):
         question = questions[episode.question_id]
-        page = pages[question.page_id]
+        page = pages[question.picture_id]
         record = RolloutRecord(
             prediction=episode.answer,
             grade=reward.parts.get('accuracy'),
@@ -151,7 +151,7 @@ def write_rollouts(
             sample=int(episode.sample),
             turn_texts=tuple(turn.text for turn in episode.turns),
             observations=observations(episode, decode),
-            page_image=_save_page(folder, question.page_id, page),
+            page_image=_save_page(folder, question.picture_id, page),
             page_size=(episode.page.width, episode.page.height),
             parts=dict(reward.parts),
             total=float(reward.total),
@@ -201,7 +201,7 @@ def _shown_zooms(folder: Path, episode: Episode, question: Question, page: Image
             record,
             requested=None if zoom.requested is None else _finite(zoom.requested),
             frame=zoom.frame,
-            image=_save_crop(folder, question.page_id, page, zoom.box) if zoom.succeeded else None,
+            image=_save_crop(folder, question.picture_id, page, zoom.box) if zoom.succeeded else None,
             turn=zoom.turn,
             label=zoom.label,
         )

@@ -105,8 +105,9 @@ def smallest_share(regions: Sequence[Box], width: float, height: float) -> float
 
 
 def hash_question(question: Question) -> str:
-    """Of all that a question holds: two with the same hash ask the same."""
-    return hash_text(json.dumps(asdict(question), sort_keys=True))
+    """Of all that a question holds: two with the same hash ask the same. A second page counts where there is one, so that older hashes hold."""
+    asked = {name: value for name, value in asdict(question).items() if name != 'second_page_id' or value}
+    return hash_text(json.dumps(asked, sort_keys=True))
 
 
 def hash_text(text: str) -> str:

@@ -266,7 +266,7 @@ def show(run: Run, name: str, step: int, answers: Answers, advantage: Float[np.n
         questions={sample.question.id: sample.question for sample in shown},
         rewards=[answers.earned[i] for i in kept],
         advantages=[float(advantage[i]) for i in kept],
-        pages={sample.question.page_id: sample.image for sample in shown},
+        pages={sample.question.picture_id: sample.image for sample in shown},
         decode=run.host.chat.decode,
     )
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import dataset
+from input_pipeline import dataset, pictures
 from input_pipeline.loader import (
     LoaderSettings,
     PageStore,
     decode,
+    is_held_out,
     load,
     load_pages,
     prepare_ahead,
@@ -383,3 +384,73 @@ def test_pages_held_out_are_learnt_from_by_nobody(built):
     assert {p.questions[0].page_id for [p] in load_pages(folder, rest)} == kept
     other = {s.question.page_id for [s] in load(folder, replace(rest, seed=7, tasks=(ACTION,)))}
     assert not other & out, 'another seed or another task would see them'
+
+
+# ---------------------------------------------------------------- two pages
+
+
+@pytest.fixture(scope='module')
+def pairs(built, tmp_path_factory):
+    """A data set with two questions over two pages among the others: of pages one wide and one higher, and of twice the same."""
+    _, pages, questions = built
+    train = [page for page in pages if page.split == 'train']
+    asked = next(q for q in questions if q.page_id == train[0].id)
+    made = [
+        replace(asked, id=f'pair/{number}', second_page_id=train[number].id, regions=((410.0, 20.0, 500.0, 90.0),))
+        for number in (1, 2)
+    ]
+    folder = tmp_path_factory.mktemp('pairs')
+    dataset.write(folder, pages, [*questions, *made])
+    return folder, pages, made
+
+
+def test_a_question_over_two_pages_shows_both_as_one_picture(pairs):
+    folder, pages, made = pairs
+    numbers = {page.id: i for i, page in enumerate(pages)}
+    assert [q for q in read_questions(folder, 'train') if q.second_page_id] == made
+    seen = {s.question.id: s for [s] in load(folder, LoaderSettings(batch_size=1, epochs=1))}
+    for question in made:
+        picture = np.asarray(seen[question.id].image)
+        assert picture.shape == (560, 800, 3)
+        # write_folder paints the page's number into its red channel
+        left, right = (numbers[name] * 7 for name in (question.page_id, question.second_page_id))
+        assert (picture[0, 0, 0], picture[0, 400, 0]) == (left, right)
+        assert seen[question.id].question.picture_id == f'{question.page_id}+{question.second_page_id}'
+    alone = next(s for s in seen.values() if not s.question.second_page_id)
+    assert alone.image.size == (400, 560)
+
+
+def test_pages_of_a_pair_are_asked_about_apart_from_either_page(pairs):
+    """What is drawn for supervised learning page by page."""
+    folder, _, _ = pairs
+    shown = [p for [p] in load_pages(folder, LoaderSettings(batch_size=1, epochs=1))]
+    together = [p for p in shown if p.image.size == (800, 560)]
+    assert sorted(q.id for p in together for q in p.questions) == ['pair/1', 'pair/2'] and len(together) == 2
+    assert all(not q.second_page_id for p in shown if p not in together for q in p.questions)
+
+
+def test_a_pair_with_one_page_held_out_is_neither_learnt_from_nor_measured(pairs):
+    folder, _, made = pairs
+    share = next(s for s in np.linspace(0.05, 0.95, 19) if len({is_held_out(n, s) for n in pair_of(made[0])}) == 2)
+    for only in (False, True):
+        settings = LoaderSettings(batch_size=1, epochs=1, held_out=float(share), only_held_out=only)
+        assert made[0].id not in ids(load(folder, settings))
+
+
+def pair_of(question):
+    return question.page_id, question.second_page_id
+
+
+def test_pages_side_by_side_keep_their_upper_edges():
+    pages = [Image.new('RGB', size, colour) for size, colour in (((30, 20), 'red'), ((10, 40), 'blue'))]
+    picture = pictures.side_by_side(pages)
+    assert picture.size == (40, 40)
+    assert [picture.getpixel(at) for at in ((0, 19), (0, 20), (30, 39))] == [(255, 0, 0), (255,) * 3, (0, 0, 255)]
+    assert pictures.side_by_side(pages[:1]) is pages[0]
+
+
+def test_a_second_page_of_another_split_is_refused(pairs):
+    _, pages, made = pairs
+    other = next(page.id for page in pages if page.split == 'test')
+    with pytest.raises(ValueError, match=f'is in split train, but its page {other} is in test'):
+        dataset.write('unused', pages, [replace(made[0], second_page_id=other)])

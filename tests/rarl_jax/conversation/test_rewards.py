@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from input_pipeline.loader import Sample
+from input_pipeline.pictures import side_by_side
 from input_pipeline.schema import Question
+from input_pipeline.traces import Step
 from rarl_jax.conversation import dialogue
 from rarl_jax.conversation.boxes import PageFrame
 from rarl_jax.conversation.protocol import read_turn
@@ -20,6 +24,7 @@ from rarl_jax.conversation.rewards import (
     zoom_ious,
 )
 from rarl_jax.conversation.tool import Zoom
+from tests.rarl_jax import small_policy
 
 CALL = '<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 10, 10]}}\n</tool_call>'
 ANSWER = '<answer>running</answer>'
@@ -256,3 +261,18 @@ def test_length_is_punished_softly():
 def test_costs_that_cannot_be_are_named(change):
     with pytest.raises(ValueError, match=f'^{next(iter(change))} is'):
         replace(PLAIN, **change)
+
+
+def test_a_zoom_into_the_second_of_two_pages_shows_that_page_and_is_paid():
+    """One picture of both: the policy's boxes, what the tool cuts, and the regions are all in its pixels."""
+    pages = [Image.new('RGB', (336, 448), colour) for colour in ('red', 'blue')]
+    region = (336 + 40.0, 60.0, 336 + 140.0, 200.0)
+    asked = replace(small_policy.sample(regions=(region,)).question, second_page_id='page-1')
+    sample = Sample(asked, side_by_side(pages))
+    seen = small_policy.acted(sample, Step(box=region), Step(answer='running'))
+    assert (seen.page.width, seen.page.height) == (672, 448)
+    crop = seen.images[1].pixels.reshape(-1, 3, 2 * 14 * 14).mean(axis=(0, 2))  # normalised, by colour
+    assert crop.argmax() == 2 and crop[0] < 0 < crop[2], 'blue, the second page'
+    paid = reward(seen, asked, 1.0, PLAIN)
+    assert paid.parts['tool_iou'] > 0.9  # but for the grid of the page as resized
+    assert reward(seen, replace(asked, regions=((40.0, 60.0, 140.0, 200.0),)), 1.0, PLAIN).parts['tool_iou'] == 0
