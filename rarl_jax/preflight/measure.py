@@ -20,6 +20,7 @@ from rarl_jax.models.lora import Adapted, adapter_axes, beside, init_adapter
 from rarl_jax.models.params import Params, abstract_params, logical_axes
 from rarl_jax.models.vision_batch import VisionBatch, vision_shapes
 from rarl_jax.preflight.flops import count_flops
+from rarl_jax.preflight.host import HostNeeds, host_needs
 from rarl_jax.preflight.shapes import Largest, abstract, abstract_rows, image_shape, integers, micro_batch
 from rarl_jax.runtime.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
 from rarl_jax.sampler.choice import SamplingMethod
@@ -45,6 +46,7 @@ class Needs:
     decoding: int  # temporaries
     update_flops: int  # of a micro-batch
     decode_flops: int  # of one token for every row of a process
+    host: HostNeeds  # of a process, in its machine's memory
 
     @property
     def phases(self) -> dict[str, int]:
@@ -76,6 +78,7 @@ def measure(settings: RunSettings, model: Model, largest: Largest, processes: in
         if adapted is None and isinstance(stage, RlSettings) and stage.loss.kl_weight
         else 0,
         gradients=bytes_of(trained),
+        host=host_needs(settings, model.config.vision, processes, whole_bytes((learner.params, learner.opt_state))),
         **updates,
         **measure_decoding(settings, model, weights, largest, local),
     )
@@ -218,6 +221,11 @@ def sampler_mesh(mesh: Mesh, processes: int) -> Mesh:
 def temporaries(traced: Any) -> int:
     """Bytes a device that the compiler plans beside a program's arguments and results."""
     return traced.lower().compile().memory_analysis().temp_size_in_bytes
+
+
+def whole_bytes(arrays: Any) -> int:
+    """Bytes of (abstract) arrays, all devices together."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
 
 
 def bytes_of(arrays: Any) -> int:

@@ -41,6 +41,13 @@ def table_of(needs: Needs, largest: Largest, model: Model, settings: MeshSetting
     for name, size in needs.phases.items():
         table.add_row(f'at once while {name}', f'{size / 1e9:.2f}', 'sum')
     table.add_section()
+    for name, size in (
+        ("in each process's host memory: pages of a step", needs.host.pages),
+        ('its crops, every allowed call made', needs.host.crops),
+        ('copy of a checkpoint that is written', needs.host.checkpoint),
+    ):
+        table.add_row(name, f'{size / 1e9:.2f}', ARITHMETIC)
+    table.add_section()
     total = needs.update_flops * largest.micro_batches
     table.add_row(f'PFLOP an update ({largest.micro_batches} micro-batches)', f'{total / 1e15:,.1f}', 'traced')
     table.add_row('TFLOP a token of every decoded row', f'{needs.decode_flops / 1e12:.3f}', 'traced')
@@ -54,7 +61,7 @@ def verdict(needs: Needs, largest: Largest, device_gb: float, parts: int) -> tup
     words = [
         'compiled: what the compiler plans for CPU devices, more than a GPU needs: a CPU multiplies bfloat16 in float32, decoding is compiled in '
         'float32, and attention holds blocks of scores where cudnn holds none. arithmetic: sizes of the sharded arrays. traced: matrix products of the '
-        "program, recomputation included, causal attention counted in full. Not in the sum: pages in host memory, and the rollouts' prefill."
+        "program, recomputation included, causal attention counted in full. Not in the sum: the rollouts' prefill."
     ]
     if not tight:
         phase, size = max(needs.phases.items(), key=lambda each: each[1])

@@ -80,6 +80,7 @@ def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSett
     budget, buckets = settings.conversation.budget, stage.buckets
     pack = 1
     if isinstance(stage, RlSettings):
+        budget = stage.budget.over(budget)
         episodes, group, chosen = (
             asked(stage) // stage.mini_batches,
             stage.group_size,

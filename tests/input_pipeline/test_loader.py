@@ -391,7 +391,7 @@ def test_pages_held_out_are_learnt_from_by_nobody(built):
 
 @pytest.fixture(scope='module')
 def pairs(built, tmp_path_factory):
-    """A data set with two questions over two pages among the others: of pages one wide and one higher, and of twice the same."""
+    """A data set with two questions over two pages among the others, both of which have the same page at the left."""
     _, pages, questions = built
     train = [page for page in pages if page.split == 'train']
     asked = next(q for q in questions if q.page_id == train[0].id)

@@ -43,7 +43,10 @@ def run(workdir: Path) -> None:
 def lines(workdir: Path) -> list[dict]:
     """What a run told, but times."""
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(('time/', 'throughput/', 'compiles'))} for row in rows]
+    return [
+        {k: v for k, v in row.items() if not k.startswith(('time/', 'throughput/', 'compiles', 'sampler/'))}
+        for row in rows
+    ]
 
 
 def described(workdir: Path, step: int) -> dict:

@@ -1,6 +1,8 @@
 """A small policy's preflight: sizes told by hand, products counted, and a verdict that knows what to change."""
 
 import dataclasses
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +10,22 @@ import numpy as np
 import pytest
 
 from configs import rarl
-from rarl_jax.models.interface import PRESETS
+from configs._parts import SMALL_TASKS
+from configs.quickstart import updates
+from rarl_jax.conversation.dialogue import ConversationSettings
+from rarl_jax.conversation.rewards import RewardSettings
+from rarl_jax.models.images import PixelLimits
+from rarl_jax.models.interface import PRESETS, read_config
 from rarl_jax.models.layers import attend_at_once, attend_in_blocks
 from rarl_jax.models.packed import Segments
 from rarl_jax.preflight import architecture
 from rarl_jax.preflight.flops import count_flops
+from rarl_jax.preflight.host import HostNeeds, host_needs
 from rarl_jax.preflight.measure import Needs
 from rarl_jax.preflight.report import verdict
 from rarl_jax.preflight.shapes import Largest
 from rarl_jax.settings import settings_from
+from rarl_jax.stages.evaluate import EvaluateSettings
 from tests.commands import launch
 from tests.rarl_jax.small_policy import folder
 
@@ -42,6 +51,22 @@ def test_products_are_counted_through_loops():
 
     once = 2 * 3 * 5 * 5
     assert count_flops(jax.make_jaxpr(program)(jnp.ones((3, 5))), turns=7) == (4 + 7) * once
+
+
+def test_host_memory_by_hand():
+    """Two questions of a group of three, up to four crops an episode, as many questions again in a refill; on two processes."""
+    vision = read_config(folder()).vision
+    page, crop = PixelLimits(1, 333), PixelLimits(1, 166)
+    stage = replace(updates(1, RewardSettings()), questions=2, group_size=3, refills=1)
+    settings = SimpleNamespace(
+        model=SimpleNamespace(page=page, crop=crop),
+        conversation=ConversationSettings(),
+        stages=('look', 'main'),
+        stage={'main': stage, 'look': EvaluateSettings(tasks=SMALL_TASKS, questions=0, batch_size=2)},
+    )
+    pixel = 3 * 2 * 4  # colours, frames, float32
+    found = host_needs(settings, vision, 2, 1000)
+    assert found == HostNeeds(2 * 2 * 333 * pixel // 2, 2 * 2 * 3 * 4 * 166 * pixel // 2, 500)
 
 
 def test_it_fits():

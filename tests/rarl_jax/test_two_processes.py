@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,26 +53,25 @@ POLICIES = {
 
 def launch_processes(family: str, workdir: Path, count: int) -> list[subprocess.CompletedProcess]:
     """Types the command once for each process, with one device each, and waits for all."""
+    command = [*POLICIES[family], *RUN, '--config.mesh.data=1', f'--config.mesh.fsdp={count}']
+    return launch_together(workdir, command, count, os.environ | QUICK)
+
+
+def launch_together(
+    workdir: Path, arguments: Sequence[str], count: int, environment: Mapping[str, str]
+) -> list[subprocess.CompletedProcess]:
+    """Types a command once for each of `count` processes of a run, and waits for all."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        '-m',
-        'rarl_jax.main',
-        *POLICIES[family],
-        *RUN,
-        f'--workdir={workdir}',
-        '--config.mesh.data=1',
-        f'--config.mesh.fsdp={count}',
-    ]
+    command = [sys.executable, '-m', 'rarl_jax.main', *arguments, f'--workdir={workdir}']
     several = [f'--coordinator=localhost:{port}', f'--processes={count}']
     logs = [workdir.with_name(f'{workdir.name}-{number}.log') for number in range(count)]  # a full pipe would stop them
     started = [
         subprocess.Popen(
             command + ([*several, f'--process={number}'] if count > 1 else []),
             cwd=ROOT,
-            env=os.environ | QUICK,
+            env=environment,
             stdout=log.open('w'),
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -127,13 +127,13 @@ def assert_restored(workdir: Path) -> None:
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def assert_same_change(one: Path, two: Path, before: Path) -> None:
-    """Every weight's change within 1e-5 of its largest, plus the rounding of the weight itself."""
+def assert_same_change(one: Path, two: Path, before: Path, close: float = 1e-5) -> None:
+    """Every weight's change within `close` of its largest, plus the rounding of the weight itself."""
     one, two, before = (load_file(path) for path in (one, two, before))
     moved = 0
     for name, start in before.items():
         change = np.abs(one[name] - start).max()
         moved += change > 0
         rounding = np.finfo(np.float32).eps * np.abs(start).max()
-        assert np.abs(one[name] - two[name]).max() <= 1e-5 * change + rounding, name
+        assert np.abs(one[name] - two[name]).max() <= close * change + rounding, name
     assert moved > 10
