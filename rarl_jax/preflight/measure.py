@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from rarl_jax.learner.batches import multiple
+from rarl_jax.learner.batches import multiple, round_up
 from rarl_jax.learner.losses import Denominators
 from rarl_jax.learner.optim import make_optimizer, stands
 from rarl_jax.learner.update import Learner, Updater, imitation, reinforcement
@@ -24,7 +25,17 @@ from rarl_jax.preflight.host import HostNeeds, host_needs
 from rarl_jax.preflight.shapes import Largest, abstract, abstract_rows, image_shape, integers, micro_batch
 from rarl_jax.runtime.sharding import AXES, batch_parts, constrain, param_shardings, replicated, shardings_of
 from rarl_jax.sampler.choice import SamplingMethod
-from rarl_jax.sampler.programs import Program, Rows, SamplingParams, cache_sharding, decode
+from rarl_jax.sampler.images import call_shape
+from rarl_jax.sampler.programs import (
+    Chunk,
+    Program,
+    Rows,
+    SamplingParams,
+    cache_sharding,
+    decode,
+    encode_images,
+    extend,
+)
 from rarl_jax.sampler.weights import copied_shardings
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.rl_settings import RlSettings
@@ -43,6 +54,7 @@ class Needs:
     step: int  # temporaries of the optimizer's step
     sampler: int  # its copy of the weights
     cache: int  # keys and values, all rows at their full length
+    prefill: int  # temporaries of a call of the tower, or of the decoder on prompts and observations; the larger
     decoding: int  # temporaries
     update_flops: int  # of a micro-batch
     decode_flops: int  # of one token for every row of a process
@@ -53,6 +65,7 @@ class Needs:
         """Bytes at the height of each part of a training step."""
         resident = self.parameters + self.optimizer + self.reference
         return {
+            'prefill': resident + self.sampler + self.cache + self.prefill,
             'decoding': resident + self.sampler + self.cache + self.decoding,
             'gradient': resident + self.gradients + self.batch + self.update,
             'optimizer step': resident + self.gradients + self.step,
@@ -163,9 +176,32 @@ def measure_decoding(
     return {
         'sampler': bytes_of(abstract_copy(sampling, params, mesh)),
         'cache': bytes_of(abstract_cache(sampling, rows, largest.cached, mesh)),
+        'prefill': max(map(temporaries, prefill_programs(settings, wide, weights, cache, mesh))),
         'decoding': temporaries(traced),
         'decode_flops': count_flops(traced.jaxpr),
     }
+
+
+def prefill_programs(settings: RunSettings, model: Model, weights: Params, cache: Cache, mesh: Mesh) -> Iterator[Any]:
+    """A rollout's largest calls before it decodes: pages through the tower, prompts and observations into the cache."""
+    sampler, parts, vision = settings.sampler, batch_parts(mesh), model.config.vision
+    budget = settings.conversation.budget.total_tokens
+    width = max(sampler.lengths, default=round_up(budget, (), 16))
+    size = max(sampler.tokens_at_once // width // parts, 1)
+    rows = parts * size
+    chunk = Chunk(
+        rows=integers(parts, size),
+        ids=integers(rows, width),
+        positions=integers(3, rows, width),
+        features=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model.no_features(rows, width)),
+        feature_index=integers(rows, width),
+        start=integers(rows),
+        lengths=integers(rows),
+    )
+    pages = vision_shapes(call_shape((), settings.model.page, sampler.patches_at_once, vision), vision)
+    yield encode_images.trace(model, weights, abstract_rows(pages, mesh))
+    for fresh in (True, False):
+        yield extend.trace(model, fresh, weights, cache, abstract_rows(chunk, mesh))
 
 
 def decode_program(model: Model, settings: RunSettings) -> Program:

@@ -33,6 +33,7 @@ def table_of(needs: Needs, largest: Largest, model: Model, settings: MeshSetting
         ("temporaries of the optimizer's step", needs.step, COMPILER),
         ("sampler's weights", needs.sampler, ARITHMETIC),
         (f'KV cache: {decoding}', needs.cache, ARITHMETIC),
+        ('temporaries of pages, prompts and observations', needs.prefill, COMPILER),
         ('temporaries of decoding', needs.decoding, COMPILER),
     )
     for name, size, source in rows:
@@ -61,7 +62,7 @@ def verdict(needs: Needs, largest: Largest, device_gb: float, parts: int) -> tup
     words = [
         'compiled: what the compiler plans for CPU devices, more than a GPU needs: a CPU multiplies bfloat16 in float32, decoding is compiled in '
         'float32, and attention holds blocks of scores where cudnn holds none. arithmetic: sizes of the sharded arrays. traced: matrix products of the '
-        "program, recomputation included, causal attention counted in full. Not in the sum: the rollouts' prefill."
+        'program, recomputation included, causal attention counted in full.'
     ]
     if not tight:
         phase, size = max(needs.phases.items(), key=lambda each: each[1])
@@ -80,6 +81,8 @@ def verdict(needs: Needs, largest: Largest, device_gb: float, parts: int) -> tup
 def remedy(phase: str, needs: Needs, largest: Largest, room: int, parts: int) -> str:
     """What to change, with the number that would fit where it can be told."""
     more, others = 'raise config.mesh.fsdp (more devices) or config.mesh.tensor', needs.phases[phase]
+    if phase == 'prefill':
+        return 'Lower config.sampler.tokens_at_once, patches_at_once or rows.'
     if phase == 'decoding':
         needed = needs.cache + needs.decoding
         rows = fitting(largest.decoded, room - others + needed, needed, max(largest.group, parts))

@@ -31,7 +31,7 @@ def encode(policy: Policy, images: Sequence[Patches], patches_at_once: int, kept
         room = most_patches(limits, vision)
         here = [image for image in rest if len(image.pixels) <= room or limits.max_pixels >= host.page.max_pixels]
         rest = [image for image in rest if not any(image is other for other in here)]
-        sizes = _call_shape(here, limits, patches_at_once, vision)
+        sizes = call_shape(here, limits, patches_at_once, vision)
         for part in _pack([vision.windows(image.grid) for image in here], sizes.windows, sizes.images):
             group = [here[index] for index in part]
             plan = on_mesh(plan_vision(group, vision, sizes), policy.mesh)
@@ -45,7 +45,7 @@ def most_patches(limits: PixelLimits, vision: VisionConfig) -> int:
     return limits.max_pixels // vision.patch_size**2 // vision.merge_unit * vision.merge_unit
 
 
-def _call_shape(
+def call_shape(
     images: Sequence[Patches], limits: PixelLimits, patches_at_once: int, vision: VisionConfig
 ) -> VisionSizes:
     """Sizes of one call, which follow from the limits alone unless an image is larger than they say."""
