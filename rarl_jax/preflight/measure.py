@@ -65,8 +65,8 @@ class Needs:
         """Bytes at the height of each part of a training step."""
         resident = self.parameters + self.optimizer + self.reference
         return {
-            'prefill': resident + self.sampler + self.cache + self.prefill,
             'decoding': resident + self.sampler + self.cache + self.decoding,
+            'prefill': resident + self.sampler + self.cache + self.prefill,
             'gradient': resident + self.gradients + self.batch + self.update,
             'optimizer step': resident + self.gradients + self.step,
         }

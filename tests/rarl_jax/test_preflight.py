@@ -57,7 +57,7 @@ def test_host_memory_by_hand():
     """Two questions of a group of three, up to four crops an episode, as many questions again in a refill; on two processes."""
     vision = read_config(folder()).vision
     page, crop = PixelLimits(1, 333), PixelLimits(1, 166)
-    stage = replace(updates(1, RewardSettings()), questions=2, group_size=3, refills=1)
+    stage = replace(updates(1, RewardSettings()), questions=2, group_size=3, pack=1, refills=1)
     settings = SimpleNamespace(
         model=SimpleNamespace(page=page, crop=crop),
         conversation=ConversationSettings(),
