@@ -21,8 +21,10 @@ from rarl_jax.models.params import unstack
 from rarl_jax.policy import load_policy
 from rarl_jax.runtime.metrics import CompileCounter
 from rarl_jax.runtime.sharding import RULES
+from rarl_jax.sampler import slots
 from rarl_jax.sampler.engine import Usage, rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
+from rarl_jax.sampler.slots import Slots
 from tests.rarl_jax.small_policy import BUDGET, SHAPES, acted, folder, follow_script, one_a_row, page, policy, sample
 
 BOX, OTHER = (40.0, 60.0, 140.0, 200.0), (180.0, 200.0, 330.0, 260.0)
@@ -246,15 +248,20 @@ def test_joined_maps_equal_plain_ones():
     np.testing.assert_allclose(joined, whole, atol=1e-5)
 
 
-def test_compaction_changes_no_token():
-    """Rows that finish early leave the batch; those that stay are what they would have been alone."""
-    seen = []
-    settings = dataclasses.replace(SETTINGS, segment=2)
-    samples = [sample(number) for number in range(16)]
-    together = answered(samples, 1, Sampling(temperature=3.0), SHORT, settings, lambda done, all_: seen.append(done))
-    longest = max(range(16), key=lambda number: together[number].loss_mask.sum())
-    alone = answered([samples[longest]], 1, Sampling(temperature=3.0), SHORT, settings)
-    assert same(alone[0], together[longest]) and seen == sorted(seen) and seen[-1] == 16
+def test_compaction_changes_no_token(monkeypatch):
+    """Rows that finish early leave the batch; what the last one chooses is what the whole pass says of it."""
+    monkeypatch.setattr(slots, 'SMALLEST', 2)
+    kept, plain = [], Slots._take
+    monkeypatch.setattr(Slots, '_take', lambda self, rows: kept.append(len(rows)) or plain(self, rows))
+    samples, seen = [sample(number) for number in range(8)], []
+    zoom, answer = (Step(box=BOX), Step(answer='running')), (Step(answer='running'),)
+    wanted = [acted(s, *(zoom if number == 3 else answer), group=number) for number, s in enumerate(samples)]
+    follow_script(monkeypatch, wanted)
+    settings = dataclasses.replace(SETTINGS, segment=4)
+    made = answered(samples, 0, settings=settings, progress=lambda done, all_: seen.append(done))
+    assert [e.ids.tolist() for e in made] == [e.ids.tolist() for e in wanted]
+    assert gap([made[3]], full_pass([made[3]])) < 1e-4
+    assert 2 in kept and seen == sorted(seen) and seen[-1] == 8
 
 
 def test_greedy_takes_the_likeliest_token():
