@@ -1,0 +1,124 @@
+# %% [markdown]
+# # How much does a run vary with its seed, and what does it cost?
+#
+# One seed is one draw. These are the quickstart's two phases with several seeds: the same base policy, pages and settings; the seed decides the order of the
+# questions, what is sampled, and which of the test questions are asked. What a step costs is told three ways: seconds measured on this run's machine, shared with
+# other work, operations counted by the preflight, and what these operations come to at 7B.
+
+# %%
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+from scipy import stats
+
+from experiments import plots, results
+from experiments.results import TASK_NAMES
+
+found = results.load('warm_start').only('base', 'warm_start').complete()
+runs = found.of('warm_start')
+
+# %% [markdown]
+# ## Every seed's curve
+
+# %%
+metrics = {
+    'reward/accuracy': 'accuracy',
+    'zoom/iou_first': 'IoU of the first zoom',
+    'policy/entropy': 'entropy of chosen tokens, nats',
+}
+figure, axes = plots.panels(3, width=10, height=2.4)
+for axis, (metric, title) in zip(axes, metrics.items(), strict=True):
+    curve = found.curve('warm_start', metric)
+    for seed, colour in zip(curve, plots.COLOURS, strict=False):
+        axis.plot(curve.index, curve[seed], color=colour, lw=1.2)
+    plots.label_ends(
+        axis,
+        curve.index[-1],
+        [(curve[seed].iloc[-1], f'seed {seed}', c) for seed, c in zip(curve, plots.COLOURS, strict=False)],
+    )
+    axis.set(title=title, xlabel='update')
+plots.foot(figure, found.commits)
+
+# %% [markdown]
+# ## How far the ends lie apart
+#
+# Held-out pages, greedy. Two spreads: between seeds, and the one that 300 questions alone would give (binomial). Where the first is no larger than the second, what
+# looks like luck of a run is the questions' draw.
+
+# %%
+rows = []
+scores = 100 * found.means('warm_start', 'rarl:zoom')
+for task in scores.index:
+    values, n = scores.loc[task], len([r for r in runs[0].answers['rarl:zoom'] if r.task == task])
+    mean, spread = values.mean(), values.std(ddof=1)
+    sampling = 100 * np.sqrt(mean / 100 * (1 - mean / 100) / n)
+    least = stats.t.ppf(0.975, 2 * len(values) - 2) * spread * np.sqrt(2 / len(values))
+    rows.append(
+        {
+            'task': TASK_NAMES[task],
+            'by seed, %': ', '.join(f'{value:.1f}' for value in values),
+            'mean': round(mean, 1),
+            'sd of seeds': round(spread, 1),
+            'sd of the questions alone': round(sampling, 1),
+            f'least difference that {len(values)} seeds an arm would show': round(least, 1),
+        }
+    )
+spreads = pd.DataFrame(rows).set_index('task')
+display(spreads)
+
+# %% [markdown]
+# ## Where a step's seconds go
+#
+# Medians over the main stage's steps, a share of each. The machine was shared: the shares are meant, not the seconds.
+
+# %%
+parts = ['rollout', 'reward', 'update']
+times = pd.concat([run.metrics[run.metrics.stage == 'main'] for run in runs])
+median = times[[f'time/{part}' for part in parts]].median()
+share = (100 * median / median.sum()).round(1)
+display(pd.DataFrame({'share of a step, %': share.values, 'median, s': median.round(2).values}, index=parts))
+
+# %% [markdown]
+# ## Operations, and 7B
+#
+# Counted by the preflight on the programs that a run compiles: matrix products of the largest update that the config allows, recomputation included, and of a
+# decoded token of all rows. The hours assume that an H100 reaches 40 % of its 989 TFLOP/s on an update: an assumption, not a measurement.
+
+# %%
+cost = json.loads(Path('experiments/stability/results/cost.json').read_text())
+rows = []
+for config, known in cost['configs'].items():
+    update = known['needs']['update_flops'] * known['largest']['micro_batches']
+    rows.append(
+        {
+            'config': config,
+            'parameters': f'{known["parameters"] / 1e6:,.1f} M',
+            'devices': known['devices'],
+            'GB on each at most': round(max(known['phases'].values()) / 1e9, 2),
+            'TFLOP an update': round(update / 1e12, 2),
+            'GFLOP a decoded token of every row': round(known['needs']['decode_flops'] / 1e9, 2),
+            'update at 40 % of 989 TFLOP/s a device': ''
+            if 'quickstart' in config
+            else f'{update / known["devices"] / 0.4 / 989e12 / 60:.1f} min',
+        }
+    )
+display(pd.DataFrame(rows).set_index('config'))
+
+# %% [markdown]
+# ## Answer
+
+# %%
+spread = ' and '.join(
+    f'{a} points ({task}; the questions alone give {b})'
+    for task, a, b in spreads[['sd of seeds', 'sd of the questions alone']].itertuples()
+)
+least = ' and '.join(f'{value} points ({task})' for task, value in spreads[spreads.columns[-1]].items())
+seven = cost['configs']['configs/rarl.py']
+update = seven['needs']['update_flops'] * seven['largest']['micro_batches']
+Markdown(
+    f'Over {len(runs)} seeds the ends have a standard deviation of {spread}. Two arms with as many seeds each must differ by about {least} for '
+    f"Student's test to tell. At 7B the largest update that the recipe allows is {update / 1e15:,.0f} PFLOP: a bound of a step's learning, as typical rows are shorter."
+)
