@@ -39,8 +39,11 @@ class Qwen3_VL(Model):
 
     def no_features(self, images: int, rows: int) -> Features:
         """As Model.no_features."""
-        none = super().no_features(images, rows)
-        return Features(none, (none,) * len(self.config.vision.deepstack_visual_indexes))
+        tokens, *deep = (
+            super(Qwen3_VL, self).no_features(images, rows)
+            for _ in range(1 + len(self.config.vision.deepstack_visual_indexes))
+        )
+        return Features(tokens, tuple(deep))  # arrays of their own: the sampler writes into them
 
     def hidden(
         self, embeds: Embeds, positions: Int[Array, '3 B T'], segments: Segments | None = None
