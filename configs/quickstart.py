@@ -4,8 +4,7 @@
 
 Starts from the small base policy in experiments/quickstart_base, which knows where figures are but names loose boxes and often guesses. Measures it,
 teaches it by RARL's warm start and main stage, measures it again on the same held-out pages, and writes runs/quickstart/report/index.html.
-Variant qwen3_vl: the same from a small Qwen3-VL, the export of configs/quickstart_base.py:qwen3_vl, which experiments/quickstart_base_qwen3_vl
-stands for; --config.model.path names another. Variants smoke and qwen3_vl_smoke: the same stages for a
+Variant qwen3_vl: the same from the small Qwen3-VL in experiments/quickstart_base_qwen3_vl. Variants smoke and qwen3_vl_smoke: the same stages for a
 moment, on a policy of random weights.
 """
 

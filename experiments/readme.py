@@ -6,6 +6,7 @@ Between `<!-- figures: NAME -->` and `<!-- end -->` stands what the committed re
 
     quickstart    experiments/quickstart_results/results.md, as the run wrote it
     base          experiments/quickstart_base/evaluation/results.md, the same
+    base_qwen3_vl the same of experiments/quickstart_base_qwen3_vl
     benchmarks    experiments/benchmarks/results/*.json
 """
 
@@ -19,7 +20,11 @@ from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
-READMES = (HERE.parent / 'README.md', HERE / 'quickstart_base' / 'README.md')
+READMES = (
+    HERE.parent / 'README.md',
+    HERE / 'quickstart_base' / 'README.md',
+    HERE / 'quickstart_base_qwen3_vl' / 'README.md',
+)
 BLOCK = re.compile(r'(<!-- figures: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
@@ -40,6 +45,7 @@ def filled(text: str) -> str:
     makers = {
         'quickstart': partial(table, HERE / 'quickstart_results' / 'results.md'),
         'base': partial(table, HERE / 'quickstart_base' / 'evaluation' / 'results.md'),
+        'base_qwen3_vl': partial(table, HERE / 'quickstart_base_qwen3_vl' / 'evaluation' / 'results.md'),
         'benchmarks': benchmarks,
     }
     return BLOCK.sub(lambda block: f'{block[1]}{makers[block[2]]()}\n{block[3]}', text)
