@@ -118,10 +118,10 @@ def qwen3_vl() -> RunSettings:
 
 def qwen3_vl_lora() -> RunSettings:
     """A low-rank adapter of its decoder, on one GPU."""
-    return lora(QWEN3_VL, 8, QWEN3_VL_BUCKETS)
+    return lora(QWEN3_VL, 3, QWEN3_VL_BUCKETS)
 
 
-def lora(model: ModelSettings = MODEL, rows: int = 16, buckets: Buckets = BUCKETS) -> RunSettings:
+def lora(model: ModelSettings = MODEL, rows: int = 12, buckets: Buckets = BUCKETS) -> RunSettings:
     """A low-rank adapter of the decoder, on one GPU."""
     learner = RlSettings(
         steps=80,
@@ -135,9 +135,10 @@ def lora(model: ModelSettings = MODEL, rows: int = 16, buckets: Buckets = BUCKET
         buckets=replace(buckets, images=(2, 5), windows=(256, 640)),  # a row by itself holds a page and four crops
     )
     model = replace(model, param_dtype='bfloat16', lora=LORA)
-    return run(
-        model, replace(SAMPLER, rows=rows), MeshSettings(), learner
-    )  # 23 to 29 GB beside two copies of the weights
+    # Beside two copies of the weights: few rows of the cache, and prompts one by one.
+    lengths = tuple(length for length in SAMPLER.lengths if length <= 4096)
+    sampler = replace(SAMPLER, rows=rows, lengths=lengths, tokens_at_once=4096, patches_at_once=16_384)
+    return run(model, sampler, MeshSettings(), learner)
 
 
 def dapo() -> RunSettings:

@@ -101,7 +101,7 @@ def test_module_init_stacks_the_layers(scan):
         ({'quantization_config': {'quant_method': 'awq', 'bits': 4}}, r'the weights are quantized \(awq\)'),
         ({'text_config': {'quantization_config': {'quant_method': 'gptq'}}}, r'the weights are quantized \(gptq\)'),
         ({'compression_config': {'format': 'int-quantized'}}, 'the weights are quantized'),
-        ({'model_type': 'qwen3_vl_moe'}, "model_type is 'qwen3_vl_moe'"),
+        ({'model_type': 'qwen3_vl_moe'}, 'model_type is qwen3_vl_moe, a mixture of experts'),
         ({'model_type': ['x'] * 10**6}, "model_type is .'x'"),
         ({'image_token_id': 48}, 'image_token_id 48 must lie below vocab_size 48'),
         ({'rope_scaling': 'yarn'}, "rope type is 'yarn'"),
