@@ -76,9 +76,8 @@ class ReadSettings:
     max_annotations: int = 1000  # of a page; one with more is left out: 200 to 260 are usual
     min_side: float = 2.0  # px; narrower or lower boxes are dropped
     threads: int = 2  # images decoded at once while they are checked
-    check_images: bool = (
-        True  # decode each first, and leave out those that are broken; drawn pages are known to be whole
-    )
+    # Decode each first, and leave out those that are broken; drawn pages are known to be whole.
+    check_images: bool = True
 
 
 def read(folder: str | Path, settings: ReadSettings, progress: Progress | None = None) -> tuple[list[Page], ReadReport]:

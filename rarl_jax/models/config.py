@@ -164,6 +164,32 @@ def special_tokens(values: Mapping[str, Any], text: Mapping[str, Any]) -> dict[s
     return ids | {name: ending(text, name, getattr(Config, name)) for name in ('bos_token_id', 'eos_token_id')}
 
 
+def text_fields(
+    text: Mapping[str, Any],
+    values: Mapping[str, Any],
+    sizes: Mapping[str, tuple[str, int, int]],
+    mrope_section: tuple[int, ...],
+    rope_theta: float,
+    rms_norm_eps: float,
+) -> dict[str, Any]:
+    """The fields of a TextConfig that config.json has of every family.
+
+    Args:
+        text: the part of it that is the decoder's, and `values` the whole.
+        sizes: by field its name there, what a missing one means, and the largest that is believed; the others are what missing ones mean.
+    """
+    if text.get('num_key_value_heads', 0) is None:  # as many as there are query heads
+        text = {**text, 'num_key_value_heads': text.get('num_attention_heads', sizes['num_heads'][1])}
+    rope = rope_settings(values, text)
+    return {
+        'rope_theta': real({**text, **rope}, 'rope_theta', rope_theta, 1e12),
+        'mrope_section': wholes(rope, 'mrope_section', mrope_section),
+        'rms_norm_eps': real(text, 'rms_norm_eps', rms_norm_eps, 1),
+        'tie_word_embeddings': bool(values.get('tie_word_embeddings') or text.get('tie_word_embeddings')),
+        **{field: whole(text, hub, default, most, 1) for field, (hub, default, most) in sizes.items()},
+    }
+
+
 def rope_settings(*parts: Mapping[str, Any]) -> dict[str, Any]:
     """What the parts of config.json say of rotary embeddings, in the hub's words or those of transformers 5, a later part over an earlier one."""
     rope: dict[str, Any] = {}

@@ -51,9 +51,8 @@ def call_shape(
     """Sizes of one call, which follow from the limits alone unless an image is larger than they say."""
     most = max((len(image.pixels) for image in images), default=0)
     windows = max((vision.windows(image.grid) for image in images), default=1)
-    usual = max(
-        round(limits.max_pixels / vision.patch_size**2 / vision.window_patches), 1
-    )  # windows of an image as large as allowed
+    # Windows of an image as large as allowed.
+    usual = max(round(limits.max_pixels / vision.patch_size**2 / vision.window_patches), 1)
     capacity = max(patches_at_once // vision.window_patches, usual, round_up(windows))
     return VisionSizes(images=capacity // usual, windows=capacity, patches=max(most, most_patches(limits, vision)))
 

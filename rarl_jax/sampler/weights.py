@@ -72,9 +72,8 @@ def copied_shardings(model: Model, shardings: Params) -> tuple[Callable[[Params]
     """What makes the sampler's copy, and the shardings of the copy of params with `shardings`."""
     whole = jax.tree.map(whole_on_each, shardings)
     depths = {'text': model.config.text.num_layers, 'vision': model.config.vision.depth}
-    joins = (
-        jax.tree.leaves(shardings)[0].mesh.shape['tensor'] == 1
-    )  # of a joined matrix, each device would need pieces of all maps
+    # Of a joined matrix split over a tensor axis each device would need pieces of all maps.
+    joins = jax.tree.leaves(shardings)[0].mesh.shape['tensor'] == 1
 
     def apart(tower, stack):
         one = jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(*x.spec[1:])), stack)

@@ -89,9 +89,8 @@ class RlSettings(TrainingSettings):
     offer_tool: bool = True  # False = plain RL: the policy answers from the page alone
     temperature: float = 1.0
     advantage: Estimator = 'grpo'
-    masked_endings: tuple[
-        FinishReason, ...
-    ] = ()  # episodes that ended so are left out of the loss, such as 'turn_limit'
+    # Episodes that ended so are left out of the loss, such as 'turn_limit'.
+    masked_endings: tuple[FinishReason, ...] = ()
     # DAPO's dynamic sampling: batches of further questions, at most, that a step answers to replace groups without variance; 0 = these stay.
     refills: int = 0
     adaptive_end: AdaptiveEnd = field(default_factory=AdaptiveEnd)  # ends it early when what it teaches has come

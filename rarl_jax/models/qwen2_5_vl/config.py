@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rarl_jax.models import config
-from rarl_jax.models.config import TOKEN_IDS, part, real, refuse_quantized, rope_settings, special_tokens, whole, wholes
+from rarl_jax.models.config import TOKEN_IDS, part, real, refuse_quantized, special_tokens, text_fields, whole, wholes
 
 # Per-channel mean and standard deviation of CLIP's training images, in [0, 1] (Radford et al., arXiv 2103.00020).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -185,21 +185,11 @@ VISION_SIZES: dict[str, tuple[int, int]] = {
 MROPE_SECTION, ROPE_THETA, RMS_NORM_EPS = (16, 24, 24), 1e6, 1e-5
 
 
-def _text_from_hf(text: Mapping[str, Any], whole_config: Mapping[str, Any]) -> TextConfig:
+def _text_from_hf(text: Mapping[str, Any], values: Mapping[str, Any]) -> TextConfig:
     if text.get('use_sliding_window'):
         raise ValueError('use_sliding_window is true, which no published Qwen2.5-VL uses; set it to false.')
-    if text.get('num_key_value_heads', 0) is None:  # as many as there are query heads
-        text = {**text, 'num_key_value_heads': text.get('num_attention_heads', TEXT_SIZES['num_heads'][1])}
-    rope = rope_settings(whole_config, text)
-    sizes = {field: whole(text, hub, default, most, 1) for field, (hub, default, most) in TEXT_SIZES.items()}
-    return TextConfig(
-        head_dim=sizes['hidden_size'] // sizes['num_heads'],
-        rope_theta=real({**text, **rope}, 'rope_theta', ROPE_THETA, 1e12),
-        mrope_section=wholes(rope, 'mrope_section', MROPE_SECTION),
-        rms_norm_eps=real(text, 'rms_norm_eps', RMS_NORM_EPS, 1),
-        tie_word_embeddings=bool(whole_config.get('tie_word_embeddings') or text.get('tie_word_embeddings')),
-        **sizes,
-    )
+    fields = text_fields(text, values, TEXT_SIZES, MROPE_SECTION, ROPE_THETA, RMS_NORM_EPS)
+    return TextConfig(head_dim=fields['hidden_size'] // fields['num_heads'], **fields)
 
 
 def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:

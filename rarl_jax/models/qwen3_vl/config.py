@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rarl_jax.models import config
-from rarl_jax.models.config import TOKEN_IDS, part, real, refuse_quantized, rope_settings, special_tokens, whole, wholes
+from rarl_jax.models.config import TOKEN_IDS, part, real, refuse_quantized, special_tokens, text_fields, whole, wholes
 
 DEEPSTACK_BLOCKS = (8, 16, 24)
 WINDOW_TOKENS = 16  # merged tokens
@@ -183,16 +183,7 @@ MROPE_SECTION, ROPE_THETA, RMS_NORM_EPS = (24, 20, 20), 5e5, 1e-6
 def _text_from_hf(text: Mapping[str, Any], values: Mapping[str, Any]) -> TextConfig:
     if text.get('attention_bias'):
         raise ValueError('attention_bias is true, which no published Qwen3-VL uses; set it to false.')
-    if text.get('num_key_value_heads', 0) is None:  # as many as there are query heads
-        text = {**text, 'num_key_value_heads': text.get('num_attention_heads', TEXT_SIZES['num_heads'][1])}
-    rope = rope_settings(values, text)
-    return TextConfig(
-        rope_theta=real({**text, **rope}, 'rope_theta', ROPE_THETA, 1e12),
-        mrope_section=wholes(rope, 'mrope_section', MROPE_SECTION),
-        rms_norm_eps=real(text, 'rms_norm_eps', RMS_NORM_EPS, 1),
-        tie_word_embeddings=bool(values.get('tie_word_embeddings') or text.get('tie_word_embeddings')),
-        **{field: whole(text, hub, default, most, 1) for field, (hub, default, most) in TEXT_SIZES.items()},
-    )
+    return TextConfig(**text_fields(text, values, TEXT_SIZES, MROPE_SECTION, ROPE_THETA, RMS_NORM_EPS))
 
 
 def _vision_from_hf(vision: Mapping[str, Any]) -> VisionConfig:
