@@ -15,9 +15,7 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +27,7 @@ import jax
 import numpy as np
 
 from rarl_jax.runtime.checkpoints import Checkpoints
-from tests.commands import QUICK, ROOT
+from tests.commands import QUICK, start_processes
 
 LIMIT = 900  # seconds that one launch may take
 GONE = 20  # seconds in which the workers of a killed run end
@@ -59,10 +57,8 @@ LORA = Case(
         *(f'--config.stage.{name}.save_every=1' for name in ADAPTED),
     ),
 )
-SHARED = (
-    '--config.stage.main.questions=4',
-    '--config.mesh.cpu_devices=1',
-)  # a question of each mini-batch for each process
+# A question of each mini-batch for each process.
+SHARED = ('--config.stage.main.questions=4', '--config.mesh.cpu_devices=1')
 TWO = Case('two processes', (*QUICKSTART.arguments, *SHARED), processes=2)
 
 
@@ -163,22 +159,8 @@ def finish(case: Case, workdir: Path, temporary: Path) -> None:
 
 def start(case: Case, workdir: Path, temporary: Path) -> list[subprocess.Popen]:
     """Types the command once for each process, all of them leaders of a session of their own."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    several = [f'--coordinator=localhost:{port}', f'--processes={case.processes}'] if case.processes > 1 else []
-    return [
-        subprocess.Popen(
-            [sys.executable, '-m', 'rarl_jax.main', *case.arguments, f'--workdir={workdir}']
-            + [*several, f'--process={number}'] * (case.processes > 1),
-            cwd=ROOT,
-            env=os.environ | QUICK | {'TMPDIR': str(temporary)},
-            stdout=(temporary / f'log-{number}').open('w'),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        for number in range(case.processes)
-    ]
+    logs = [temporary / f'log-{number}' for number in range(case.processes)]
+    return start_processes(workdir, case.arguments, logs, os.environ | QUICK | {'TMPDIR': str(temporary)})
 
 
 def stop(run: Sequence[subprocess.Popen]) -> None:

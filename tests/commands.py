@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -12,6 +14,16 @@ ROOT = Path(__file__).parents[1]
 QUICK = {
     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters'
 }
+# Of everything that the stage `main` sees: a compilation takes longer than what is compiled.
+ONE_SHAPE = (
+    '--config.stage.main.buckets.images=(32,)',
+    '--config.stage.main.buckets.windows=(192,)',
+    '--config.stage.main.buckets.patches=(192,)',
+    '--config.stage.main.buckets.chosen=(80,)',
+    '--config.stage.main.buckets.lengths=(640,)',
+    '--config.sampler.lengths=(256,)',
+    '--config.sampler.cache_lengths=(512,)',
+)
 FULL = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '0'}  # compiled as a user's programs are
 
 ON_EIGHT = """
@@ -26,6 +38,28 @@ def launch(
 ) -> subprocess.CompletedProcess:
     """Types `python -m rarl_jax.main` with these arguments."""
     return _run(['-m', 'rarl_jax.main', *arguments], compiled | environment, cwd)
+
+
+def start_processes(
+    workdir: Path, arguments: Sequence[str], logs: Sequence[Path], environment: Mapping[str, str]
+) -> list[subprocess.Popen]:
+    """Types the command of a run once for each of its processes, which write to `logs`; each leads a session of its own."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, '-m', 'rarl_jax.main', *arguments, f'--workdir={workdir}']
+    several = [f'--coordinator=localhost:{port}', f'--processes={len(logs)}']
+    return [
+        subprocess.Popen(
+            command + ([*several, f'--process={number}'] if len(logs) > 1 else []),
+            cwd=ROOT,
+            env=environment,
+            stdout=log.open('w'),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        for number, log in enumerate(logs)
+    ]
 
 
 def on_eight_devices(module: str, *arguments: str) -> subprocess.CompletedProcess:

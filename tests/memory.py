@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.commands import ROOT
+from tests.commands import ONE_SHAPE, ROOT
 
 SETTLED = 50  # steps after which nothing may grow
 GROWTH = 1.02  # of memory, from the steps after SETTLED to the last
@@ -30,13 +30,7 @@ RUN = (
     '--config.stage.main.questions=4',
     '--config.stage.main.group_size=4',
     '--config.stage.main.show_every=1000000',
-    '--config.stage.main.buckets.images=(32,)',
-    '--config.stage.main.buckets.windows=(192,)',
-    '--config.stage.main.buckets.patches=(192,)',
-    '--config.stage.main.buckets.chosen=(80,)',
-    '--config.stage.main.buckets.lengths=(640,)',
-    '--config.sampler.lengths=(256,)',
-    '--config.sampler.cache_lengths=(512,)',
+    *ONE_SHAPE,
 )
 
 

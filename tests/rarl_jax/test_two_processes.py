@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.commands import QUICK, ROOT
+from tests.commands import ONE_SHAPE, QUICK, ROOT, start_processes
 
 LIMIT = 600  # seconds; gloo swallows SIGTERM, so what is late is killed
 BASE = ROOT / 'experiments' / 'quickstart_base'
@@ -31,14 +29,7 @@ RUN = (
     '--config.stage.main.epochs=2',
     '--config.stage.main.micro_batch=8',
     '--config.stage.main.loss.kl_weight=0.1',
-    # One shape of everything: a compilation takes longer than what is compiled.
-    '--config.stage.main.buckets.images=(32,)',
-    '--config.stage.main.buckets.windows=(192,)',
-    '--config.stage.main.buckets.patches=(192,)',
-    '--config.stage.main.buckets.chosen=(80,)',
-    '--config.stage.main.buckets.lengths=(640,)',
-    '--config.sampler.lengths=(256,)',
-    '--config.sampler.cache_lengths=(512,)',
+    *ONE_SHAPE,
     '--config.stage.main.optimizer.eps=1e-2',
     '--config.mesh.cpu_devices=1',
 )
@@ -61,26 +52,11 @@ def launch_together(
     workdir: Path, arguments: Sequence[str], count: int, environment: Mapping[str, str]
 ) -> list[subprocess.CompletedProcess]:
     """Types a command once for each of `count` processes of a run, and waits for all."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, '-m', 'rarl_jax.main', *arguments, f'--workdir={workdir}']
-    several = [f'--coordinator=localhost:{port}', f'--processes={count}']
     logs = [workdir.with_name(f'{workdir.name}-{number}.log') for number in range(count)]  # a full pipe would stop them
-    started = [
-        subprocess.Popen(
-            command + ([*several, f'--process={number}'] if count > 1 else []),
-            cwd=ROOT,
-            env=environment,
-            stdout=log.open('w'),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        for number, log in enumerate(logs)
-    ]
+    started = start_processes(workdir, arguments, logs, environment)
     try:
         return [
-            subprocess.CompletedProcess(command, each.wait(LIMIT), log.read_text())
+            subprocess.CompletedProcess(each.args, each.wait(LIMIT), log.read_text())
             for each, log in zip(started, logs, strict=True)
         ]
     finally:

@@ -21,8 +21,8 @@ from rarl_jax.stages.context import Run
 from rarl_jax.stages.evaluate import EvaluateSettings, answer, evaluate, has_lost_results, notices, params_at
 from rarl_jax.stages.registry import TrainingSettings
 from tests.commands import launch
+from tests.rarl_jax.evaluation.judge_server import Server, says
 from tests.rarl_jax.evaluation.made import question
-from tests.rarl_jax.evaluation.test_judge import Server, says
 
 MODES = ('zoom', 'oracle_zoom')
 
