@@ -4,10 +4,11 @@
 
 Between `<!-- figures: NAME -->` and `<!-- end -->` stands what the committed result files say; --check changes nothing and fails where a README is older.
 
-    quickstart    experiments/quickstart_results/results.md, as the run wrote it
-    base          experiments/quickstart_base/evaluation/results.md, the same
-    base_qwen3_vl the same of experiments/quickstart_base_qwen3_vl
-    benchmarks    experiments/benchmarks/results/*.json
+    quickstart           experiments/quickstart_results/results.md, as the run wrote it
+    quickstart_qwen3_vl  the measured rows of experiments/quickstart_results_qwen3_vl/results.md
+    base                 experiments/quickstart_base/evaluation/results.md, as the run wrote it
+    base_qwen3_vl        the same of experiments/quickstart_base_qwen3_vl
+    benchmarks           experiments/benchmarks/results/*.json
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def filled(text: str) -> str:
     """The text with every block of figures made anew. KeyError for a block of another name."""
     makers = {
         'quickstart': partial(table, HERE / 'quickstart_results' / 'results.md'),
+        'quickstart_qwen3_vl': partial(measured, HERE / 'quickstart_results_qwen3_vl' / 'results.md'),
         'base': partial(table, HERE / 'quickstart_base' / 'evaluation' / 'results.md'),
         'base_qwen3_vl': partial(table, HERE / 'quickstart_base_qwen3_vl' / 'evaluation' / 'results.md'),
         'benchmarks': benchmarks,
@@ -54,6 +56,12 @@ def filled(text: str) -> str:
 def table(path: Path) -> str:
     """The table that a run has written of its evaluations."""
     return path.read_text(encoding='utf-8').strip()
+
+
+def measured(path: Path) -> str:
+    """Its rows without the paper's, and without the words below."""
+    rows = [line for line in table(path).splitlines() if line.startswith('|')]
+    return '\n'.join(row for row in rows if not row.startswith('| paper'))
 
 
 def benchmarks() -> str:
