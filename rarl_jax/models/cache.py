@@ -73,9 +73,12 @@ def attend_cached(
     pieces = -(-q.shape[0] * q.shape[1] * q.shape[2] * layer[0].shape[-1] // SCORES_AT_ONCE)
     if pieces == 1:
         return _attend_transposed(q, layer, start)
-    width = -(-q.shape[1] // pieces)
-    parts = range(0, q.shape[1], width)
-    return jnp.concatenate([_attend_transposed(q[:, at : at + width], layer, start + at) for at in parts], axis=1)
+    (b, t, n, h), width = q.shape, -(-q.shape[1] // pieces)
+    parts = jnp.arange(0, t, width)
+    cut = jnp.pad(q, [(0, 0), (0, len(parts) * width - t), (0, 0), (0, 0)]).reshape(b, -1, width, n, h)
+    # A loop: written out, a long chunk's thousands of pieces would take a compiler half an hour.
+    out = jax.lax.map(lambda piece: _attend_transposed(piece[0], layer, start + piece[1]), (cut.swapaxes(0, 1), parts))
+    return out.swapaxes(0, 1).reshape(b, -1, n, h)[:, :t]
 
 
 def _attend_transposed(
