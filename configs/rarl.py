@@ -11,11 +11,13 @@ all categories at once, by weight. The variants qwen3_vl and qwen3_vl_lora are t
 The variants with _smoke run the same stages for a moment on drawn pages and a small policy.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from ml_collections import ConfigDict
 
-from configs._parts import choose, recipe, shrink, small_qwen3_vl
+from configs._parts import choose, recipe, shrink, small_model, small_qwen3_vl
 from input_pipeline.schema import TASKS, Task
 from input_pipeline.synthetic.pages import DrawSettings
 from input_pipeline.tasks import TaskSettings
@@ -87,12 +89,16 @@ DRAWN = DataSettings(
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none, lora, dapo and joint; smoke, lora_smoke, dapo_smoke and joint_smoke."""
+    """Variants: none, lora, dapo, joint, qwen3_vl and qwen3_vl_lora; smoke, and each with _smoke."""
     variants = {'': full, 'lora': lora, 'dapo': dapo, 'joint': joint}
-    small = {f'{name}_smoke'.lstrip('_'): (lambda made=made: shrink(made(), DRAWN)) for name, made in variants.items()}
-    variants |= {'qwen3_vl': qwen3_vl, 'qwen3_vl_lora': qwen3_vl_lora}
-    small['qwen3_vl_smoke'] = lambda: shrink(qwen3_vl(), DRAWN, small_qwen3_vl)
-    return choose(__file__, variant, variants | small)
+    others = {'qwen3_vl': qwen3_vl, 'qwen3_vl_lora': qwen3_vl_lora}
+    small = {f'{name}_smoke'.lstrip('_'): partial(smoke, made, small_model) for name, made in variants.items()}
+    small |= {f'{name}_smoke': partial(smoke, made, small_qwen3_vl) for name, made in others.items()}
+    return choose(__file__, variant, variants | others | small)
+
+
+def smoke(made: Callable[[], RunSettings], small: Callable[[str], ModelSettings]) -> RunSettings:
+    return shrink(made(), DRAWN, small)
 
 
 def full(model: ModelSettings = MODEL, sampler: SamplerSettings = SAMPLER, buckets: Buckets = BUCKETS) -> RunSettings:
