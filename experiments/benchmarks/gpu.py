@@ -139,7 +139,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Case]]] = {
 
 def random_policy(size: str, small: bool) -> tuple[Model, Params]:
     """In bfloat16, layers stacked."""
-    config = shrunk(CONFIGS['10M']) if small else PRESETS[f'Qwen2.5-VL-{size}']
+    config = shrunk(CONFIGS['qwen2_5_vl']['10M']) if small else PRESETS[f'Qwen2.5-VL-{size}']
     kind = 'cudnn' if jax.default_backend() == 'gpu' and not small else 'xla'
     model = build_model(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention=kind)
     return model, jax.jit(init_params, static_argnums=1)(jax.random.key(0), model)
@@ -218,7 +218,7 @@ def generate_seconds(size: str, small: bool, batch: int, context: int) -> float:
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    config = shrunk(CONFIGS['10M']) if small else PRESETS[f'Qwen2.5-VL-{size}']
+    config = shrunk(CONFIGS['qwen2_5_vl']['10M']) if small else PRESETS[f'Qwen2.5-VL-{size}']
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     with torch.device(device):
         torch.set_default_dtype(torch.bfloat16)

@@ -1,11 +1,11 @@
 """How fast the model runs: forward, prefill, forward + backward.
 
-    python -m experiments.benchmarks.model [--small]
+    python -m experiments.benchmarks.model [--family=qwen3_vl] [--small]
 
 ours    this package, jitted, float32, layers unrolled
 peer    transformers' model of the same family (sdpa), float32, on as many threads
-Both sides have the same weights' shapes and the same conversation of a page and text, and take turns. On a GPU, further rows run the
-published 3B and 7B with random weights in bf16 and tell the share of the device's peak (MFU); they have no peer.
+Both sides have the same weights' shapes and the same conversation of a page and text, and take turns. On a GPU, further rows run two
+published sizes with random weights in bf16 and tell the share of the device's peak (MFU); they have no peer.
 The last line is one JSON object; ratio > 1 means ours is better.
 """
 
@@ -32,8 +32,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from rarl_jax.models.images import Patches, PixelLimits, patchify
-from rarl_jax.models.interface import PRESETS, Cache, Config, Model, build_model
-from rarl_jax.models.params import Params, count_params, init_params, unstack
+from rarl_jax.models.interface import FAMILIES, Cache, Config, Model, build_model
+from rarl_jax.models.params import Params, abstract_params, count_params, init_params, unstack
 from rarl_jax.models.positions import mrope_positions
 from rarl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from rarl_jax.models.qwen3_vl import config as qwen3_vl
@@ -45,25 +45,39 @@ PEAK_FLOPS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}  # dense bf16, dat
 PAGE = (224, 280)  # px: 80 image tokens
 RUNS = 5
 
-
 MARKS = (4, 5, 6, 7, 1, 2)  # token ids inside a small vocabulary
-CONFIGS: dict[str, Config] = {
-    '10M': qwen2_5_vl.Config(
-        qwen2_5_vl.TextConfig(4096, 256, 896, 8, 8, 4, 32, 1e4, (4, 6, 6), 1e-6, True),
-        qwen2_5_vl.VisionConfig(6, 192, 512, 6, 256, fullatt_block_indexes=(2, 5)),
-        *MARKS,
-    ),
-    '150M': qwen2_5_vl.Config(
-        qwen2_5_vl.TextConfig(32_000, 768, 2816, 12, 12, 4, 64, 1e4, (8, 12, 12), 1e-6, True),
-        qwen2_5_vl.VisionConfig(8, 384, 1152, 6, 768, fullatt_block_indexes=(3, 7)),
-        *MARKS,
-    ),
-    'Qwen3-VL, 10M': qwen3_vl.Config(
-        qwen3_vl.TextConfig(4096, 256, 896, 8, 8, 4, 32, 1e4, (6, 5, 5), 1e-6, True),
-        qwen3_vl.VisionConfig(6, 192, 768, 6, 256, num_position_embeddings=256, deepstack_visual_indexes=(1, 3)),
-        *MARKS,
-    ),
+CONFIGS: dict[str, dict[str, Config]] = {  # by family and size
+    'qwen2_5_vl': {
+        '10M': qwen2_5_vl.Config(
+            qwen2_5_vl.TextConfig(4096, 256, 896, 8, 8, 4, 32, 1e4, (4, 6, 6), 1e-6, True),
+            qwen2_5_vl.VisionConfig(6, 192, 512, 6, 256, fullatt_block_indexes=(2, 5)),
+            *MARKS,
+        ),
+        '150M': qwen2_5_vl.Config(
+            qwen2_5_vl.TextConfig(32_000, 768, 2816, 12, 12, 4, 64, 1e4, (8, 12, 12), 1e-6, True),
+            qwen2_5_vl.VisionConfig(8, 384, 1152, 6, 768, fullatt_block_indexes=(3, 7)),
+            *MARKS,
+        ),
+    },
+    'qwen3_vl': {
+        '10M': qwen3_vl.Config(
+            qwen3_vl.TextConfig(4096, 256, 896, 8, 8, 4, 32, 1e4, (6, 5, 5), 1e-6, True),
+            qwen3_vl.VisionConfig(6, 192, 768, 6, 256, num_position_embeddings=256, deepstack_visual_indexes=(1, 3)),
+            *MARKS,
+        ),
+        '150M': qwen3_vl.Config(
+            qwen3_vl.TextConfig(32_000, 768, 2816, 12, 12, 4, 64, 1e4, (12, 10, 10), 1e-6, True),
+            qwen3_vl.VisionConfig(
+                8, 384, 1536, 6, 768, num_position_embeddings=576, deepstack_visual_indexes=(1, 3, 5)
+            ),
+            *MARKS,
+        ),
+    },
 }
+ON_GPU = {
+    'qwen2_5_vl': ('3B', '7B'),
+    'qwen3_vl': ('4B', '8B'),
+}  # of the published sizes; the first one takes a step, too
 SHRUNK = {  # of the towers, by family
     'qwen2_5_vl': {'depth': 2, 'fullatt_block_indexes': (1,)},
     'qwen3_vl': {'depth': 2, 'deepstack_visual_indexes': (0,)},
@@ -196,17 +210,29 @@ def compare(name: str, config: Config, rows: int, length: int, size: tuple[int, 
 
 
 def flops(config: Config, work: Work) -> float:
-    """Of one forward pass: 2 a weight and token (the embedding table is looked up, not multiplied), and attention over the causal half."""
-    t, v, (rows, length) = config.text, config.vision, work.ids.shape
-    layer = (
-        t.hidden_size * t.head_dim * (2 * t.num_heads + 2 * t.num_kv_heads) + 3 * t.hidden_size * t.intermediate_size
-    )
-    decoder = work.ids.size * (2 * t.num_layers * layer + t.num_layers * 2 * length * t.hidden_size)
-    patches = int(work.batch.image_lengths.sum())
-    block = 4 * v.hidden_size**2 + 3 * v.hidden_size * v.intermediate_size
-    full = len(v.fullatt_block_indexes)
-    seen = full * patches / rows + (v.depth - full) * v.window_patches
-    return decoder + patches * (2 * v.depth * block + 4 * seen * v.hidden_size)
+    """Of one forward pass but its logits: 2 a weight and token (tables are looked up, not multiplied); attention over what is seen, of tokens the causal half."""
+    params, (rows, length) = abstract_params(build_model(config)), work.ids.shape
+    text, vision, patches = config.text, config.vision, int(work.batch.image_lengths.sum())
+    decoder = work.ids.size * (2 * size(params['text']['layers']) + 2 * length * wide(text) * text.num_layers)
+    full = len(getattr(vision, 'fullatt_block_indexes', range(vision.depth)))  # the others see a window
+    seen = full * patches / rows + (vision.depth - full) * vision.window_patches
+    return decoder + patches * (2 * patch_weights(config) + 4 * seen * vision.hidden_size)
+
+
+def wide(text: TextConfig) -> int:
+    """Numbers in a token's queries."""
+    return text.num_heads * text.head_dim
+
+
+def patch_weights(config: Config) -> float:
+    """What the tower multiplies a patch by: mergers take a merged token each, and a table of positions is looked up."""
+    parts = {name: size(part) for name, part in abstract_params(build_model(config))['vision'].items()}
+    mergers = sum(count for name, count in parts.items() if name.startswith(('merger', 'deepstack')))
+    return parts['patch'] + parts['blocks'] + mergers / config.vision.merge_unit
+
+
+def size(params: Params) -> int:
+    return sum(x.size for x in jax.tree.leaves(params))
 
 
 def share_of_peak(name: str, run: Callable[[], object], work_flops: float) -> dict[str, object]:
@@ -228,27 +254,26 @@ def share_of_peak(name: str, run: Callable[[], object], work_flops: float) -> di
     }
 
 
-def on_gpu(rows: int, length: int, page: tuple[int, int]) -> Iterator[dict[str, object]]:
-    """Prefill of 3B and 7B, a whole AdamW step of 3B; all state in bf16, so that one device holds it."""
-    for size in ('3B', '7B'):
-        model = build_model(
-            PRESETS[f'Qwen2.5-VL-{size}'], dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention='cudnn'
-        )
+def on_gpu(family: str, rows: int, length: int, page: tuple[int, int]) -> Iterator[dict[str, object]]:
+    """Prefill of two sizes, a whole AdamW step of the smaller one; all state in bf16, so that one device holds it."""
+    for name in ON_GPU[family]:
+        config = FAMILIES[family].presets[name]
+        model = build_model(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention='cudnn')
         params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), model)
-        work, _ = make_work(PRESETS[f'Qwen2.5-VL-{size}'], rows, length, page)
+        work, _ = make_work(config, rows, length, page)
         held = jax.device_put(work)
-        if size == '3B':
-            yield training_step(model.clone(scan=True, remat='attention'), params, work)
+        if name == ON_GPU[family][0]:
+            yield training_step(name, model.clone(scan=True, remat='attention'), params, work)
         sliced = jax.jit(unstack, donate_argnums=0)(params)
         run = jax.jit(lambda params, work, model=model: prefill(model, params, work))
         yield share_of_peak(
-            f'prefill, {size}, {rows} x {length} tokens',
+            f'prefill, {name}, {rows} x {length} tokens',
             lambda run=run, sliced=sliced, held=held: jax.block_until_ready(run(sliced, held)),
-            flops(PRESETS[f'Qwen2.5-VL-{size}'], work),
+            flops(config, work),
         )
 
 
-def training_step(model: Model, params: Params, work: Work) -> dict[str, object]:
+def training_step(name: str, model: Model, params: Params, work: Work) -> dict[str, object]:
     """Forward, backward and update; the head's share counts, as every token has a loss."""
     optimizer, held = optax.adamw(1e-6), jax.device_put(work)
 
@@ -266,24 +291,39 @@ def training_step(model: Model, params: Params, work: Work) -> dict[str, object]
 
     head = 2 * work.ids.size * model.config.text.hidden_size * model.config.text.vocab_size
     rows, length = work.ids.shape
-    return share_of_peak(f'training step, 3B, {rows} x {length} tokens', run, 3 * (flops(model.config, work) + head))
+    return share_of_peak(
+        f'training step, {name}, {rows} x {length} tokens', run, 3 * (flops(model.config, work) + head)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--small', action='store_true', help='the same cases shrunk, under a minute')
-    small = parser.parse_args().small
-    torch.set_num_threads(os.cpu_count())
+    family, small = arguments(__doc__)
     rows, length, page = (1, 96, (112, 140)) if small else (2, 256, PAGE)
     cases = [
         case
-        for name, config in CONFIGS.items()
+        for name, config in CONFIGS[family].items()
         for case in compare(name, shrunk(config) if small else config, rows, length, page)
     ]
     if jax.default_backend() == 'gpu':
-        cases += on_gpu(2, 1024, PAGE) if small else on_gpu(4, 4096, (1008, 1008))
+        cases += on_gpu(family, *((2, 1024, PAGE) if small else (4, 4096, (1008, 1008))))
+    print(told('model', family, cases))
+
+
+def arguments(description: str | None) -> tuple[str, bool]:
+    """The family, and whether its cases are shrunk; torch gets all cores."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--family', choices=CONFIGS, default='qwen2_5_vl')
+    parser.add_argument('--small', action='store_true', help='the same cases shrunk, under a minute')
+    given = parser.parse_args()
+    torch.set_num_threads(os.cpu_count())
+    return given.family, given.small
+
+
+def told(name: str, family: str, cases: list[dict[str, object]]) -> str:
+    """The last line: what was measured, and where."""
     machine = f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}'
-    print(json.dumps({'name': 'model', 'machine': machine, 'cases': cases}))
+    name += '' if family == 'qwen2_5_vl' else f', {FAMILIES[family].name}'
+    return json.dumps({'name': name, 'machine': machine, 'cases': cases})
 
 
 def shrunk(config: Config) -> Config:

@@ -17,51 +17,57 @@ import jax
 import numpy as np
 import torch
 from rich.console import Console
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from configs._parts import small_qwen3_vl
 from configs.quickstart import quickstart
-from experiments.benchmarks.model import seconds
+from experiments.benchmarks.model import patch_weights, seconds, size
 from input_pipeline.loader import LoaderSettings, Sample, load
 from rarl_jax.conversation.dialogue import Dialogue, Episode, Host
 from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.models.interface import Model, read_config
-from rarl_jax.models.params import Params, abstract_params
+from rarl_jax.models.params import abstract_params
 from rarl_jax.policy import build_model, load_policy, open_chat
 from rarl_jax.run import prepare_data
 from rarl_jax.runtime.sharding import MeshSettings, make_mesh
 from rarl_jax.sampler.engine import Usage, rollout
 from rarl_jax.sampler.settings import Sampling
 from rarl_jax.sampler.weights import Policy
+from rarl_jax.settings import RunSettings
 
-SETTINGS = quickstart()
-STAGE = SETTINGS.stage['main']
+QUICKSTARTS = {
+    'qwen2_5_vl': quickstart(),
+    'qwen3_vl': quickstart(small_qwen3_vl('experiments/quickstart_base_qwen3_vl')),
+}
+SETTINGS = QUICKSTARTS['qwen2_5_vl']
+STAGE = SETTINGS.stage['main']  # the same of both
 GOAL, PEER_ROWS = 6.0, 64
 
 
-def compare(questions: int, runs: int) -> dict[str, object]:
+def compare(settings: RunSettings, questions: int, runs: int) -> dict[str, object]:
     """Chosen tokens a second of both sides, which take turns; the first run of each, which compiles, does not count."""
-    config = read_config(SETTINGS.model.path)
+    config = read_config(settings.model.path)
     host = Host(
-        open_chat(Path(SETTINGS.model.path), config),
+        open_chat(Path(settings.model.path), config),
         config.vision,
-        SETTINGS.model.page,
-        SETTINGS.model.crop,
-        SETTINGS.conversation.tool,
+        settings.model.page,
+        settings.model.crop,
+        settings.conversation.tool,
     )
     mesh = make_mesh(MeshSettings())
-    model = build_model(SETTINGS.model, config, mesh)
-    params = load_policy(Path(SETTINGS.model.path), model, mesh, SETTINGS.mesh.rules)
-    peer = Qwen2_5_VLForConditionalGeneration.from_pretrained(SETTINGS.model.path).float().eval()
-    samples, usage, floors, told = draw_samples(questions), Usage(), [], {'ours': [], 'peer': []}
+    model = build_model(settings.model, config, mesh)
+    params = load_policy(Path(settings.model.path), model, mesh, settings.mesh.rules)
+    peer = AutoModelForImageTextToText.from_pretrained(settings.model.path).float().eval()
+    samples, usage, floors, told = draw_samples(settings, questions), Usage(), [], {'ours': [], 'peer': []}
 
     def ours() -> list[Episode]:
         policy = Policy.of(model, params, host, mesh)
         sampling = Sampling(samples=STAGE.group_size, temperature=STAGE.temperature)
-        dialogues = open_dialogues(host, SETTINGS.conversation.budget, samples)
-        return rollout(policy, dialogues, SETTINGS.sampler, sampling, jax.random.key(0), usage=usage)
+        dialogues = open_dialogues(host, settings.conversation.budget, samples)
+        return rollout(policy, dialogues, settings.sampler, sampling, jax.random.key(0), usage=usage)
 
     def theirs() -> list[Episode]:
-        dialogues = open_dialogues(host, SETTINGS.conversation.budget, samples)
+        dialogues = open_dialogues(host, settings.conversation.budget, samples)
         return generate_all(peer, dialogues, STAGE.group_size)
 
     for number in range(runs + 1):
@@ -86,10 +92,10 @@ def compare(questions: int, runs: int) -> dict[str, object]:
     }
 
 
-def draw_samples(count: int) -> list[Sample]:
+def draw_samples(settings: RunSettings, count: int) -> list[Sample]:
     """Questions of the quickstart's main stage, a page for each."""
     with tempfile.TemporaryDirectory() as folder:
-        data = replace(SETTINGS.data, pages={'train': count, 'validation': 0, 'test': 0})
+        data = replace(settings.data, pages={'train': count, 'validation': 0, 'test': 0})
         built = prepare_data(data, Path(folder), 0, Console(quiet=True))
         return next(iter(load(built, LoaderSettings(batch_size=count, tasks=STAGE.tasks))))
 
@@ -97,7 +103,7 @@ def draw_samples(count: int) -> list[Sample]:
 # ---------------------------------------------------------------- the peer
 
 
-def generate_all(model: Qwen2_5_VLForConditionalGeneration, dialogues: Sequence[Dialogue], group: int) -> list[Episode]:
+def generate_all(model: PreTrainedModel, dialogues: Sequence[Dialogue], group: int) -> list[Episode]:
     """The same conversations, a turn of all in a batch at a time."""
     everyone = [dialogue.copy(g) for dialogue in dialogues for g in range(group)]
     for start in range(0, len(everyone), PEER_ROWS):
@@ -111,7 +117,7 @@ def generate_all(model: Qwen2_5_VLForConditionalGeneration, dialogues: Sequence[
 
 
 @torch.no_grad()
-def generate_turn(model: Qwen2_5_VLForConditionalGeneration, dialogues: Sequence[Dialogue]) -> list[list[int]]:
+def generate_turn(model: PreTrainedModel, dialogues: Sequence[Dialogue]) -> list[list[int]]:
     """The next turn of each, up to its stop token."""
     chat, width = dialogues[0].host.chat, max(len(d.ids) for d in dialogues)
     ids = torch.tensor([[0] * (width - len(d.ids)) + d.ids for d in dialogues])
@@ -144,19 +150,13 @@ def generate_turn(model: Qwen2_5_VLForConditionalGeneration, dialogues: Sequence
 
 def operations(model: Model, episodes: Sequence[Episode]) -> float:
     """Of all matrix products that a rollout needs, prompts and images once, two a weight; attention is left out."""
-    text, vision = (abstract_params(model)[tower] for tower in ('text', 'vision'))
+    text = abstract_params(model)['text']
     prompts = {e.question_id: int(e.loss_mask.argmax()) for e in episodes}
     chosen = sum(int(e.loss_mask.sum()) for e in episodes)
     tokens = sum(prompts.values()) + sum(len(e.ids) - prompts[e.question_id] for e in episodes)
     patches = sum(len(image.pixels) for image in {id(i): i for e in episodes for i in e.images}.values())
     decoder = size(text['layers']) * tokens + size(text['embed']) * chosen
-    unit = model.config.vision.merge_unit
-    tower = (size(vision['patch']) + size(vision['blocks']) + size(vision['merger']) / unit) * patches
-    return 2 * (decoder + tower)
-
-
-def size(params: Params) -> int:
-    return sum(x.size for x in jax.tree.leaves(params))
+    return 2 * (decoder + patch_weights(model.config) * patches)
 
 
 def product_rate() -> float:

@@ -1,6 +1,6 @@
 """How fast tokens are decoded over a live KV cache, and how fast whole rollouts are.
 
-    python -m experiments.benchmarks.sampler [--small]
+    python -m experiments.benchmarks.sampler [--family=qwen3_vl] [--small]
 
 decode    ours: the sampler's own programs, prompts into the cache and segments of greedy decoding, in as many threads as pays
           peer: transformers' generate (sdpa, greedy, KV cache) with the same weights' shapes, prompts and number of tokens, on as many threads
@@ -13,13 +13,10 @@ large matrix product. The last line is one JSON object; ratio > 1 means ours is 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +24,26 @@ import numpy as np
 import torch
 
 from experiments.benchmarks import rollouts
-from experiments.benchmarks.model import CONFIGS, RUNS, peer_model, seconds, shrunk
+from experiments.benchmarks.model import CONFIGS, RUNS, arguments, peer_model, seconds, shrunk, told
 from rarl_jax.models.interface import Config, build_model
 from rarl_jax.models.params import abstract_params, init_params, join_maps, unstack
 from rarl_jax.sampler.choice import SamplingMethod
 from rarl_jax.sampler.programs import Chunk, Program, Rows, SamplingParams, decode, empty_cache, extend
 
-GOALS = {'10M': 4.0, '150M': 1.6, 'Qwen3-VL, 10M': 4.0}
-ROWS, TOKENS = {'10M': 32, '150M': 8, 'Qwen3-VL, 10M': 32}, {'10M': 128, '150M': 64, 'Qwen3-VL, 10M': 128}
 PROMPT, SEGMENT = 128, 16
-STREAMS = {'10M': 2, '150M': 1, 'Qwen3-VL, 10M': 2}  # large products use all cores from one thread
 NOBODY = 2**31 - 1  # a token that is never chosen: no row stops
+
+
+class Decoding(NamedTuple):
+    """What is decoded of a size."""
+
+    rows: int
+    tokens: int  # each, behind the prompt
+    streams: int  # large products use all cores from one thread
+    goal: float
+
+
+DECODED = {'10M': Decoding(32, 128, 2, 4.0), '150M': Decoding(8, 64, 1, 1.6)}
 
 
 def our_run(config: Config, ids: np.ndarray, tokens: int, streams: int) -> Callable[[], object]:
@@ -95,9 +101,10 @@ def bytes_of_step(config: Config, rows: int, held: float) -> float:
     return 4 * (weights + rows * held * layer)
 
 
-def compare(name: str, config: Config, rows: int, tokens: int) -> dict[str, object]:
+def compare(name: str, config: Config, decoding: Decoding) -> dict[str, object]:
+    rows, tokens, streams, goal = decoding
     ids = np.random.default_rng(0).integers(10, 1000, (rows, PROMPT)).astype(np.int32)
-    ours, peer = our_run(config, ids, tokens, STREAMS[name]), peer_run(config, ids, tokens)
+    ours, peer = our_run(config, ids, tokens, streams), peer_run(config, ids, tokens)
     times = [(seconds(ours), seconds(peer)) for _ in range(RUNS + 1)][1:]
     ours_seconds, peer_seconds = (statistics.median(side) for side in zip(*times, strict=True))
     floor = tokens * bytes_of_step(config, rows, PROMPT + tokens / 2) / copy_rate()
@@ -107,26 +114,24 @@ def compare(name: str, config: Config, rows: int, tokens: int) -> dict[str, obje
         'peer': round(rows * tokens / peer_seconds, 1),
         'unit': 'tokens/s',
         'ratio': round(peer_seconds / ours_seconds, 2),
-        'goal': GOALS[name],
+        'goal': goal,
         'share_of_byte_limit': round(floor / ours_seconds, 2),
         'runs': RUNS,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--small', action='store_true', help='the same cases shrunk, under a minute')
-    small = parser.parse_args().small
-    torch.set_num_threads(os.cpu_count())
-    cases = [
-        compare(
-            name, shrunk(config) if small else config, ROWS[name] // (4 if small else 1), 16 if small else TOKENS[name]
-        )
-        for name, config in CONFIGS.items()
-    ]
-    cases.append(rollouts.compare(questions=4 if small else 32, runs=1 if small else RUNS))
-    machine = f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}'
-    print(json.dumps({'name': 'sampler', 'machine': machine, 'cases': cases}))
+    family, small = arguments(__doc__)
+    cases = []
+    for name, config in CONFIGS[family].items():
+        decoding = DECODED[name]
+        if small:
+            config, decoding = shrunk(config), decoding._replace(rows=decoding.rows // 4, tokens=16)
+        cases.append(compare(name, config, decoding))
+    cases.append(
+        rollouts.compare(rollouts.QUICKSTARTS[family], questions=4 if small else 32, runs=1 if small else RUNS)
+    )
+    print(told('sampler', family, cases))
 
 
 if __name__ == '__main__':

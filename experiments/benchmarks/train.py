@@ -29,8 +29,8 @@ import torch
 from jaxtyping import Float
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from experiments.benchmarks.model import RUNS, seconds
-from experiments.benchmarks.rollouts import SETTINGS, STAGE, draw_samples, generate_all, operations, product_rate, size
+from experiments.benchmarks.model import RUNS, seconds, size
+from experiments.benchmarks.rollouts import SETTINGS, STAGE, draw_samples, generate_all, operations, product_rate
 from input_pipeline.loader import Sample
 from rarl_jax.conversation.dialogue import Episode, Host
 from rarl_jax.conversation.opening import open_dialogues
@@ -151,7 +151,7 @@ def compare(questions: int, runs: int) -> list[dict[str, object]]:
     host = Host(open_chat(folder, config), config.vision, *limits, SETTINGS.conversation.tool)
     model = build_model(SETTINGS.model, config, mesh)
     ours, peer = Ours(model, load_policy(folder, model, mesh, SETTINGS.mesh.rules), host, mesh), Peer(str(folder))
-    samples, rng = draw_samples(questions), np.random.default_rng(0)
+    samples, rng = draw_samples(SETTINGS, questions), np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in ('rollout', 'update', 'generate', 'autograd')}
     shares: dict[str, list[float]] = {'update': [], 'step': []}
     for number in range(runs + 1):

@@ -7,15 +7,17 @@ import dataclasses
 import importlib.util
 import json
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from configs._parts import small_model, small_qwen3_vl
 from input_pipeline.loader import Sample
 from input_pipeline.schema import Question
 from input_pipeline.synthetic.pages import DrawSettings, draw_page
@@ -24,31 +26,34 @@ from rarl_jax.conversation.dialogue import Budget, Host
 from rarl_jax.conversation.opening import open_dialogues
 from rarl_jax.conversation.tool import ZoomTool
 from rarl_jax.export.folder import export
-from rarl_jax.models.images import PixelLimits, patchify
+from rarl_jax.models.images import patchify
 from rarl_jax.models.interface import read_config
 from rarl_jax.policy import build_model, load_policy, open_chat
 from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh
 from rarl_jax.sampler.engine import rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from rarl_jax.sampler.weights import Policy
-from rarl_jax.settings import ModelSettings
-from tests.parity.test_run import BASE
 
-PAGE, CROP = PixelLimits(56 * 56, 168 * 224), PixelLimits(56 * 56, 112 * 112)  # of the base's training
+BASES = {  # by family, with the limits of its training
+    'qwen2_5_vl': small_model('experiments/quickstart_base'),
+    'qwen3_vl': small_qwen3_vl('experiments/quickstart_base_qwen3_vl'),
+}
 BUDGET = Budget(max_turns=4, turn_tokens=64, total_tokens=700)
 QUESTIONS = 12
 
 
-@pytest.fixture(scope='module')
-def run():
+@pytest.fixture(scope='module', params=BASES)
+def run(request):
     """What export needs of a run, of the quickstart's base policy."""
-    config, mesh = read_config(BASE), make_mesh(MeshSettings())
-    model = build_model(ModelSettings(path=str(BASE)), config, mesh)
-    host = Host(open_chat(BASE, config), config.vision, PAGE, CROP, ZoomTool())
+    base = BASES[request.param]
+    folder = Path(base.path)
+    config, mesh = read_config(folder), make_mesh(MeshSettings())
+    model = build_model(base, config, mesh)
+    host = Host(open_chat(folder, config), config.vision, base.page, base.crop, ZoomTool())
     settings = SimpleNamespace(conversation=SimpleNamespace(budget=BUDGET))
-    params = load_policy(BASE, model, mesh, RULES)
+    params = load_policy(folder, model, mesh, RULES)
     return SimpleNamespace(
-        params=params, adapted=None, model=model, model_dir=BASE, host=host, settings=settings, mesh=mesh
+        params=params, adapted=None, model=model, model_dir=folder, host=host, settings=settings, mesh=mesh
     )
 
 
@@ -78,7 +83,7 @@ class Served:
     def __init__(self, folder):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
-        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
 
     def complete(self, messages):
         pictures = [part['image'] for m in messages if m['role'] == 'user' for part in m['content'] if 'image' in part]
@@ -108,7 +113,7 @@ def served(folder):
 @pytest.mark.parametrize('size', [(672, 896), (3000, 2150), (40, 40), (56, 900)])
 def test_their_processor_shows_our_pages(run, served, size):
     image = draw_page(1, 0, DrawSettings()).image.resize(size)
-    theirs, ours = served.processor(image, return_tensors='pt'), patchify(image, PAGE, run.host.vision)
+    theirs, ours = served.processor(image, return_tensors='pt'), patchify(image, run.host.page, run.host.vision)
     assert theirs['image_grid_thw'][0].tolist() == list(ours.grid)
     np.testing.assert_array_equal(theirs['pixel_values'].numpy(), ours.pixels)
 
@@ -145,6 +150,6 @@ def test_the_export_is_loaded_by_a_run(run, folder):
     assert config == run.model.config
     assert open_chat(folder, config).prompt_ids('s', 'u', 4) == run.host.chat.prompt_ids('s', 'u', 4)
     written = json.loads((folder / 'config.json').read_text())
-    assert written['architectures'] == ['Qwen2_5_VLForConditionalGeneration'] and written['torch_dtype'] == 'float32'
+    assert written['architectures'] == config.to_hf()['architectures'] and written['torch_dtype'] == 'float32'
     again = load_policy(folder, run.model, run.mesh, RULES)
     assert jax.tree.all(jax.tree.map(lambda one, other: bool((one == other).all()), again, run.params))
