@@ -11,6 +11,7 @@ from rarl_jax.models.decoder import features_at
 from rarl_jax.models.model import Model
 from rarl_jax.models.packed import Segments
 from rarl_jax.models.qwen3_vl.vision import Features, VisionTower
+from rarl_jax.models.vision_batch import VisionBatch
 
 # Embeddings of the tokens, and what is added to the hidden states behind the first layers: nothing, or one array a layer, zero at text.
 Embeds = tuple[Float[Array, 'B T D'], tuple[Float[Array, 'B T D'], ...]]
@@ -20,6 +21,10 @@ class Qwen3_VL(Model):
     """Some of the tower's features take the place of the image's tokens, the others join them behind the decoder's first layers."""
 
     tower: ClassVar[type[VisionTower]] = VisionTower
+
+    def encode_images(self, images: VisionBatch) -> Features:
+        """As Model.encode_images, and what goes to the decoder's layers."""
+        return self.vision(images)
 
     def embed(
         self,
@@ -39,11 +44,9 @@ class Qwen3_VL(Model):
 
     def no_features(self, images: int, rows: int) -> Features:
         """As Model.no_features."""
-        tokens, *deep = (
-            super(Qwen3_VL, self).no_features(images, rows)
-            for _ in range(1 + len(self.config.vision.deepstack_visual_indexes))
-        )
-        return Features(tokens, tuple(deep))  # arrays of their own: the sampler writes into them
+        empty, layers = super().no_features, self.config.vision.deepstack_visual_indexes
+        # Arrays of their own: the sampler writes into them.
+        return Features(empty(images, rows), tuple(empty(images, rows) for _ in layers))
 
     def hidden(
         self, embeds: Embeds, positions: Int[Array, '3 B T'], segments: Segments | None = None

@@ -6,6 +6,7 @@ merger of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -138,7 +139,7 @@ class VisionTower(nn.Module):
 
 def stretched(table: Float[Array, 'P C'], batch: VisionBatch) -> Float[Array, 'W Q C']:
     """The square table's positions for each patch, its corners at the corners of the patch's image, bilinearly between rows and columns."""
-    side = round(len(table) ** 0.5)
+    side = math.isqrt(len(table))
     ends = jnp.maximum(batch.image_sides - 1, 1)[:, None]  # the last row and column
     at = batch.coordinates.astype(jnp.float32) * (side - 1) / ends
     low = jnp.floor(at).astype(jnp.int32)
