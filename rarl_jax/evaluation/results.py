@@ -208,13 +208,22 @@ def _identify(records: Sequence[Record]) -> dict[str, Any]:
     return {'count': len(records), 'sha256': hash_text(''.join(files.dump(to_json(record)) for record in records))}
 
 
-def source_commit() -> str:
-    """The commit of this program, with '-dirty' where tracked files differ from it; 'unknown' outside a repository."""
-    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+def source_commit(folder: Path = Path(__file__).parent) -> str:
+    """The commit of the program in `folder`, with '-dirty' where tracked files differ from it; 'unknown' outside a repository.
+
+    Results that experiments keep in the repository do not count: a run that writes them would else make the next one's program another.
+    """
+    described = _git(folder, 'describe', '--always', '--abbrev=12', '--exclude=*')
+    changed = _git(folder, 'diff', '--name-only', 'HEAD', '--', ':(top)', ':(top,exclude,glob)experiments/*/results/**')
+    if described is None or changed is None:
         return 'unknown'
+    return f'{described}-dirty' if changed else described
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says, without its line end; None where it fails."""
+    try:
+        done = subprocess.run(['git', *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
     return done.stdout.strip()

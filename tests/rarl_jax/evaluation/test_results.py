@@ -1,9 +1,10 @@
 import dataclasses
 import json
+import subprocess
 
 import pytest
 
-from rarl_jax.evaluation.results import Provenance, read_results, region_size, summarize, write_results
+from rarl_jax.evaluation.results import Provenance, read_results, region_size, source_commit, summarize, write_results
 from rarl_jax.evaluation.samples import read_samples, rewrite_samples
 from tests.rarl_jax.evaluation.made import record
 
@@ -167,3 +168,20 @@ def test_refused_calls_are_told_beside_the_score():
     called = dataclasses.replace(called, attempts=(dataclasses.replace(called.attempts[0], zooms=zooms),))
     task = summarize([called, record('b', [1.0], mode='direct')])['direct']['tasks']['action_recognition']
     assert (task['zoom_rate'], task['refused_rate'], task['zoom_statuses']) == (0.0, 0.5, {'unknown_tool': 1})
+
+
+def test_the_commit_is_the_programs_whatever_results_a_run_leaves_in_it(tmp_path):
+    assert source_commit(tmp_path) == 'unknown'
+    code, kept = tmp_path / 'code.py', tmp_path / 'experiments' / 'any' / 'results' / 'run.json'
+    kept.parent.mkdir(parents=True)
+    for path in (code, kept):
+        path.write_text('1\n')
+    author = ('-c', 'user.name=a', '-c', 'user.email=a@b.c')
+    for words in (('init', '-q'), ('add', '.'), (*author, 'commit', '-q', '-m', 'first')):
+        subprocess.run(['git', *words], cwd=tmp_path, check=True)
+    commit = source_commit(kept.parent)
+    assert len(commit) == 12
+    kept.write_text('2\n')
+    assert source_commit(kept.parent) == commit
+    code.write_text('2\n')
+    assert source_commit(kept.parent) == f'{commit}-dirty'
