@@ -35,6 +35,7 @@ class LoaderSettings:
     batch_size: int = 8  # questions a batch on each process
     split: Split = 'train'
     tasks: tuple[Task, ...] = TASKS  # only these tasks
+    ids: frozenset[str] | None = None  # of these, only the questions of these ids; None = all
     # (tasks, weight) each: every batch of `load` holds of these tasks' questions in proportion to the weight; () = every question as often as the others.
     mixture: tuple[tuple[tuple[Task, ...], float], ...] = ()
     held_out: float = 0.0  # share of the split's pages, drawn by their ids alone, that is left out
@@ -205,6 +206,8 @@ def _choose(questions: list[tuple[tuple[int, ...], Question]], settings: LoaderS
         out = np.array([[is_held_out(page, settings.held_out) for page in both] for both in pages]).reshape(-1, 2)
         # A pair of which one page is held out is neither learnt from nor measured on.
         tasks = np.where((out == settings.only_held_out).all(axis=1), tasks, '')
+    if settings.ids is not None:
+        tasks = np.where([question.id in settings.ids for _, question in questions], tasks, '')
     chosen = [np.zeros(0, np.int64)]
     for task in settings.tasks:
         fitting = np.flatnonzero(tasks == task)

@@ -48,6 +48,7 @@ from rarl_jax.stages.evaluate import EvaluateSettings, has_lost_results
 from rarl_jax.stages.registry import load_kind
 from rarl_jax.stages.repeat import repeat
 from rarl_jax.stages.rl_settings import RlSettings
+from rarl_jax.stages.sft import SftSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Settings that change nothing of what a run computes: they may differ from those that a workdir was begun with.
@@ -126,6 +127,8 @@ def check_inputs(settings: RunSettings) -> None:
                     f'config.stage.{name}.held_out.every is {stage.held_out.every}, but config.data.held_out is 0: no page is held out; '
                     'give it a share.'
                 )
+        if isinstance(stage, SftSettings) and stage.taught:
+            problems.append(taught_problem(settings, name, stage.taught))
         grades = isinstance(stage, RlSettings) and stage.judge.kind == 'endpoint'
         if grades or (isinstance(stage, EvaluateSettings) and stage.judge == 'endpoint'):
             try:
@@ -134,6 +137,19 @@ def check_inputs(settings: RunSettings) -> None:
                 problems.append(f'config.stage.{name}.judge: {error}')
     if found := [problem for problem in problems if problem]:
         raise ValueError('\n'.join(found))
+
+
+def taught_problem(settings: RunSettings, name: str, source: str) -> str | None:
+    """Why a stage cannot learn the conversations of `source`, and what to do; None where it can."""
+    key = f'config.stage.{name}.taught'
+    if source not in settings.stages[: settings.stages.index(name)]:
+        return (
+            None if Path(source).is_file() else f'{key} is {source!r}, which is neither a file nor a stage before it.'
+        )
+    stage = settings.stage[source]
+    if isinstance(stage, EvaluateSettings) and stage.split == 'train':
+        return None
+    return f'{key} is {source!r}, which does not evaluate the train split: what is taught must not be what is measured.'
 
 
 def folder_problem(key: str, given: str, what: str) -> str | None:

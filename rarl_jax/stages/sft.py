@@ -1,10 +1,9 @@
-"""A stage of supervised learning: pages with their questions, conversations made from annotations, one update; and again."""
+"""A stage of supervised learning: pages with their questions, conversations made from annotations or read, one update; and again."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import jax
@@ -13,7 +12,7 @@ import optax
 
 from input_pipeline.loader import PageSample, load_pages, prepare_ahead, read_questions
 from input_pipeline.schema import Task
-from input_pipeline.traces import KINDS, Kind, TraceSettings, make_conversation
+from input_pipeline.traces import KINDS, Conversation, Kind, TraceSettings, make_conversation
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.conversation.replay import replay
 from rarl_jax.learner.batches import Batch, Buckets, micro_batches
@@ -24,16 +23,19 @@ from rarl_jax.runtime import processes
 from rarl_jax.stages.context import Run
 from rarl_jax.stages.registry import StageKind, TrainingSettings
 from rarl_jax.stages.repeat import Repeated, repeat_update, restore_learner
+from rarl_jax.stages.taught import read_taught
 from rarl_jax.stages.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
 class SftSettings(TrainingSettings):
-    """A stage of supervised learning on conversations made from annotations."""
+    """A stage of supervised learning on conversations."""
 
     kind: str = 'sft'
     pages: int  # pages a step, one conversation about each
-    traces: TraceSettings
+    traces: TraceSettings  # which conversations are made from annotations
+    # Those of a file in their place, or the answers of an earlier stage of evaluation, by its name: see stages/taught.py; '' = they are made.
+    taught: str = ''
     optimizer: OptimizerSettings
     tasks: tuple[Task, ...]
     buckets: Buckets = field(default_factory=Buckets)  # sizes that batches are padded to
@@ -50,8 +52,12 @@ def train(run: Run, name: str, stage: SftSettings) -> None:
     training = Training(run, name, stage)
     optimizer = make_optimizer(stage.optimizer, run.params, stage.steps)
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
-    talk = partial(converse, run, answer_spaces(run, stage), stage)
-    pages = load_pages(run.data_dir, run.loading(count, stage.tasks), *run.processes)
+    if stage.taught:
+        taught = read_taught(run, stage.taught)
+        talk, loading = partial(recite, run, taught), replace(run.loading(count, stage.tasks), ids=frozenset(taught))
+    else:
+        talk, loading = partial(converse, run, answer_spaces(run, stage), stage), run.loading(count, stage.tasks)
+    pages = load_pages(run.data_dir, loading, *run.processes)
     batches = prepare_ahead(pages, talk, run.data_seed(name))
     learner = training.begin(optimizer, iter(batches))
     updater = make_updater(run, stage, optimizer, learner)
@@ -102,18 +108,37 @@ def converse(
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
     settings = only(stage.traces, kind)
     episodes = []
-    seed = int(rng.integers(1 << 32))
-    for number, page in enumerate(pages):
-        draw = np.random.default_rng([seed, number * jax.process_count() + jax.process_index()])
+    for page, draw in each_with_its_own(pages, rng):
         for _ in range(stage.crops_a_page if kind == 'crop' else 1):
             conversation = make_conversation(page.questions, page.image.size, answers, settings, draw)
             episodes.append(replay(conversation, page.image, run.host, run.settings.conversation.budget, len(episodes)))
     return kind, episodes
 
 
+def recite(
+    run: Run, taught: Mapping[str, Sequence[Conversation]], pages: Sequence[PageSample], rng: np.random.Generator
+) -> tuple[str, list[Episode]]:
+    """The episodes of a step: of each page one of the conversations about it."""
+    episodes = []
+    for page, draw in each_with_its_own(pages, rng):
+        told = [conversation for question in page.questions for conversation in taught[question.id]]
+        conversation = told[draw.integers(len(told))]
+        episodes.append(replay(conversation, page.image, run.host, run.settings.conversation.budget, len(episodes)))
+    return 'taught', episodes
+
+
+def each_with_its_own(
+    pages: Sequence[PageSample], rng: np.random.Generator
+) -> Iterator[tuple[PageSample, np.random.Generator]]:
+    """This process's pages, each with a generator that its place among the pages of all processes decides."""
+    seed = int(rng.integers(1 << 32))
+    for number, page in enumerate(pages):
+        yield page, np.random.default_rng([seed, number * jax.process_count() + jax.process_index()])
+
+
 def only(settings: TraceSettings, kind: Kind) -> TraceSettings:
     """The settings with no other kind of conversation."""
-    return dataclasses.replace(settings, **{each: float(each == kind) for each in KINDS})
+    return replace(settings, **{each: float(each == kind) for each in KINDS})
 
 
 def answer_spaces(run: Run, stage: SftSettings) -> dict[Task, list[str]]:

@@ -45,6 +45,14 @@ def test_one_epoch_has_every_question_once(built):
     assert seen != sorted(seen)
 
 
+def test_questions_are_chosen_by_their_ids(built):
+    folder, _, _ = built
+    chosen = [question.id for question in read_questions(folder, 'train')][::3]
+    settings = LoaderSettings(batch_size=2, epochs=1, ids=frozenset(chosen))
+    assert sorted(ids(load(folder, settings))) == sorted(chosen)
+    assert {q.id for batch in load_pages(folder, settings) for page in batch for q in page.questions} == set(chosen)
+
+
 def test_epochs_differ_and_a_seed_repeats(built):
     folder, _, _ = built
     settings = LoaderSettings(batch_size=8, epochs=2, tasks=('action_recognition',))
