@@ -4,13 +4,29 @@
 
 Starts from the small base policy in experiments/quickstart_base, which knows where figures are but names loose boxes and often guesses. Measures it,
 teaches it by RARL's warm start and main stage, measures it again on the same held-out pages, and writes runs/quickstart/report/index.html.
-Variant qwen3_vl: the same from the small Qwen3-VL in experiments/quickstart_base_qwen3_vl. Variants smoke and qwen3_vl_smoke: the same stages for a
-moment, on a policy of random weights.
+Variant qwen3_vl: the same from the small Qwen3-VL in experiments/quickstart_base_qwen3_vl. Variant wider: all three categories one after the other, from
+experiments/wider_base, and wider_joint all of them at once. Variants smoke, qwen3_vl_smoke, wider_smoke and wider_joint_smoke: the same stages for a moment,
+on a policy of random weights.
 """
+
+from dataclasses import replace
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs._parts import SMALL_TASKS, choose, recipe, shrink, small_model, small_qwen3_vl, small_world
+from configs._parts import (
+    ALL_CATEGORIES,
+    LONGER,
+    SMALL_TASKS,
+    choose,
+    recipe,
+    shrink,
+    small_model,
+    small_qwen3_vl,
+    small_world,
+    wider_world,
+)
+from input_pipeline.schema import Task
 from rarl_jax.conversation.rewards import RewardSettings
 from rarl_jax.learner.batches import Buckets
 from rarl_jax.learner.losses import LossSettings
@@ -20,16 +36,24 @@ from rarl_jax.stages.evaluate import EvaluateSettings
 from rarl_jax.stages.rl_settings import RlSettings
 
 MEASURE = EvaluateSettings(tasks=SMALL_TASKS, questions=300, modes=('zoom', 'blank_crop'), batch_size=150)
+MEASURE_ALL = replace(MEASURE, tasks=ALL_CATEGORIES, questions=150, modes=('zoom',))
+
+REORDER: tuple[Task, ...] = ('panel_reordering',)
+CHARACTER: tuple[Task, ...] = ('character_counting', 'character_identification')
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none, qwen3_vl, smoke and qwen3_vl_smoke."""
+    """Variants: none, qwen3_vl, wider and wider_joint; smoke, qwen3_vl_smoke, wider_smoke and wider_joint_smoke."""
     other = small_qwen3_vl('experiments/quickstart_base_qwen3_vl')
     variants = {
         '': quickstart,
         'qwen3_vl': lambda: quickstart(other),
+        'wider': wider,
+        'wider_joint': wider_joint,
         'smoke': lambda: shrink(quickstart(), main=2),
         'qwen3_vl_smoke': lambda: shrink(quickstart(other), small=small_qwen3_vl, main=2),
+        'wider_smoke': lambda: replace(shrink(wider()), conversation=LONGER),
+        'wider_joint_smoke': lambda: replace(shrink(wider_joint()), conversation=LONGER),
     }
     return choose(__file__, variant, variants)
 
@@ -44,6 +68,40 @@ def quickstart(model: ModelSettings | None = None) -> RunSettings:
     }
     world = small_world(model or small_model('experiments/quickstart_base'), {'train': 400, 'test': 420})
     return recipe(stages, compare=('base:zoom', 'rarl:zoom', 'rarl:blank_crop'), **world)
+
+
+def wider() -> RunSettings:
+    """Category by category, as configs/rarl.py has it, each measured on all tasks."""
+    several = RewardSettings(max_paid_zooms=3)
+    stages = {
+        'base': MEASURE_ALL,
+        'warm_start': longer(updates(5, RewardSettings().warm_start())),
+        'recognition': longer(updates(40, RewardSettings())),
+        'recognised': MEASURE_ALL,
+        'reorder': longer(updates(40, several), REORDER),
+        'reordered': MEASURE_ALL,
+        'character': replace(longer(updates(40, several), CHARACTER), task_weights=(1.0, 1.0)),
+        'rarl': MEASURE_ALL,
+    }
+    return recipe(stages, ('base', 'recognised', 'reordered', 'rarl'), **wider_pages())
+
+
+def wider_joint() -> RunSettings:
+    """As many updates on all categories at once, each as often as the others."""
+    apart = wider().stage
+    tasks = (*SMALL_TASKS, *REORDER, *CHARACTER)
+    joint = replace(apart['character'], steps=120, tasks=tasks, task_weights=(1.0, 1.0, 2.0, 1.0, 1.0))
+    stages = {'base': MEASURE_ALL, 'warm_start': apart['warm_start'], 'joint': joint, 'rarl': MEASURE_ALL}
+    return recipe(stages, ('base', 'rarl'), **wider_pages())
+
+
+def wider_pages() -> dict[str, Any]:
+    return wider_world(small_model('experiments/wider_base'), {'train': 400, 'test': 420})
+
+
+def longer(stage: RlSettings, tasks: tuple[Task, ...] = SMALL_TASKS) -> RlSettings:
+    """The same on other tasks, with room for conversations of several crops."""
+    return replace(stage, tasks=tasks, buckets=Buckets())
 
 
 def updates(steps: int, reward: RewardSettings) -> RlSettings:

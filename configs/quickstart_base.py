@@ -5,8 +5,9 @@
 The vision tower first learns what lies under each image token, and the decoder to look from a name at whose name it is (without the one, pointing
 stays at an IoU of 0.1 for long; without the other, calls name the exact box of just any figure). Then the decoder learns to point and to read crops,
 with the tower frozen, which would forget who is who. Whole conversations follow, and last loose boxes and guesses: a policy as a general model is
-on comics, which knows more than it does. Variant qwen3_vl: the same for experiments/quickstart_base_qwen3_vl. Variants smoke and qwen3_vl_smoke:
-the same stages for a moment.
+on comics, which knows more than it does. Variant qwen3_vl: the same for experiments/quickstart_base_qwen3_vl. Variant wider: a policy that knows all
+three categories; wider_loosen: from that one (`--config.model.path=DIR`) the loose policy in experiments/wider_base. The variants with _smoke run the same
+stages for a moment.
 """
 
 from dataclasses import replace
@@ -49,15 +50,17 @@ LOOSE = TraceSettings(
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    """Variants: none, qwen3_vl, wider, and smoke, qwen3_vl_smoke, wider_smoke."""
+    """Variants: none, qwen3_vl, wider, wider_loosen, and smoke, qwen3_vl_smoke, wider_smoke, wider_loosen_smoke."""
     few = {'eyes': 2, 'point': 2, 'talk': 2, 'loosen': 2}
     variants = {
         '': lambda: base(small_model('')),
         'qwen3_vl': lambda: base(small_qwen3_vl('')),
         'wider': wider,
+        'wider_loosen': wider_loosen,
         'smoke': lambda: shrink(base(small_model('')), **few),
         'qwen3_vl_smoke': lambda: shrink(base(small_qwen3_vl('')), small=small_qwen3_vl, **few),
         'wider_smoke': lambda: replace(shrink(wider(), **few), conversation=LONGER),
+        'wider_loosen_smoke': lambda: replace(shrink(wider_loosen()), conversation=LONGER),
     }
     return choose(__file__, variant, variants)
 
@@ -116,6 +119,17 @@ def wider() -> RunSettings:
         ('knows:direct', 'knows:zoom', 'knows:blank_crop'),
         **wider_world(model, {'train': 8000, 'validation': 420}),
     )
+
+
+def wider_loosen() -> RunSettings:
+    """Loose boxes and guesses as in the quickstart's base, in all tasks; guesses where one looks several times, too."""
+    known = wider()
+    loose = replace(LOOSE, by_task=True, count_aloud=True)
+    stages = {
+        'loosen': supervised(240, loose, muon(3e-4), ALL_CATEGORIES),
+        'base': replace(known.stage['knows'], modes=('direct', 'zoom', 'oracle_zoom', 'blank_crop')),
+    }
+    return replace(known, stages=tuple(stages), stage=stages, compare=('base:zoom', 'base:direct', 'base:blank_crop'))
 
 
 def supervised(

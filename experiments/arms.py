@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from rarl_jax.settings import RunSettings, settings_from
 
 HERE = Path(__file__).resolve().parent
-FULL_CONFIG = 'configs/rarl.py'  # what an arm is at 7B
+FULL_CONFIG = 'configs/rarl.py'  # what most arms are at 7B
 Changes = Mapping[str, Any]  # setting, dotted and without `config.` -> value
 
 
@@ -30,10 +30,13 @@ class Arm:
     label: str  # how figures and tables call it
     config: str = 'configs/quickstart.py'  # a config file with its variant, if any
     changes: Changes = field(default_factory=dict)  # what makes the arm what it is
-    # How long it trains and how much it is asked: left out by --small, which runs the config's variant `smoke`.
+    # How long it trains and how much it is asked: left out by --small, which runs the smoke variant of the config's variant.
     sizes: Changes = field(default_factory=dict)
-    full: Changes | None = None  # the same arm as changes of configs/rarl.py; None = it has no counterpart there
+    full: Changes | None = None  # the same arm at 7B, as changes of full_config; None = it has no counterpart there
+    full_config: str = FULL_CONFIG
     begins_with: str = ''  # the arm whose export it starts from, seed by seed; '' = what its config names
+    # The experiment and its arm whose runs and results these are too; None = it has its own.
+    runs_as: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,20 @@ def load_experiment(name: str) -> Experiment:
     return import_module(f'experiments.{name}.experiment').EXPERIMENT
 
 
+def shared(experiment: str, name: str, label: str, full: Changes | None = None) -> Arm:
+    """An arm of another experiment, which is not run again here; at 7B it is another one where `full` says so."""
+    arm = load_experiment(experiment).arms[name]
+    return replace(arm, label=label, full=full, runs_as=arm.runs_as or (experiment, name))
+
+
 def known() -> list[str]:
     """The names of all experiments."""
     return sorted(path.parent.name for path in HERE.glob('*/experiment.py'))
+
+
+def home(experiment: str, name: str, arm: Arm) -> tuple[str, str]:
+    """The experiment and the arm under whose names the runs and results of `arm` lie."""
+    return arm.runs_as or (experiment, name)
 
 
 # ---------------------------------------------------------------- an arm's config
@@ -72,10 +86,10 @@ def config_of(arm: Arm, seed: int, changes: Changes | None = None, small: bool =
 
     Args:
         changes: beside the arm's own: where its data and policy lie.
-        small: the config's variant `smoke`, without the arm's sizes.
+        small: the smoke variant of the config's variant, without the arm's sizes.
     """
-    path, _, variant = arm.config.partition(':')
-    config = import_module(path.removesuffix('.py').replace('/', '.')).get_config('smoke' if small else variant)
+    path, _, variant = _config(arm, small).partition(':')
+    config = import_module(path.removesuffix('.py').replace('/', '.')).get_config(variant)
     config.update_from_flattened_dict({**_changed(arm, small), **(changes or {}), 'seed': seed})
     return config
 
@@ -87,8 +101,7 @@ def settings_of(arm: Arm, seed: int, changes: Changes | None = None, small: bool
 
 def arguments_of(arm: Arm, seed: int, changes: Changes, small: bool = False) -> list[str]:
     """What `python -m rarl_jax.main` is told for one run, but for its workdir."""
-    path = f'{arm.config.partition(":")[0]}:smoke' if small else arm.config
-    return [f'--config={path}', *_flags({**_changed(arm, small), **changes, 'seed': seed})]
+    return [f'--config={_config(arm, small)}', *_flags({**_changed(arm, small), **changes, 'seed': seed})]
 
 
 def launch_lines(name: str, experiment: Experiment) -> Iterator[str]:
@@ -96,7 +109,8 @@ def launch_lines(name: str, experiment: Experiment) -> Iterator[str]:
     for seed in experiment.seeds:
         for arm_name, arm in experiment.arms.items():
             if arm.full is None:
-                yield f'# {arm_name}: no counterpart in {FULL_CONFIG}'
+                other = f'as {arm.runs_as[1]} of {arm.runs_as[0]}' if arm.runs_as else 'no counterpart'
+                yield f'# {arm_name}-{seed}: {other} at 7B'
                 continue
             start = f'runs/{name}/{arm.begins_with}-{seed}/export' if arm.begins_with else '$MODEL'
             where = [
@@ -105,7 +119,12 @@ def launch_lines(name: str, experiment: Experiment) -> Iterator[str]:
                 f'--workdir=runs/{name}/{arm_name}-{seed}',
             ]
             flags = [shlex.quote(flag) for flag in _flags({**arm.full, 'seed': seed})]
-            yield ' '.join([f'python -m rarl_jax.main --config={FULL_CONFIG}', *where, *flags])
+            yield ' '.join([f'python -m rarl_jax.main --config={arm.full_config}', *where, *flags])
+
+
+def _config(arm: Arm, small: bool) -> str:
+    path, _, variant = arm.config.partition(':')
+    return f'{path}:{variant}_smoke'.replace(':_', ':') if small else arm.config
 
 
 def _changed(arm: Arm, small: bool) -> dict[str, Any]:

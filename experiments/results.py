@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from experiments.arms import HERE, Experiment, load_experiment
+from experiments.arms import HERE, Experiment, home, load_experiment
 from experiments.collect import ANSWERS, METRICS, RUN, read_episodes
 from input_pipeline.schema import Task
 from input_pipeline.synthetic.files import draw_named
@@ -146,15 +146,16 @@ class Results:
 def load(name: str) -> Results:
     """All results of experiments/NAME, arms in their order. ValueError where results are of another arm than experiment.py describes."""
     experiment = load_experiment(name)
-    folders = [HERE / name / 'results' / f'{arm}-{seed}' for arm in experiment.arms for seed in experiment.seeds]
-    runs = tuple(read_run(folder) for folder in folders if (folder / RUN).exists())
-    for run in runs:
-        arm = experiment.arms[run.arm]
-        if run.about['changes'] != json.loads(json.dumps({**arm.changes, **arm.sizes})):
-            raise ValueError(
-                f'{name}/results/{run.arm}-{run.seed} was made by another arm of that name: delete it and run it again.'
-            )
-    return Results(experiment, runs)
+    runs = []
+    for arm_name, arm in experiment.arms.items():
+        own, run_name = home(name, arm_name, arm)
+        folders = [HERE / own / 'results' / f'{run_name}-{seed}' for seed in experiment.seeds]
+        for folder in (folder for folder in folders if (folder / RUN).exists()):
+            run = replace(read_run(folder), arm=arm_name)
+            if run.about['changes'] != json.loads(json.dumps({**arm.changes, **arm.sizes})):
+                raise ValueError(f'{folder} was made by another arm of that name: delete it and run it again.')
+            runs.append(run)
+    return Results(experiment, tuple(runs))
 
 
 def read_run(folder: Path) -> RunResult:

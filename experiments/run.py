@@ -3,7 +3,7 @@
     python -m experiments.run NAME [--small] [--seeds N] [--arms ARM ...] [--runs DIR] [--scale=7b]
 
 What is finished is not run again; the same command goes on where it stopped, in the middle of an arm too. Runs lie under DIR/NAME (runs/experiments
-if left out), results under experiments/NAME/results. --small runs each arm for a moment on a policy of random weights, results included, all under
+if left out), results under experiments/NAME/results; an arm that another experiment shares lies under that one's name. --small runs each arm for a moment on a policy of random weights, results included, all under
 DIR/NAME-small. --scale=7b runs nothing: it prints the lines that launch the arms at 7B, on the same recipe's configs/rarl.py.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.arms import HERE, Arm, arguments_of, known, launch_lines, load_experiment, settings_of
+from experiments.arms import HERE, Arm, arguments_of, home, known, launch_lines, load_experiment, settings_of
 from experiments.collect import collect, is_kept
 from rarl_jax.run import prepare_data
 from rarl_jax.runtime.launches import LAUNCHES
@@ -46,6 +46,7 @@ class Job:
     workdir: Path
     results: Path
     arguments: tuple[str, ...]  # of rarl_jax.main
+    begins: Path | None  # another job's export, which it starts from
     keeps_episodes: bool
 
     @property
@@ -65,6 +66,15 @@ class Job:
         """Lines written so far."""
         path = self.workdir / 'metrics.jsonl'
         return path.read_bytes().count(b'\n') if path.exists() else 0
+
+    @property
+    def export(self) -> Path:
+        return self.workdir / 'export'
+
+    @property
+    def kept(self) -> bool:
+        """Whether its results are there."""
+        return is_kept(self.results, self.about)
 
     @property
     def finished(self) -> bool:
@@ -94,26 +104,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(markup=False)
     runs = given.runs.resolve()
     data = {name: shared_data(arm, runs, given.small, console) for name, arm in arms.items()}
-    folder = runs / (f'{given.name}-small' if given.small else given.name)
-    kept = (folder if given.small else HERE / given.name) / 'results'
-    jobs = [
-        make_job(name, arm, seed, data[name], folder, kept, given.small, keeps_episodes=seed == seeds[0])
-        for seed in seeds
-        for name, arm in arms.items()
-    ]
-    return run_all(given.name, jobs, console)
+    jobs: dict[tuple[int, str], Job] = {}
+    for seed in seeds:
+        for name, arm in arms.items():
+            own, run = home(given.name, name, arm)
+            folder = runs / (f'{own}-small' if given.small else own)
+            kept = (folder if given.small else HERE / own) / 'results'
+            begins = jobs[seed, arm.begins_with].export if arm.begins_with else None
+            places = folder / f'{run}-{seed}', kept / f'{run}-{seed}', data[name], begins
+            jobs[seed, name] = make_job(arm, seed, *places, given.small, keeps_episodes=seed == seeds[0])
+    return run_all(given.name, list(jobs.values()), console)
 
 
 def make_job(
-    name: str, arm: Arm, seed: int, data: Path, folder: Path, kept: Path, small: bool, keeps_episodes: bool
+    arm: Arm, seed: int, workdir: Path, kept: Path, data: Path, begins: Path | None, small: bool, keeps_episodes: bool
 ) -> Job:
-    """One arm with one seed, on a data set that is there."""
-    changes: dict[str, Any] = {'data.dir': str(data)}
-    if arm.begins_with:
-        changes['model.path'] = str(folder / f'{arm.begins_with}-{seed}' / 'export')
-    settings, run = settings_of(arm, seed, changes, small), f'{name}-{seed}'
-    arguments = tuple(arguments_of(arm, seed, changes, small))
-    return Job(run, arm, seed, settings, folder / run, kept / run, arguments, keeps_episodes)
+    """One arm with one seed, on a data set that is there; `begins` is the policy that it starts from, where its config does not say."""
+    changes: dict[str, Any] = {'data.dir': str(data)} | ({'model.path': str(begins)} if begins else {})
+    settings, arguments = settings_of(arm, seed, changes, small), tuple(arguments_of(arm, seed, changes, small))
+    return Job(workdir.name, arm, seed, settings, workdir, kept, arguments, begins, keeps_episodes)
 
 
 def shared_data(arm: Arm, runs: Path, small: bool, console: Console) -> Path:
@@ -127,7 +136,7 @@ def shared_data(arm: Arm, runs: Path, small: bool, console: Console) -> Path:
 
 def run_all(name: str, jobs: Sequence[Job], console: Console) -> int:
     """Runs what has no results yet; the exit status of the run that failed or was stopped, else 0."""
-    left = [job for job in jobs if not is_kept(job.results, job.about)]
+    left = missing(jobs)
     total = sum(job.lines for job in jobs)
     with Progress(console, name, total, total - sum(job.lines - job.done for job in left)) as bar:
         for job in left:
@@ -135,9 +144,21 @@ def run_all(name: str, jobs: Sequence[Job], console: Console) -> int:
             if not job.finished and (status := run_one(job, bar)):
                 console.print(f'{job.name} ended with status {status}: see {log_of(job)}.', soft_wrap=True)
                 return status
-            collect(job.workdir, job.results, job.about, job.keeps_episodes)
-    console.print(f'{len(jobs)} runs, results in {jobs[0].results.parent}', soft_wrap=True)
+            if not job.kept:
+                collect(job.workdir, job.results, job.about, job.keeps_episodes)
+    folders = dict.fromkeys(str(job.results.parent) for job in jobs)
+    console.print(f'{len(jobs)} runs, results in {", ".join(folders)}', soft_wrap=True)
     return 0
+
+
+def missing(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs without results, and those whose policy one of them starts from and which has gone, as committed results have none."""
+    left, begun = [], set()
+    for job in reversed(jobs):
+        if not job.kept or (job.export in begun and not job.finished):
+            left.append(job)
+            begun.add(job.begins)
+    return left[::-1]
 
 
 def run_one(job: Job, bar: Progress) -> int:

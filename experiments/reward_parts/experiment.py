@@ -5,7 +5,7 @@
 R = R_acc + R_format + (constant + gate 1[R_acc > 0]) (w_count R_count + w_iou R_iou); every arm but the first changes one of these.
 """
 
-from experiments.arms import Arm, Experiment
+from experiments.arms import Arm, Experiment, shared
 
 MEASURED = {'stages': ('warm_start', 'main', 'rarl'), 'stage.rarl.modes': ('zoom', 'blank_crop'), 'compare': ()}
 FULL_STAGES = ('recognition', 'reorder', 'character')  # of configs/rarl.py, those with the full reward
@@ -21,7 +21,7 @@ def arm(label: str, **reward: float) -> Arm:
 EXPERIMENT = Experiment(
     question='Which parts of the reward does the policy need to look at the right place and to answer from what it sees?',
     arms={
-        'paper': arm('the paper’s reward'),
+        'paper': shared('warm_start', 'warm_start', 'the paper’s reward', full={}),
         'no_iou': arm('without tool IoU', tool_iou=0.0),
         'no_count': arm('without tool count', tool_count=0.0),
         'no_tool': arm('accuracy and form alone', tool_iou=0.0, tool_count=0.0),

@@ -2,28 +2,39 @@
 
     python -m experiments.run warm_length
 
-At 7B the stage of recognition has what the warm start leaves of 96 updates, 16 + 80 in the recipe.
+None and five are the arms of `warm_start`, which are not run again. At 7B the stage of recognition has what the warm start leaves of 96 updates, 16 + 80 in
+the recipe.
 """
 
-from experiments.arms import Arm, Experiment
+from experiments.arms import Arm, Changes, Experiment, shared
 
-LENGTHS, UPDATES, FULL_UPDATES = (0, 5, 10, 16, 20), 50, 96
+UPDATES, FULL_UPDATES = 50, 96
 
 
 def arm(length: int) -> Arm:
-    """So many updates of warm start; without any the stage is left out."""
-    first = ('warm_start',) if length else ()
-    sizes = {'stage.main.steps': UPDATES - length} | ({'stage.warm_start.steps': length} if length else {})
-    full = {'stage.recognition.steps': FULL_UPDATES - length} | ({'stage.warm_start.steps': length} if length else {})
+    """So many updates of warm start."""
     return Arm(
         f'{length} updates',
-        changes={'stages': (*first, 'main', 'rarl'), 'stage.rarl.modes': ('zoom',), 'compare': ()},
-        sizes=sizes,
-        full={'stages': (*first, 'recognition', 'rarl'), 'compare': (), **full},
+        changes={'stages': ('warm_start', 'main', 'rarl'), 'stage.rarl.modes': ('zoom',), 'compare': ()},
+        sizes={'stage.main.steps': UPDATES - length, 'stage.warm_start.steps': length},
+        full=full(length),
     )
+
+
+def full(length: int) -> Changes:
+    """The same at 7B; without any the stage is left out."""
+    first = {'stage.warm_start.steps': length} if length else {}
+    stages = ('warm_start', 'recognition', 'rarl') if length else ('recognition', 'rarl')
+    return {'stages': stages, 'compare': (), 'stage.recognition.steps': FULL_UPDATES - length, **first}
 
 
 EXPERIMENT = Experiment(
     question='How many updates of warm start are best, when the number of updates is given?',
-    arms={f'warm_{length}': arm(length) for length in LENGTHS},
+    arms={
+        'warm_0': shared('warm_start', 'single_phase', 'none', full(0)),
+        'warm_5': shared('warm_start', 'warm_start', '5 updates', full(5)),
+        'warm_10': arm(10),
+        'warm_16': arm(16),
+        'warm_20': arm(20),
+    },
 )

@@ -5,9 +5,11 @@ import shlex
 import pytest
 
 from experiments import run
-from experiments.arms import FULL_CONFIG, Arm, Experiment, known, launch_lines, load_experiment, settings_of
-from experiments.collect import is_kept
+from experiments.arms import Arm, Experiment, home, known, launch_lines, load_experiment, settings_of
+from experiments.collect import RUN, is_kept
 from experiments.results import load, read_run
+from rarl_jax.runtime.files import write_json
+from rarl_jax.runtime.launches import LAUNCHES
 
 ARMS = [(name, arm) for name in known() for arm in load_experiment(name).arms]
 
@@ -18,7 +20,7 @@ def test_an_arm_can_begin_at_every_size(name, arm):
     for settings in (settings_of(found, 1), settings_of(found, 1, small=True)):
         assert settings.seed == 1 and set(settings.stages) <= set(settings.stage)
     if found.full is not None:
-        assert settings_of(Arm(found.label, FULL_CONFIG, found.full), 0).model.dtype == 'bfloat16'
+        assert settings_of(Arm(found.label, found.full_config, found.full), 0).model.dtype == 'bfloat16'
 
 
 @pytest.mark.parametrize('name', known())
@@ -27,8 +29,36 @@ def test_launch_lines_are_shell_lines_of_every_arm_and_seed(name):
     lines = list(launch_lines(name, experiment))
     assert len(lines) == len(experiment.arms) * len(experiment.seeds)
     words = [shlex.split(line) for line in lines if not line.startswith('#')]
-    assert all(line[:4] == ['python', '-m', 'rarl_jax.main', f'--config={FULL_CONFIG}'] for line in words)
+    assert all(
+        line[:3] == ['python', '-m', 'rarl_jax.main'] and line[3].startswith('--config=configs/') for line in words
+    )
     assert len({line[6] for line in words}) == len(words)  # workdirs
+
+
+def test_a_shared_arm_is_the_other_experiments_own():
+    arms = load_experiment('warm_length').arms
+    ours, theirs = arms['warm_5'], load_experiment('warm_start').arms['warm_start']
+    assert home('warm_length', 'warm_5', ours) == ('warm_start', 'warm_start')
+    assert settings_of(ours, 2) == settings_of(theirs, 2) and ours.full != theirs.full
+    assert home('warm_length', 'warm_10', arms['warm_10']) == ('warm_length', 'warm_10')
+
+
+def test_what_has_results_runs_again_where_another_starts_from_its_policy(tmp_path):
+    """Committed results have no export."""
+
+    def job(name, kept, begins=None):
+        results = tmp_path / 'kept' / name
+        made = run.Job(name, Arm(name), 0, None, tmp_path / name, results, (), begins, False)
+        if kept:
+            write_json(results / RUN, made.about)
+        return made
+
+    first, second, other = job('first', True), job('second', False, tmp_path / 'first' / 'export'), job('other', True)
+    assert run.missing([first, second, other]) == [first, second]
+    assert run.missing([first, job('second', True, first.export), other]) == []
+    (tmp_path / 'first').mkdir()
+    (tmp_path / 'first' / LAUNCHES).write_text('{"event": "finished"}\n')
+    assert run.missing([first, job('third', False, first.export)])[0].name == 'third'
 
 
 def test_an_arm_begins_with_one_before_it():
