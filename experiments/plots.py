@@ -36,7 +36,7 @@ STYLE = {
     'lines.linewidth': 1.8,
     'legend.frameon': False,
 }
-LABEL_GAP = 0.06  # of the axis's height between two labels at the ends of lines
+LABEL, LINE = 9, 11  # size of labels at the ends of lines, and the room that each takes, in points
 
 
 def panels(columns: int, width: float = 9.0, height: float = 2.7, rows: int = 1) -> tuple[Figure, list[Axes]]:
@@ -64,12 +64,23 @@ def curves(axis: Axes, lines: Mapping[str, pd.DataFrame], title: str, x: str = '
 
 
 def label_ends(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names beside the ends of lines, moved apart where two would touch."""
+    """Names beside the ends of lines, moved apart where two would touch; to be called when the axis has its limits."""
+    axis.figure.draw_without_rendering()  # only now its height is known
+    points = axis.get_window_extent().height * 72 / axis.figure.dpi
     low, high = axis.get_ylim()
-    at = None
+    at = -np.inf
     for y, label, colour in sorted(ends):
-        at = y if at is None else max(y, at + LABEL_GAP * (high - low))
-        axis.annotate(f' {label}', (x, at), color=colour, va='center', annotation_clip=False, fontsize=9)
+        at = max(y, at + LINE / points * (high - low))
+        axis.annotate(
+            label,
+            (x, at),
+            xytext=(6, 0),
+            textcoords='offset points',
+            color=colour,
+            va='center',
+            annotation_clip=False,
+            fontsize=LABEL,
+        )
 
 
 def estimates(axis: Axes, rows: Sequence[Mapping[str, Any]], title: str, zero: float | None = None) -> None:

@@ -6,6 +6,8 @@
 # warm start: the quickstart's policies, and the base that they start from, on 300 held-out questions of each of two tasks and every seed.
 
 # %%
+import itertools
+
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
@@ -13,6 +15,7 @@ from IPython.display import Markdown, display
 from configs.quickstart import quickstart
 from experiments import plots, results
 from experiments.results import TASK_NAMES
+from rarl_jax.evaluation.statistics import bootstrap_interval
 from rarl_jax.models.images import smart_resize
 
 found = results.load('warm_start').only('base', 'warm_start').complete()
@@ -56,20 +59,27 @@ for mode in ('blank_crop', 'shuffled_crop', 'direct', 'oracle_zoom'):
 # %% [markdown]
 # ## The better the box, the likelier the answer
 #
-# All answers with a zoom, base and trained together, by the IoU of the first. If the crop were not read, the line would be level.
+# All answers with a zoom, base and trained together, by the IoU of the first; bands are 95 % over resampled pages. If the crop were not read, the line would
+# be level.
 
 # %%
 answers = [record for arm, stage in STAGES.items() for run in found.of(arm) for record in run.answers[f'{stage}:zoom']]
 edges = np.array([0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.001])
 figure, [axis] = plots.panels(1, width=6, height=2.6)
-for task, colour in (('action_recognition', plots.BLUE), ('depth_comparison', plots.RED)):
-    pairs = np.array([(results.first_iou(r), r.score) for r in answers if r.task == task and results.zoomed(r)])
-    bins = np.digitize(pairs[:, 0], edges) - 1
-    at = [pairs[bins == b, 0].mean() for b in range(len(edges) - 1)]
-    share = [100 * pairs[bins == b, 1].mean() for b in range(len(edges) - 1)]
-    axis.plot(at, share, 'o-', color=colour)
-    plots.label_ends(axis, at[-1], [(share[-1], TASK_NAMES[task], colour)])
 axis.set(xlabel='IoU of the first zoom', title='right, %', ylim=(0, 100))
+ends = []
+for task, colour in (('action_recognition', plots.BLUE), ('depth_comparison', plots.RED)):
+    asked = [record for record in answers if record.task == task and results.zoomed(record)]
+    ious = np.array([results.first_iou(record) for record in asked])
+    bins = [
+        [asked[i] for i in np.flatnonzero((ious >= low) & (ious < high))] for low, high in itertools.pairwise(edges)
+    ]
+    at = [np.mean([results.first_iou(record) for record in each]) for each in bins]
+    shares = [bootstrap_interval([r.score for r in each], [r.page_id for r in each]) for each in bins]
+    axis.fill_between(at, [100 * s.low for s in shares], [100 * s.high for s in shares], color=colour, alpha=0.18, lw=0)
+    axis.plot(at, [100 * share.mean for share in shares], 'o-', color=colour)
+    ends.append((100 * shares[-1].mean, TASK_NAMES[task], colour))
+plots.label_ends(axis, at[-1], ends)
 plots.foot(figure, found.commits)
 
 # %% [markdown]

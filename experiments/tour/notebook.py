@@ -185,8 +185,9 @@ change = rows['after'] - rows['log-prob']
 axis.axhline(0, color='#444444', lw=0.8)
 axis.axvline(0, color='#444444', lw=0.8)
 axis.scatter(rows['A'], change, color=plots.BLUE, zorder=3)
-for number, (advantage, moved) in enumerate(zip(rows['A'], change, strict=True)):
-    axis.annotate(f'  {number}', (advantage, moved), fontsize=8, va='center')
+for advantage, alike in rows.groupby('A').groups.items():  # episodes of one reward lie close together
+    told = ', '.join(str(number) for number in alike)
+    axis.annotate(f'  {told}', (advantage, change[alike].mean()), fontsize=8, va='center')
 axis.set(title='what one update does', xlabel='advantage', ylabel='change of log-prob')
 plots.foot(figure, record['commit'])
 
