@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from ml_collections import ConfigDict
 
+from configs import rarl
 from configs._parts import SMALL_TASKS, choose, recipe, shrink, small_model, small_world
 from configs.quickstart import MEASURE
-from configs.rarl import BUCKETS, CONVERSATION, DRAWN, LORA, MODEL, SAMPLER
 from input_pipeline.schema import TASKS
 from input_pipeline.traces import TraceSettings
 from rarl_jax.evaluation.records import Mode
@@ -41,8 +41,8 @@ def variants(traces: TraceSettings, mode: Mode) -> Mapping[str, Callable[[], Run
         '': lambda: full(traces, mode),
         'lora': lambda: lora(traces, mode),
         'small': lambda: small(traces, mode),
-        'smoke': lambda: shrink(full(traces, mode), DRAWN),
-        'lora_smoke': lambda: shrink(lora(traces, mode), DRAWN),
+        'smoke': lambda: shrink(full(traces, mode), rarl.DRAWN),
+        'lora_smoke': lambda: shrink(lora(traces, mode), rarl.DRAWN),
         'small_smoke': lambda: shrink(small(traces, mode)),
     }
 
@@ -56,25 +56,27 @@ def full(traces: TraceSettings, mode: Mode) -> RunSettings:
         optimizer=cosine(1e-5),
         tasks=TASKS,
         micro_batch=8,
-        buckets=BUCKETS,
+        buckets=rarl.BUCKETS,
     )
-    world = {'model': MODEL, 'data': DataSettings(), 'conversation': CONVERSATION, 'sampler': SAMPLER}
+    world = {
+        'model': rarl.MODEL,
+        'data': DataSettings(),
+        'conversation': rarl.CONVERSATION,
+        'sampler': rarl.SAMPLER,
+        'mesh': MeshSettings(fsdp=8),
+    }
     measure = EvaluateSettings(tasks=TASKS, questions=0, modes=(mode,), judge='token_f1')
     stages = {'base': measure, 'sft': stage, 'tuned': measure}
-    return recipe(stages, ('base', 'tuned'), **world, mesh=MeshSettings(fsdp=8))
+    return recipe(stages, ('base', 'tuned'), **world)
 
 
 def lora(traces: TraceSettings, mode: Mode) -> RunSettings:
-    """A low-rank adapter of the decoder, on one GPU."""
-    run = full(traces, mode)
-    stage = replace(run.stage['sft'], optimizer=replace(cosine(1e-4), frozen=()), micro_batch=1)
-    return replace(
-        run,
-        model=replace(MODEL, param_dtype='bfloat16', lora=LORA),
-        sampler=replace(SAMPLER, rows=16),
-        mesh=MeshSettings(),
-        stage={**run.stage, 'sft': stage},
-    )
+    """A low-rank adapter of the decoder, on one GPU, as configs/rarl.py trains it."""
+    run, adapter = full(traces, mode), rarl.lora()
+    optimizer, buckets = replace(cosine(1e-4), frozen=()), adapter.stage['recognition'].buckets
+    stage = replace(run.stage['sft'], optimizer=optimizer, micro_batch=1, buckets=buckets)
+    world = {'model': adapter.model, 'sampler': adapter.sampler, 'mesh': adapter.mesh}
+    return replace(run, **world, stage={**run.stage, 'sft': stage})
 
 
 def small(traces: TraceSettings, mode: Mode) -> RunSettings:
