@@ -5,7 +5,7 @@
 RARL first, as configs/rarl.py has it on eight GPUs; its policy answers the training questions with the right regions shown; then the student, which begins
 with the policy that RARL began with, is taught these answers without the tool, as configs/sft_s.py teaches the true ones. If it matches RARL, zooming
 was needed for learning alone. The variant small does so with the quickstart's policy, and with a second student whose tower learns too; smoke and
-small_smoke run the same stages for a moment.
+small_smoke run the same stages for a moment, with that policy: one of random weights answers nothing that could be taught.
 """
 
 from dataclasses import replace
@@ -20,14 +20,16 @@ from input_pipeline.schema import TASKS
 from rarl_jax.settings import RunSettings
 from rarl_jax.stages.evaluate import EvaluateSettings
 
+BASE = small_model('experiments/quickstart_base')
+
 
 def get_config(variant: str = '') -> ConfigDict:
     """Variants: none, small, smoke and small_smoke."""
     variants = {
         '': full,
         'small': small,
-        'smoke': lambda: shrink(full(), rarl.DRAWN),
-        'small_smoke': lambda: shrink(small()),
+        'smoke': lambda: replace(shrink(full(), rarl.DRAWN), model=BASE),
+        'small_smoke': lambda: replace(shrink(small()), model=BASE),
     }
     return choose(__file__, variant, variants)
 
@@ -57,5 +59,5 @@ def small() -> RunSettings:
         'student_tower': seeing,
         'distilled_tower': measure,
     }
-    world = small_world(small_model('experiments/quickstart_base'), {'train': 400, 'test': 420})
+    world = small_world(BASE, {'train': 400, 'test': 420})
     return recipe(stages, ('rarl:zoom', 'distilled', 'distilled_tower'), **world)

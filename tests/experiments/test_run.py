@@ -68,22 +68,23 @@ def test_an_arm_begins_with_one_before_it():
 
 @pytest.mark.slow
 def test_an_arm_runs_once_and_its_results_are_read(tmp_path, capsys, monkeypatch):
-    command = ['warm_start', '--small', '--seeds=1', '--arms', 'warm_start', f'--runs={tmp_path}']
+    """The one with most kinds of stages: reinforcement, answers to training questions, and students of these."""
+    command = ['distilled', '--small', '--seeds=1', '--arms', 'distilled', f'--runs={tmp_path}']
     assert run.main(command) == 0
-    folder = tmp_path / 'warm_start-small' / 'results' / 'warm_start-0'
+    folder = tmp_path / 'distilled-small' / 'results' / 'distilled-0'
     found = read_run(folder)
-    assert (found.arm, found.seed) == ('warm_start', 0)
-    assert found.metrics['stage'].tolist() == ['warm_start', 'main', 'main', 'rarl']
-    assert sorted(found.answers) == [
-        f'rarl:{mode}' for mode in ('blank_crop', 'direct', 'oracle_zoom', 'shuffled_crop', 'zoom')
-    ]
+    assert (found.arm, found.seed) == ('distilled', 0)
+    students = ('student', 'distilled', 'student_tower', 'distilled_tower')
+    assert found.metrics['stage'].tolist() == ['warm_start', 'main', 'rarl', 'teacher', *students]
+    modes = ('rarl:blank_crop', 'rarl:zoom', 'teacher:oracle_zoom', 'distilled:direct', 'distilled_tower:direct')
+    assert sorted(found.answers) == sorted(modes)
     assert {len(records) for records in found.answers.values()} == {8}
     assert found.episodes and all(episode.page_image.endswith('.jpg') for episode in found.episodes)
     assert sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) < 300_000
     monkeypatch.setattr(run, 'run_one', lambda *_: pytest.fail('what is finished was run again'))
     assert run.main(command) == 0
     assert '1 runs, results in' in capsys.readouterr().out
-    about = {'run': 'warm_start-0', 'seed': 0, 'config': 'configs/quickstart.py'}
+    about = {'run': 'distilled-0', 'seed': 0, 'config': 'configs/distill.py:small'}
     assert is_kept(folder, about) and not is_kept(folder, about | {'seed': 1})
 
 
