@@ -22,6 +22,7 @@ from input_pipeline.schema import Box, Question
 from input_pipeline.traces import Conversation, Exchange, Step
 from rarl_jax.conversation.episodes import record_from
 from rarl_jax.evaluation.samples import read_samples
+from rarl_jax.runtime import processes
 
 if TYPE_CHECKING:
     from rarl_jax.stages.context import Run
@@ -51,7 +52,8 @@ def read_taught(run: Run, source: str) -> dict[str, list[Conversation]]:
     """All conversations of a file, or of the stage of that name, by the question that they answer; ValueError where that is not of the training split."""
     questions = {question.id: question for question in read_questions(run.data_dir, 'train')}
     if source in run.settings.stages:
-        told = list(answers_at_once(run.workdir / 'eval' / source, questions))
+        # The first process may still be writing the last of them.
+        told = processes.first_before_others(lambda: list(answers_at_once(run.workdir / 'eval' / source, questions)))
     else:
         told = list(read_conversations(Path(source), questions))
     if not told:
