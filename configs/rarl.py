@@ -124,7 +124,7 @@ def qwen3_vl() -> RunSettings:
 
 def qwen3_vl_lora() -> RunSettings:
     """A low-rank adapter of its decoder, on one GPU."""
-    return lora(QWEN3_VL, 3, QWEN3_VL_BUCKETS)
+    return lora(QWEN3_VL, 6, QWEN3_VL_BUCKETS)
 
 
 def lora(model: ModelSettings = MODEL, rows: int = 12, buckets: Buckets = BUCKETS) -> RunSettings:

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -300,12 +301,12 @@ def main() -> None:
     family, small = arguments(__doc__)
     rows, length, page = (1, 96, (112, 140)) if small else (2, 256, PAGE)
     cases = [
-        case
+        shown(case)
         for name, config in CONFIGS[family].items()
         for case in compare(name, shrunk(config) if small else config, rows, length, page)
     ]
     if jax.default_backend() == 'gpu':
-        cases += on_gpu(family, *((2, 1024, PAGE) if small else (4, 4096, (1008, 1008))))
+        cases += map(shown, on_gpu(family, *((2, 1024, PAGE) if small else (4, 4096, (1008, 1008)))))
     print(told('model', family, cases))
 
 
@@ -317,6 +318,12 @@ def arguments(description: str | None) -> tuple[str, bool]:
     given = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
     return given.family, given.small
+
+
+def shown(case: dict[str, object]) -> dict[str, object]:
+    """The case, which whoever waits sees at once."""
+    print(json.dumps(case), file=sys.stderr, flush=True)
+    return case
 
 
 def told(name: str, family: str, cases: list[dict[str, object]]) -> str:

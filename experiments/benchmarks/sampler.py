@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from experiments.benchmarks import rollouts
-from experiments.benchmarks.model import CONFIGS, RUNS, arguments, peer_model, seconds, shrunk, told
+from experiments.benchmarks.model import CONFIGS, RUNS, arguments, peer_model, seconds, shown, shrunk, told
 from rarl_jax.models.interface import Config, build_model
 from rarl_jax.models.params import abstract_params, init_params, join_maps, unstack
 from rarl_jax.sampler.choice import SamplingMethod
@@ -127,10 +127,9 @@ def main() -> None:
         decoding = DECODED[name]
         if small:
             config, decoding = shrunk(config), decoding._replace(rows=decoding.rows // 4, tokens=16)
-        cases.append(compare(name, config, decoding))
-    cases.append(
-        rollouts.compare(rollouts.QUICKSTARTS[family], questions=4 if small else 32, runs=1 if small else RUNS)
-    )
+        cases.append(shown(compare(name, config, decoding)))
+    asked = {'questions': 4, 'runs': 1} if small else {'questions': 32, 'runs': RUNS}
+    cases.append(shown(rollouts.compare(rollouts.QUICKSTARTS[family], **asked)))
     print(told('sampler', family, cases))
 
 
