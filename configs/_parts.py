@@ -73,7 +73,7 @@ def small_world(model: ModelSettings, pages: Mapping[str, int]) -> dict[str, Any
         'data': small_data(pages, model.page.max_pixels),
         'conversation': SHORT,
         # Sizes that hold a prompt, a crop, and whole conversations: each costs a compilation of some seconds.
-        'sampler': SamplerSettings(rows=256, streams=2, lengths=(32, 96), cache_lengths=(160, 224)),
+        'sampler': SamplerSettings(rows=256, streams=2, lengths=(32, 96), cache_lengths=(224,)),
         'mesh': MeshSettings(data=0, cpu_devices=2),
     }
 

@@ -123,7 +123,7 @@ def updates(steps: int, reward: RewardSettings) -> RlSettings:
             images=(320,),
             windows=(1152, 1792),
             patches=(192,),
-            chosen=(32, 72),
+            chosen=(72,),
         ),
         show_every=16,
     )

@@ -106,7 +106,7 @@ def keep_compilations() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
         jax.config.update('jax_compilation_cache_dir', str(cache / 'rarl_jax' / 'xla'))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def check_inputs(settings: RunSettings) -> None:

@@ -1,12 +1,14 @@
 """Checkpoints in Hugging Face's format <-> params, driven by names.weight_table.
 
 Reading goes tensor by tensor in the order of the files: each is read on its own, put on the devices with its layer's sharding, and
-written into its donated stack there. So the host holds one tensor at a time, whatever the checkpoint's size.
+written into its donated stack there. So the host holds one tensor at a time, whatever the checkpoint's size. Small arrays are put together on the
+host instead, and no program is compiled for them.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +37,7 @@ from rarl_jax.models.params import Params
 from rarl_jax.runtime.files import write_json
 
 HEAD = 'lm_head.weight'
+ON_HOST = 1 << 23  # bytes of an array of the params that the host may hold whole
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,10 @@ def load_params(folder: str | Path, config: Config, dtype: DTypeLike, shardings:
     places = (
         [SingleDeviceSharding(jax.devices()[0])] * len(weights) if shardings is None else jax.tree.leaves(shardings)
     )
-    loading = [_Loading(weight, place, dtype) for weight, place in zip(weights, places, strict=True)]
+    loading = [_loading(weight, place, jnp.dtype(dtype)) for weight, place in zip(weights, places, strict=True)]
     for name, stored in tensors.items():
         if name in slots:
-            loading[slots[name].leaf].take(stored, slots[name].layer)
+            loading[slots[name].leaf].take(read_tensor(stored), slots[name].layer)
     return jax.tree.unflatten(structure, [one.array for one in loading])
 
 
@@ -135,23 +138,41 @@ def _untied(head: Stored, embedding: Stored) -> list[str]:
     )
 
 
-class _Loading:
+def _loading(weight: Weight, sharding: Sharding, dtype: np.dtype) -> _OnHost | _OnDevices:
+    kind = _OnHost if math.prod(weight.shape) * dtype.itemsize <= ON_HOST else _OnDevices
+    return kind(weight, sharding, dtype)
+
+
+class _OnHost:
+    """A small array of the params while it is filled."""
+
+    def __init__(self, weight: Weight, sharding: Sharding, dtype: np.dtype):
+        self.weight, self.sharding = weight, sharding
+        self.whole, self.missing = np.empty(weight.shape, dtype), weight.shape[0] if weight.stacked else 1
+        self.array = None
+
+    def take(self, raw: np.ndarray, layer: int | None) -> None:
+        self.whole[... if layer is None else layer] = _oriented(self.weight, _as_matrix(self.weight, raw))
+        self.missing -= 1
+        if not self.missing:
+            self.array = jax.make_array_from_callback(self.weight.shape, self.sharding, self.whole.__getitem__)
+            del self.whole
+
+
+class _OnDevices:
     """One array of the params while it is filled, layer by layer where it is a stack."""
 
-    def __init__(self, weight: Weight, sharding: Sharding, dtype: DTypeLike):
+    def __init__(self, weight: Weight, sharding: Sharding, dtype: np.dtype):
         self.weight, self.raw_sharding = weight, _raw_sharding(weight, sharding)
-        self.flips = weight.transform != 'same'  # a kernel is a matrix [out, in] once its last axes are one
         if weight.stacked:
             self.array = jax.jit(partial(jnp.zeros, weight.shape, dtype), out_shardings=sharding)()
-            self.fill = jax.jit(partial(_fill_layer, self.flips), donate_argnums=0, out_shardings=sharding)
+            self.fill = jax.jit(partial(_fill_layer, weight), donate_argnums=0, out_shardings=sharding)
         else:
             self.array = None
-            self.fill = jax.jit(lambda raw: _oriented(self.flips, raw).astype(dtype), out_shardings=sharding)
+            self.fill = jax.jit(lambda raw: _oriented(weight, raw).astype(dtype), out_shardings=sharding)
 
-    def take(self, stored: Stored, layer: int | None) -> None:
-        raw = read_tensor(stored)
-        if self.weight.transform == 'kernel':
-            raw = raw.reshape(raw.shape[0], -1)
+    def take(self, raw: np.ndarray, layer: int | None) -> None:
+        raw = _as_matrix(self.weight, raw)
         raw = jax.make_array_from_callback(raw.shape, self.raw_sharding, raw.__getitem__)
         self.array = self.fill(raw) if layer is None else self.fill(self.array, raw, layer)
         jax.block_until_ready(self.array)
@@ -159,12 +180,17 @@ class _Loading:
         gc.collect(0)  # JAX lets go of the host's copy at a collection: it goes before the next tensor is read
 
 
-def _oriented(transposed: bool, raw: Array) -> Array:
-    return raw.T if transposed else raw
+def _as_matrix(weight: Weight, raw: np.ndarray) -> np.ndarray:
+    """A kernel is a matrix [out, in] once its last axes are one."""
+    return raw.reshape(raw.shape[0], -1) if weight.transform == 'kernel' else raw
 
 
-def _fill_layer(transposed: bool, stack: Array, raw: Array, layer: int) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, _oriented(transposed, raw).astype(stack.dtype), layer, 0)
+def _oriented(weight: Weight, raw: Array) -> Array:
+    return raw if weight.transform == 'same' else raw.T
+
+
+def _fill_layer(weight: Weight, stack: Array, raw: Array, layer: int) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, _oriented(weight, raw).astype(stack.dtype), layer, 0)
 
 
 def _raw_sharding(weight: Weight, sharding: Sharding) -> Sharding:
@@ -197,6 +223,17 @@ def _outgoing(params: Params, config: Config) -> list[Outgoing]:
     return outgoing
 
 
+@jax.jit
+def _layer(stack: Array, layer: int) -> Array:
+    """One layer of a stack; which, is an argument: a program for each shape."""
+    return jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
+
+
 def _fetch(weight: Weight, array: Array, layer: int | None) -> np.ndarray:
-    value = to_host(array if layer is None else array[layer])
-    return (value if weight.transform == 'same' else value.T).reshape(weight.hub_shape)
+    if layer is None:
+        value = to_host(array)
+    elif array.nbytes <= ON_HOST:
+        value = to_host(array)[layer]
+    else:
+        value = to_host(_layer(array, layer))
+    return _oriented(weight, value).reshape(weight.hub_shape)

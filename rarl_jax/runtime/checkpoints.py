@@ -38,6 +38,7 @@ from rarl_jax.runtime.messages import describe
 Arrays = Any  # a pytree of jax.Array, or of jax.ShapeDtypeStruct with shardings
 ITEM, DESCRIPTION, MANIFEST = 'arrays', 'description.json', 'manifest.json'
 READERS = 8  # threads that compute checksums: zlib does so without the GIL
+SHARED = 1 << 23  # bytes of an array that replicas share in writing: cutting it takes a program for each shape
 
 
 class Checkpoints:
@@ -150,6 +151,10 @@ class _Described(ocp.PyTreeCheckpointHandler):
     """Orbax's handler of arrays; what it has written becomes a checkpoint together with its description and its manifest."""
 
     description: str  # as JSON
+
+    def __init__(self):
+        arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARED)
+        super().__init__(type_handler_registry=ocp.type_handlers.create_type_handler_registry((jax.Array, arrays)))
 
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)

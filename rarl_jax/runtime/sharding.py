@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -126,7 +127,7 @@ def optimizer_shardings(optimizer: optax.GradientTransformation, params: Any, sh
         return isinstance(leaf, optax.MaskedNode)
 
     return optax.tree_utils.tree_map_params(
-        optimizer,
+        partial(jax.eval_shape, optimizer.init),
         lambda moment, sharding: moment if is_frozen(moment) else sharding,
         jax.eval_shape(optimizer.init, params),
         shardings,

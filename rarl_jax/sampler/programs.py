@@ -9,8 +9,6 @@ No row then leaves its device.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -20,7 +18,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
-from rarl_jax.models.cache import Axes
 from rarl_jax.models.interface import Cache, Features, LayerCache, Model
 from rarl_jax.models.params import Params
 from rarl_jax.models.vision_batch import VisionBatch
@@ -151,44 +148,33 @@ def empty_cache(model: Model, rows: int, length: int) -> Cache:
     return pinned(model, model.init_cache(rows, length))
 
 
-def take_rows(model: Model, layers: list[LayerCache], rows: Int[Array, 'C'], length: int, mesh: Mesh) -> Cache:
+def take_rows(model: Model, layers: list[LayerCache], rows: Int[Array, 'C'], length: int) -> Cache:
     """The cache's `rows`, in a cache of `length` tokens: leaves finished rows out, or makes room.
 
     Empties `layers` one by one as they are copied, so that never more than one layer exists twice.
     """
     taken = []
     while layers:
-        layer = layers.pop(0)
-        shardings = jax.tree.map(lambda x, axes: _taken(x, axes, len(rows), length, mesh), layer, model.cache_axes)
-        taken.append(_taker(shardings, model.cache_axes)(layer, rows, length))
+        taken.append(take(model, layers.pop(0), rows, length))
     return tuple(taken)
 
 
-def _taken(array: Array, axes: tuple[str, ...], rows: int, length: int, mesh: Mesh) -> NamedSharding:
-    sizes = {'batch': rows, 'length': length}
-    return cache_sharding(
-        tuple(sizes.get(axis, size) for axis, size in zip(axes, array.shape, strict=True)), axes, mesh
-    )
+@partial(jax.jit, static_argnums=(0, 3))
+def take(model: Model, layer: LayerCache, rows: Int[Array, 'C'], length: int) -> LayerCache:
+    """Pinned like what all programs make of the cache: an equal sharding that is spelled otherwise would compile those that follow once more."""
+
+    def fit(x: Array, axes: tuple[str, ...]) -> Array:
+        x, axis = x[rows], axes.index('length')
+        x = jax.lax.slice_in_dim(x, 0, min(length, x.shape[axis]), axis=axis)
+        x = jnp.pad(x, [(0, length - x.shape[axis] if each == axis else 0) for each in range(x.ndim)])
+        return model.constrain(x, axes)
+
+    return jax.tree.map(fit, layer, model.cache_axes)
 
 
 def cache_sharding(shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> NamedSharding:
     """Of a cache's keys or values with these logical axes."""
     return NamedSharding(mesh, spec(shape, axes, mesh, ACTIVATION_RULES))
-
-
-@functools.cache
-def _taker(shardings: LayerCache, axes: Axes) -> Callable[[LayerCache, Array, int], LayerCache]:
-    """Leaves its results at `shardings`, which are spelled out: an equal but shorter spec would compile the programs that follow once more."""
-
-    def take(layer, rows, length):
-        def fit(x, names):
-            x, axis = x[rows], names.index('length')
-            x = jax.lax.slice_in_dim(x, 0, min(length, x.shape[axis]), axis=axis)
-            return jnp.pad(x, [(0, length - x.shape[axis] if each == axis else 0) for each in range(x.ndim)])
-
-        return jax.tree.map(fit, layer, axes)
-
-    return jax.jit(take, static_argnums=2, out_shardings=shardings)
 
 
 # ---------------------------------------------------------------- decoding

@@ -237,10 +237,9 @@ class Slots:
             left[row], pending[row] = dialogue.tokens_left, dialogue.ids[-1]
             numbers[:, row] = zlib.crc32(dialogue.question_id.encode()), dialogue.sample
         self._make_room(int((self.cached + np.minimum(left, self.settings.segment)).max()))
-        resting = np.int32((left == 0).sum() + max(len(left) // LOOK, 1))
         rows = self._put(Rows(pending, self.positions, self.cached, left, *numbers))
         ids, logprobs, self._cache = self._call(
-            decode, self._program, self.policy.params, self._cache, rows, min(resting, len(left)), self._sampling
+            decode, self._program, self.policy.params, self._cache, rows, resting_at_end(left), self._sampling
         )
         ids, logprobs = np.asarray(ids), np.asarray(logprobs)
         counts = (ids >= 0).sum(axis=0, dtype=np.int32)
@@ -287,7 +286,15 @@ class Slots:
 
     def _take(self, rows: Int[np.ndarray, 'C']) -> None:
         layers, self._cache = list(self._cache), ()  # nobody else holds the old layers, so each goes when it is copied
-        self._cache = self._call(take_rows, self.policy.model, layers, rows, self._length, self.policy.mesh)
+        self._cache = self._call(take_rows, self.policy.model, layers, rows, self._length)
 
     def _put(self, batch: Any) -> Any:
         return on_mesh(batch, self.policy.mesh)
+
+
+def resting_at_end(left: Int[np.ndarray, 'B']) -> np.int32:
+    """So many rows rest when a segment ends early; `left` are the tokens that each may still choose.
+
+    Of one type, whatever the rows: for a number of Python's decoding would be compiled once more.
+    """
+    return np.int32(min((left == 0).sum() + max(len(left) // LOOK, 1), len(left)))

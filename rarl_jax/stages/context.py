@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from rich.console import Console
@@ -86,8 +89,7 @@ class Run:
 
     def key(self, name: str, step: int) -> Key[Array, '']:
         """The random key of one step of one stage."""
-        stage = jax.random.fold_in(jax.random.key(self.settings.seed), zlib.crc32(name.encode()))
-        return jax.random.fold_in(stage, step)
+        return _key(self.settings.seed, np.uint32(zlib.crc32(name.encode())), step)
 
     def data_seed(self, name: str) -> int:
         """Seeds what a stage draws while its batches are prepared."""
@@ -152,3 +154,9 @@ class Run:
 
     def progress(self, name: str, total: int, done: int = 0) -> Progress:
         return Progress(self.console, name, total, done)
+
+
+@partial(jax.jit, static_argnums=0)
+def _key(seed: int, *numbers: int) -> Key[Array, '']:
+    """A key of several numbers, by one program."""
+    return functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed))

@@ -19,8 +19,9 @@ from rarl_jax.learner.update import Learner, Updater, reinforcement
 from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.policy import load_policy
 from rarl_jax.runtime.metrics import CompileCounter
-from rarl_jax.runtime.sharding import RULES, MeshSettings, constrain, make_mesh
+from rarl_jax.runtime.sharding import RULES, MeshSettings, batch_parts, constrain, make_mesh, shardings_of
 from rarl_jax.sampler.engine import rollout
+from rarl_jax.sampler.programs import empty_cache, fork, take_rows
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
 from rarl_jax.sampler.weights import Policy
 from tests.commands import on_eight_devices
@@ -73,8 +74,18 @@ def everything(family, settings, zooms):
     model = build_model(read_config(folder(family)), scan=True, remat='attention', constrain=constrain(mesh))
     params = load_policy(Path(folder(family)), model, mesh, RULES)
     policy = Policy.of(model, params, host(family), mesh)
+    check_caches(policy)
     episodes = [*sampled(policy), *(zoomed(policy) if zooms else [])]
     return {'episodes': episodes} | updates(model, params, mesh)
+
+
+def check_caches(policy):
+    """However a cache came about, where it lies is spelled alike: otherwise the programs that follow would be compiled once more."""
+    model, rows = policy.model, np.zeros((batch_parts(policy.mesh), 1), np.int32)
+    fresh = empty_cache(model, 8, 96)
+    taken = take_rows(model, [*empty_cache(model, 16, 64)], np.arange(8, dtype=np.int32), 96)
+    places = shardings_of(fresh), shardings_of(taken), shardings_of(fork(model, fresh, rows, rows))
+    assert places[0] == places[1] == places[2]
 
 
 def sampled(policy):

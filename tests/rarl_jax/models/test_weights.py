@@ -15,6 +15,7 @@ from rarl_jax.models.hub_files import inspect_file, write_file
 from rarl_jax.models.interface import build_model, read_config
 from rarl_jax.models.params import abstract_params
 from rarl_jax.models.weights import load_params, save_params, tensors_of
+from rarl_jax.runtime.metrics import CompileCounter
 from tests.rarl_jax.models.small import CONFIG, TIED, small_params
 
 SMALL_SHARD = 30_000  # bytes: some ten files
@@ -86,12 +87,27 @@ def test_names_of_transformers_5(dtype, shards, tmp_path):
     assert bits_equal(load_params(tmp_path, CONFIG, dtype), params)
 
 
-def test_the_cast_is_ours(folder):
-    params = load_params(folder, CONFIG, jnp.bfloat16)
-    assert bits_equal(params, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), small_params()))
+@pytest.fixture(params=[True, False], ids=['on the host', 'on the devices'])
+def on_host(request, monkeypatch):
+    """Where arrays are put together: small ones on the host, unless nothing counts as small."""
+    if not request.param:
+        monkeypatch.setattr('rarl_jax.models.weights.ON_HOST', 0)
+    return request.param
 
 
-def test_straight_into_shards(folder):
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_what_is_small_needs_no_program(on_host, dtype, folder, tmp_path):
+    """Neither read nor written; what comes of it is the same."""
+    counter = CompileCounter()
+    params = load_params(folder, CONFIG, dtype)
+    save_params(tmp_path, params, CONFIG)
+    counter.close()
+    assert bool(counter.names) != on_host
+    expected = jax.tree.map(lambda leaf: leaf.astype(dtype), small_params())
+    assert bits_equal(params, expected) and bits_equal(load_params(tmp_path, CONFIG, dtype), expected)
+
+
+def test_straight_into_shards(folder, on_host):
     """Every weight is laid out as asked: here over 1 device, with a spec that shards stacks, matrices and their transposes."""
     mesh = Mesh(np.array(jax.devices()[:1]), ('x',))
     shardings = jax.tree.map(
@@ -171,7 +187,7 @@ def test_files_and_tensors_in_one_report(folder, tmp_path, monkeypatch):
     (gone, _), (bent, _) = stored.popitem(), stored.popitem()
     save_file({**stored, bent: np.zeros((2, 2), np.float32), 'model.extra': np.zeros(3, np.float32)}, changed)
     monkeypatch.setattr('rarl_jax.models.hub_files.MAX_LINES', 1000)
-    for step in ('read_tensor', '_Loading'):
+    for step in ('read_tensor', '_loading'):
         monkeypatch.setattr(f'rarl_jax.models.weights.{step}', lambda *_: pytest.fail('begun before it was checked'))
     with pytest.raises(ValueError) as report:
         load_params(copy, CONFIG, jnp.float32)

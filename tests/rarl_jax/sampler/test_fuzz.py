@@ -35,7 +35,7 @@ class Script:
         patch.setattr(slots, 'encode', lambda policy, images, patches, kept, call: None)
         patch.setattr(slots, 'write_features', lambda features, row, places, images, kept: None)
         patch.setattr(slots, 'empty_cache', lambda model, rows, length: np.full(rows, -1))
-        patch.setattr(slots, 'take_rows', lambda model, layers, rows, length, mesh: np.array(layers)[rows])
+        patch.setattr(slots, 'take_rows', lambda model, layers, rows, length: np.array(layers)[rows])
         patch.setattr(slots, 'fork', lambda model, cache, source, target: cache)
         patch.setattr(slots, 'extend', lambda model, fresh, params, cache, chunk: cache)
         patch.setattr(slots, 'decode', self.decode)

@@ -24,7 +24,7 @@ from rarl_jax.runtime.sharding import RULES
 from rarl_jax.sampler import slots
 from rarl_jax.sampler.engine import Usage, rollout
 from rarl_jax.sampler.settings import SamplerSettings, Sampling
-from rarl_jax.sampler.slots import Slots
+from rarl_jax.sampler.slots import Slots, resting_at_end
 from tests.rarl_jax.small_policy import BUDGET, SHAPES, acted, folder, follow_script, one_a_row, page, policy, sample
 
 BOX, OTHER = (40.0, 60.0, 140.0, 200.0), (180.0, 200.0, 330.0, 260.0)
@@ -190,6 +190,13 @@ def test_a_second_rollout_compiles_nothing(monkeypatch):
     names = counter.names
     counter.close()
     assert names == [] and [len(e.images) for e in made] == [2, 1, 1, 2]
+
+
+def test_when_a_segment_ends_is_of_one_type():
+    """Also where most rows rest: a number of another type would compile decoding once more."""
+    for alive, expected in ((32, 4), (30, 6), (2, 32), (1, 32)):
+        found = resting_at_end(np.where(np.arange(32) < alive, 5, 0))
+        assert found == expected and found.dtype == np.int32
 
 
 def test_few_slots_give_the_answers_of_many(sampled):
