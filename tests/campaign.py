@@ -29,8 +29,9 @@ import numpy as np
 from rarl_jax.runtime.checkpoints import Checkpoints
 from tests.commands import QUICK, start_processes
 
-LIMIT = 900  # seconds that one launch may take
-GONE = 20  # seconds in which the workers of a killed run end
+LOOK = 0.002  # seconds between two looks at a run
+SILENT = 900  # seconds of looking in which a launch may tell nothing: a busy machine makes it slow, not silent
+GONE = 20  # seconds of looking in which the workers of a killed run end
 TIMES = ('time/', 'throughput/', 'compiles')  # metrics that differ from run to run
 
 
@@ -127,12 +128,11 @@ def campaign(case: Case, reference: Path, workdir: Path, moments: Sequence[Momen
 
 def killed(case: Case, workdir: Path, temporary: Path, moment: Moment, rng: random.Random) -> str:
     """Launches the run and kills it at the moment, or lets it end where that never comes."""
-    delay, begun = rng.uniform(0, moment.delay), time.monotonic()
+    delay = rng.uniform(0, moment.delay)
     run = start(case, workdir, temporary)
     try:
-        while moment.has_come is not None and not moment.has_come(workdir) and run[0].poll() is None:
-            time.sleep(0.002)
-            assert time.monotonic() - begun < LIMIT, f'{case.name}: {moment.name} has not come'
+        if moment.has_come is not None:
+            watch(run, temporary, 0, lambda: moment.has_come(workdir))
         time.sleep(delay)
         ended = run[0].poll()
         assert ended in (None, 0), log_of(temporary, 0)
@@ -150,7 +150,8 @@ def finish(case: Case, workdir: Path, temporary: Path) -> None:
     run = start(case, workdir, temporary)
     try:
         for number, each in enumerate(run):
-            assert each.wait(LIMIT) == 0, log_of(temporary, number)
+            watch(run, temporary, number, lambda: False)
+            assert each.returncode == 0, log_of(temporary, number)
     finally:
         stop(run)
     for log in temporary.glob('log-*'):
@@ -163,15 +164,27 @@ def start(case: Case, workdir: Path, temporary: Path) -> list[subprocess.Popen]:
     return start_processes(workdir, case.arguments, logs, os.environ | QUICK | {'TMPDIR': str(temporary)})
 
 
+def watch(run: Sequence[subprocess.Popen], temporary: Path, number: int, has_come: Callable[[], bool]) -> None:
+    """Waits until something has come or one process of a run has ended; AssertionError with its log where it tells nothing for long."""
+    log, size, looks = temporary / f'log-{number}', 0, 0
+    while run[number].poll() is None and not has_come():
+        time.sleep(LOOK)
+        looks += 1
+        if log.stat().st_size > size:
+            size, looks = log.stat().st_size, 0
+        assert looks < SILENT / LOOK, f'{log_of(temporary, number)}\nand nothing since'
+
+
 def stop(run: Sequence[subprocess.Popen]) -> None:
     """Waits until nothing is left of the sessions of killed processes; AssertionError names what does not end by itself."""
     for each in run:
         if each.poll() is None:
             each.kill()
         each.wait()
-    deadline = time.monotonic() + GONE
-    while (left := [pid for each in run for pid in session(each.pid)]) and time.monotonic() < deadline:
+    looks = 0
+    while (left := [pid for each in run for pid in session(each.pid)]) and looks < GONE / 0.05:
         time.sleep(0.05)
+        looks += 1
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
