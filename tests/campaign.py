@@ -268,7 +268,7 @@ def main() -> None:
             workdir = folder / f'{case.name} {rounds}'
             for line in campaign(case, reference, workdir, [MOMENTS[i] for i in chosen], rng):
                 print(f'{time.monotonic() - begun:6.0f} s  {line}', flush=True)
-            kills += len(chosen)
+                kills += 'killed' in line
             print(
                 f'{time.monotonic() - begun:6.0f} s  {case.name}: as the run that nobody killed, after {kills} kills',
                 flush=True,
