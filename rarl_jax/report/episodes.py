@@ -75,7 +75,7 @@ class EpisodeView:
     """One episode."""
 
     record: RolloutRecord
-    right: str  # 'right', 'partly' or 'wrong': the colour of its tab
+    right: str  # 'right', 'partly', 'wrong', or 'unknown' where no judge came to a verdict: the colour of its tab
     rectangles: tuple[Rectangle, ...]
     turns: tuple[TurnView, ...]
     longest: float  # largest part of the reward: what fills a bar
@@ -126,7 +126,6 @@ def _group(group: RolloutGroup, report: Path, anchor: str) -> GroupView:
 
 
 def _episode(record: RolloutRecord, folder: Path, report: Path, letters: float) -> EpisodeView:
-    accuracy = record.parts.get('accuracy', 0.0)
     crops = [_crop(number, zoom, folder, report) for number, zoom in enumerate(record.zooms, 1)]
     turns = [
         TurnView(i + 1, tuple(pieces(text)), observation, tuple(crop for crop in crops if crop.zoom.turn == i))
@@ -135,12 +134,18 @@ def _episode(record: RolloutRecord, folder: Path, report: Path, letters: float) 
     ]
     return EpisodeView(
         record=record,
-        right='right' if accuracy >= 1 else 'partly' if accuracy > 0 else 'wrong',
+        right=_rightness(record.grade),
         rectangles=tuple(_rectangles(record, letters)),
         turns=tuple(turns),
         longest=max([1.0, *map(abs, record.parts.values())]),
         best_iou=max((zoom.iou for zoom in record.zooms if zoom.iou is not None), default=None),
     )
+
+
+def _rightness(grade: float | None) -> str:
+    if grade is None:
+        return 'unknown'
+    return 'right' if grade >= 1 else 'partly' if grade > 0 else 'wrong'
 
 
 def pieces(text: str) -> list[Piece]:

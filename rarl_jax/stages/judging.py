@@ -42,14 +42,19 @@ def make_pay(run: Run, stage: RlSettings) -> Pay:
         questions = [sample.question for sample in samples]
         graded = zip(episodes, questions, grades(episodes, questions, judge), strict=True)
         return [
-            dataclasses.replace(
-                rewards.reward(episode, question, 0.0 if found is None else found, stage.reward),
-                judged=found is not None,
-            )
+            without_verdict(rewards.reward(episode, question, 0.0, stage.reward))
+            if found is None
+            else rewards.reward(episode, question, found, stage.reward)
             for episode, question, found in graded
         ]
 
     return pay
+
+
+def without_verdict(reward: Reward) -> Reward:
+    """The reward of an answer that no judge has graded: its parts but accuracy."""
+    parts = {name: value for name, value in reward.parts.items() if name != 'accuracy'}
+    return Reward(reward.total, parts, judged=False)
 
 
 def grades(episodes: Sequence[Episode], questions: Sequence[Question], judge: Judge | None) -> list[float | None]:

@@ -15,8 +15,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answer):
-        super().__init__(('127.0.0.1', 0), Handler)
+    def __init__(self, answer, port=0):
+        super().__init__(('127.0.0.1', port), Handler)
         self.answer, self.requests, self.keys = answer, [], []
         self.busy, self.busiest, self.lock = 0, 0, threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
