@@ -247,8 +247,8 @@ def open_run(settings: RunSettings, workdir: Path, lock: FolderLock | None, mesh
         saved=saved if saved and not saved['finished'] else None,
     )
     if saved:
-        run.params = checkpoints.restore({'params': run.params})['params']
-        checkpoints.keep(saved['kept'])
+        run.params = checkpoints.restore({'params': run.params}, saved['policy'])['params']
+        checkpoints.keep(**saved['kept'])
         console.print(f'Going on after {saved["step"]} steps of stage {saved["stage"]}.')
         if lacking := run.metrics.lacking(run.global_step(saved['stage'], saved['step']), run.training):
             console.print(

@@ -85,10 +85,10 @@ def reinforce_baseline(rewards: Rewards, group: Groups, counts: Int[np.ndarray, 
 
 
 def without_variance(rewards: Rewards, group: Groups, known: Bool[np.ndarray, 'B']) -> Bool[np.ndarray, 'B']:
-    """Marks the episodes whose whole group earned the same as far as it is `known`: GRPO learns nothing from them."""
+    """Marks the episodes whose whole group earned the same as far as it is `known`: GRPO learns nothing from them. NaN and infinity are not the same."""
     varied = np.zeros(len(group), bool)
     _, std, size = _moments(rewards[known], group[known])
-    varied[known] = (size == 1) | (std >= 1e-6)
+    varied[known] = (size == 1) | ~(std < 1e-6)
     return ~np.isin(group, group[varied])
 
 

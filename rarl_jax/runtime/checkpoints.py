@@ -5,7 +5,7 @@
     DIR/00000120/arrays/manifest.json        size and CRC-32 of every other file there
 
 A checkpoint that differs from its manifest is damaged: it is passed over, with a warning, for the newest good one. Orbax removes old ones, each after
-a new one is whole; one that the caller has named stays beside the newest.
+a new one is whole; those that the caller has named stay beside the newest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ SHARED = 1 << 23  # bytes of an array that replicas share in writing: cutting it
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `keep` of them and the one of step `kept`. `folder` need not exist. All processes must call every method."""
+    """The checkpoints of one run, the newest `keep` of them and those in `kept`. `folder` need not exist. All processes must call every method."""
 
     def __init__(self, folder: Path, keep: int):
         if keep < 1:
@@ -65,13 +65,13 @@ class Checkpoints:
         self._damaged: list[int] = []  # steps that it has passed over
 
     @property
-    def kept(self) -> int | None:
-        """The step whose checkpoint stays, however many come after it; None = there is none."""
-        return self._named.step
+    def kept(self) -> dict[str, int]:
+        """The steps whose checkpoints stay, however many come after them, by name."""
+        return dict(self._named.steps)
 
-    def keep(self, step: int | None) -> None:
-        """Names the step whose checkpoint stays."""
-        self._named.step = step
+    def keep(self, **steps: int) -> None:
+        """Names steps whose checkpoints stay, each in the place of the one that had its name."""
+        self._named.steps |= steps
 
     def save(self, step: int, arrays: Arrays, description: dict[str, Any]) -> None:
         """Copies the arrays and returns; they are written in the background and may be donated at once.
@@ -139,12 +139,12 @@ class Checkpoints:
 
 @dataclass
 class _Named(PreservationPolicy):
-    """Preserves the checkpoint of one step."""
+    """Preserves the checkpoints of some steps."""
 
-    step: int | None = None
+    steps: dict[str, int] = field(default_factory=dict)  # by name
 
     def should_preserve(self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: Any) -> Sequence[bool]:
-        return [each.step == self.step for each in checkpoints]
+        return [each.step in self.steps.values() for each in checkpoints]
 
 
 class _Described(ocp.PyTreeCheckpointHandler):

@@ -18,7 +18,7 @@ class Row(NamedTuple):
     zoom_rate: float  # share of episodes with a zoom that succeeded
     format: float  # mean R_format
     reward: float  # mean total
-    entropy: float  # of the policy, a token
+    entropy: float | None  # of the policy, a token; None where the update looked at none
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def is_stable(rows: Sequence[Row], settings: AdaptiveEnd) -> bool:
     """Whether over the last steps zooms and form are as frequent as asked for, and vary no more."""
     if not settings.window or len(rows) < settings.window:
         return False
-    last = np.array(rows[-settings.window :])[:, :2]
+    last = np.array(rows[-settings.window :], float)[:, :2]
     enough = last.mean(axis=0) >= (settings.zoom_rate, settings.format)
     return bool(enough.all() and (np.ptp(last, axis=0) <= settings.spread + 1e-9).all())
 
@@ -69,7 +69,7 @@ def collapsed(rows: Sequence[Row], settings: Collapse) -> str | None:
     """What has collapsed, in words; None where nothing has."""
     if not settings.window or len(rows) < settings.window:
         return None
-    means = np.lib.stride_tricks.sliding_window_view(np.array(rows), settings.window, axis=0).mean(axis=-1)
+    means = np.lib.stride_tricks.sliding_window_view(np.array(rows, float), settings.window, axis=0).mean(axis=-1)
     best, last = Row(*means.max(axis=0)), Row(*means[-1])
     for name, most in (('reward', settings.reward_drop), ('zoom_rate', settings.zoom_drop)):
         if most and getattr(best, name) - getattr(last, name) > most:

@@ -78,14 +78,15 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
                 update = make_update([learned[i] for i in part], advantage[part], old and [old[i] for i in part], kept)
                 batches = batches_of(run, stage, reference, update)
                 learner, metrics = updater(learner, batches, update.tokens, update.sequences)
-                told.append({key: float(value) for key, value in jax.device_get(metrics).items()})
-                if told[-1]['optimizer/skipped']:  # the step ends: its checkpoint holds the policy that this update met
+                numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                told.append(numbers if update.tokens else without_policy(numbers))
+                if numbers['optimizer/skipped']:  # the step ends: its checkpoint holds the policy that this update met
                     own = score(learner.params, cut(update.episodes, update.advantages), update.episodes)
-                    training.keep(learner.step + 1, update, told[-1], own)
+                    training.keep(learner.step + 1, update, numbers, own)
                     break
             learner = learner.next_step()
-            metrics = {key: float(np.mean([each[key] for each in told])) for key in told[0]}
-            if metrics['policy/ratio_gap'] > stage.most_gap:
+            metrics = mean_of(told)
+            if metrics.get('policy/ratio_gap', 0.0) > stage.most_gap:
                 own = score(learner.params, cut(learned, advantage), learned) if old is None else old
                 raise gap_error(learner.step, stage.most_gap, metrics['policy/ratio_gap'], widest_gap(learned, own))
             clock.lap('update')
@@ -102,9 +103,7 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             metrics |= clock.metrics(processes.total(sum(len(e.ids) for e in every.episodes)))
             is_best = 'held_out/score' in metrics and training.note_score(learner, metrics['held_out/score'])
             ends = has_ended(run, name, stage, training.notes, metrics)
-            if stage.held_out.take_best and (ends or learner.step == stage.steps):
-                learner = training.take_best(learner)
-            training.after_step(learner, metrics, ends=ends, saves=is_best)
+            training.after_step(learner, metrics, ends=ends, saves=is_best, takes_best=stage.held_out.take_best)
             bar.advance(reward=metrics['reward/total'], iou=metrics['zoom/iou_first'])
 
 
@@ -119,13 +118,13 @@ def has_ended(run: Run, name: str, stage: RlSettings, notes: dict[str, Any], met
     """Whether the stage is done after this step, though it may have steps left; `notes` keep what is looked at of the steps so far."""
     figures = ('zoom/rate', 'reward/format', 'reward/total', 'policy/entropy')
     rows = notes.setdefault('rows', [])
-    rows.append([metrics[figure] for figure in figures])
+    rows.append([metrics.get(figure) for figure in figures])
     rows = [Row(*row) for row in rows]
     if is_stable(rows, stage.adaptive_end):
-        run.console.print(f'{name} has taught calls and form and ends after {len(rows)} of {stage.steps} steps.')
+        run.say(f'{name} has taught calls and form and ends after {len(rows)} of {stage.steps} steps.')
         return True
     if problem := collapsed(rows, stage.collapse):
-        run.console.print(f'{name} ends after {len(rows)} of {stage.steps} steps, as the policy collapses: {problem}.')
+        run.say(f'{name} ends after {len(rows)} of {stage.steps} steps, as the policy collapses: {problem}.')
     return problem is not None
 
 
@@ -223,6 +222,17 @@ def make_update(
     """An update on these episodes and, with several processes, on those of the others."""
     tokens = processes.total(sum(int(e.loss_mask.sum()) for e in episodes))
     return Update(episodes, advantage, old, tokens, processes.total(len(episodes)), features)
+
+
+def without_policy(numbers: Mapping[str, float]) -> dict[str, float]:
+    """What an update tells that looked at no token, as no group had variance: its entropy would be 0."""
+    return {name: value for name, value in numbers.items() if not name.startswith('policy/')}
+
+
+def mean_of(told: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over a step's updates, each over those that tell it."""
+    names = dict.fromkeys(name for each in told for name in each)
+    return {name: float(np.mean([each[name] for each in told if name in each])) for name in names}
 
 
 def batches_of(run: Run, stage: RlSettings, reference: ReferencePolicy | None, update: Update) -> Iterator[Batch]:

@@ -90,6 +90,7 @@ class Training:
         """
         run, name = self._run, self._name
         record = UpdateRecord(name, step, run.global_step(name, step), as_text(metrics))
+        run.checkpoints.keep(skipped=record.global_step)
         blamed = processes.joined(not_finite(update.episodes, update.advantages, logprobs))
         self._skip = keep(run.workdir / 'skipped', update, record, blamed)
 
@@ -98,20 +99,17 @@ class Training:
         if 'best' in self.notes and score <= self.notes['best'][0]:
             return False
         self.notes['best'] = [score, learner.step]
-        self._run.checkpoints.keep(self._run.global_step(self._name, learner.step))
+        self._run.checkpoints.keep(best=self._run.global_step(self._name, learner.step))
         return True
 
-    def take_best(self, learner: Learner) -> Learner:
-        """The learner with the params of the best score; its own where none was noted."""
-        _, step = self.notes.get('best', [0.0, learner.step])
-        if step == learner.step:
-            return learner
-        like = {'params': learner.params}
-        best = self._run.checkpoints.restore(like, self._run.global_step(self._name, step))
-        return dataclasses.replace(learner, params=best['params'])
-
     def after_step(
-        self, learner: Learner, metrics: dict[str, float], *, ends: bool = False, saves: bool = False
+        self,
+        learner: Learner,
+        metrics: dict[str, float],
+        *,
+        ends: bool = False,
+        saves: bool = False,
+        takes_best: bool = False,
     ) -> None:
         """Writes a step's metrics, saves when it is time, and leaves if the user has asked for it.
 
@@ -120,12 +118,15 @@ class Training:
         Args:
             ends: the stage is done, though not all its steps are.
             saves: it is time to save.
+            takes_best: where the stage is done, the run goes on with the policy of the best score; the checkpoint of this step holds the last.
         Raises:
             ValueError: too many steps in a row were skipped.
         """
         run, step = self._run, self._run.global_step(self._name, learner.step)
         run.params = {name: learner.params[name] for name in run.params}
+        _, best = self.notes.get('best', [0.0, learner.step])
         finished, signal = ends or learner.step == self._stage.steps, run.signal()
+        handed_on = run.global_step(self._name, best) if finished and takes_best and best != learner.step else None
         wrong = unusable(metrics)
         skipped = bool(wrong) or metrics['optimizer/skipped'] > 0
         self.notes['skipped'] = self.notes.get('skipped', 0) + 1 if skipped else 0  # in a row
@@ -136,9 +137,11 @@ class Training:
         if finished:
             run.taken[self._name] = learner.step
         if finished or signal or saves or skipped or learner.step % self._stage.save_every == 0:
-            self._save(learner, step, finished)
+            self._save(learner, step, finished, handed_on)
         if skipped:
             self._tell_skipped(learner.step, wrong)
+        if handed_on is not None:
+            run.params = run.checkpoints.restore({'params': run.params}, handed_on)['params']
         for symptom in new_symptoms(run.metrics.rows(self._name)).values():
             run.say(f'warning: step {learner.step} of stage {self._name}: {symptom}')
         if signal and not finished:
@@ -153,8 +156,11 @@ class Training:
             raise ValueError(message)
         self._run.say(f'warning: {message}')
 
-    def _save(self, learner: Learner, step: int, finished: bool) -> None:
-        """A checkpoint from which every further step comes out the same; ValueError instead of one that holds NaN or infinity."""
+    def _save(self, learner: Learner, step: int, finished: bool, handed_on: int | None) -> None:
+        """A checkpoint from which every further step comes out the same; ValueError instead of one that holds NaN or infinity.
+
+        `handed_on`: the step of the checkpoint whose policy the run goes on with; None = this one's.
+        """
         arrays = {'params': learner.params, 'opt_state': learner.opt_state}
         if not _all_finite(arrays):
             raise ValueError(
@@ -169,6 +175,7 @@ class Training:
             'data': learner.batches.get_state(),
             'notes': self.notes,
             'taken': self._run.taken,
+            'policy': handed_on,
             'kept': self._run.checkpoints.kept,
             'seed': self._run.settings.seed,
         }

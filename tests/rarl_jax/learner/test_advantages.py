@@ -61,6 +61,9 @@ def test_check_groups_takes_any_order_of_whole_groups():
 def test_without_variance():
     rewards, group = np.array([1.0, 1.0, 0.0, 1.0, 3.0]), np.array([0, 0, 1, 1, 2])
     assert without_variance(rewards, group, ALL[:5]).tolist() == [True, True, False, False, False]
+    lost = np.array([np.nan, 1.0, np.inf, np.inf, 3.0])  # to be told, not to be replaced
+    with np.errstate(invalid='ignore'):
+        assert not without_variance(lost, group, ALL[:5]).any()
     assert not grpo(np.full(4, 0.1), np.zeros(4, int)).any()  # a tie is worth 0, not the rounding of a mean
 
 

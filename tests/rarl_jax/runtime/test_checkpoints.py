@@ -208,21 +208,22 @@ def test_description_is_plain_json(tmp_path):
     assert stored['arrays']['params.text.norm'] == [[3], 'bfloat16']
 
 
-def test_a_named_checkpoint_stays_beside_the_newest(tmp_path):
+def test_named_checkpoints_stay_beside_the_newest(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints.keep(skipped=1)
     for step in range(1, 7):
         if step in (2, 3):
-            checkpoints.keep(step)  # the third is better than the second
+            checkpoints.keep(best=step)  # the third is better than the second
         checkpoints.save(step, arrays(step), {'step': step})
     checkpoints.wait()
-    assert steps_on_disk(tmp_path) == [3, 5, 6] and checkpoints.kept == 3
+    assert steps_on_disk(tmp_path) == [1, 3, 5, 6] and checkpoints.kept == {'skipped': 1, 'best': 3}
     assert_equal(checkpoints.restore(arrays(0), 3), arrays(3))
     again = Checkpoints(tmp_path, 2)  # a process that goes on knows of it from its caller
     assert again.latest() == {'step': 6}
-    again.keep(3)
+    again.keep(skipped=5, best=3)
     again.save(7, arrays(7), {'step': 7})
     again.wait()
-    assert steps_on_disk(tmp_path) == [3, 6, 7]
+    assert steps_on_disk(tmp_path) == [3, 5, 6, 7]
     next((tmp_path / '00000003' / 'arrays').glob('d/*')).write_bytes(b'')
     with pytest.raises(ValueError, match=r'00000003 is needed, but .* is damaged'):
         again.restore(arrays(0), 3)

@@ -40,6 +40,7 @@ def test_a_collapse_is_a_fall_from_the_best_window():
         'zoom_rate fell from 0.900'
     )
     assert collapsed(rows((0, 1, 2, 1), (0, 1, 2, 0.1), (0, 1, 2, 0.05)), watched).startswith('entropy is 0.0750')
+    assert collapsed(rows((0, 1, 2, None), (0, 1, 2, 0.01), (0, 1, 2, None)), watched) is None, 'no token, no entropy'
     assert collapsed(rows((0, 1, 9, 1), (0, 1, 9, 0), (0, 1, 0, 0), (0, 1, 0, 0)), Collapse()) is None
     assert collapsed(rows((1, 1, 9, 1), (0, 1, 0, 1)), Collapse(window=1, least_entropy=0.5)) is None, (
         'only what has a bound'
