@@ -5,7 +5,8 @@
 Under ten minutes on one H100. Every part is a process with a time limit of its own, so that what fails or hangs loses only itself:
 
     tests        pytest -m gpu: prefill, extend, decode and a packed update by cuDNN equal XLA's, at the head sizes of the 3B
-    decode       random 3B and 7B in bfloat16 over a cache of 2k and 8k: share of the byte limit; transformers' generate beside batch 64
+    decode       random 3B and 7B in bfloat16 over a cache of 2k and 8k: share of the byte limit
+    generate     the same at batch 64 beside transformers' generate
     train        prefill; an update of all weights of the 3B and of an adapter of the 7B at 4k tokens: share of the device's peak, bytes at the height
                  beside those that the compiler plans, which is what --preflight tells
     agreement    log-probs of the sampler against the trainer's, on tokens that the sampler chose
@@ -20,6 +21,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.benchmarks.model import CONFIGS, RUNS, seconds, shrunk
 from rarl_jax.learner.batches import Batch
@@ -39,14 +42,13 @@ from rarl_jax.learner.losses import Denominators
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.update import Learner, Updater, imitation, policy_logprobs
 from rarl_jax.models.interface import PRESETS, Config, Model, build_model
-from rarl_jax.models.lora import Adapted, LoraConfig
+from rarl_jax.models.lora import Adapted, LoraConfig, init_adapter
 from rarl_jax.models.params import Params, abstract_params, init_params, unstack
-from rarl_jax.policy import start_adapter
-from rarl_jax.runtime.sharding import RULES, MeshSettings, make_mesh, replicated
+from rarl_jax.runtime.sharding import MeshSettings, make_mesh, replicated
 from rarl_jax.sampler.choice import SamplingMethod
 from rarl_jax.sampler.programs import Program, Rows, SamplingParams, decode, empty_cache
 
-LIMITS = {'tests': 90, 'decode': 150, 'train': 150, 'agreement': 60, 'quickstart': 150}  # seconds
+LIMITS = {'tests': 80, 'decode': 110, 'generate': 90, 'train': 130, 'agreement': 50, 'quickstart': 140}  # seconds
 PEAK_FLOPS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}  # dense bf16, datasheets
 TARGETS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 SEGMENT = 16
@@ -61,8 +63,8 @@ def tests(small: bool) -> Iterator[Case]:
     command = [sys.executable, '-m', 'pytest', '-m', 'gpu', '-n', '0', '-q', 'tests/rarl_jax/models/test_gpu.py']
     command += ['--collect-only'] if small else []
     done = subprocess.run(command, capture_output=True, text=True)
-    told = done.stdout.strip().splitlines()
-    yield case('kernels equal XLA', float(done.returncode == 0), 'passed', goal=1.0, note=told[-1] if told else '')
+    note = last_words(done.stdout or done.stderr)
+    yield case('kernels equal XLA', float(done.returncode == 0), 'passed', goal=1.0, note=note)
 
 
 def decoding(small: bool) -> Iterator[Case]:
@@ -78,13 +80,19 @@ def decoding(small: bool) -> Iterator[Case]:
                 share = decode_bytes(model.config, batch, context, jnp.dtype(model.dtype).itemsize) / rate / spent
                 name = f'decode, {size}, batch {batch}, context {context}'
                 yield case(name, batch / spent, 'tokens/s', share_of_byte_limit=round(share, 3), goal_of_share=0.7)
-        batch, context = (2, 64) if small else (64, 2048)
-        ours, peer = (
-            typical(decode_run(model, sliced, batch, context)) / SEGMENT,
-            generate_seconds(size, small, batch, context),
-        )
-        yield case(f'decode beside generate, {size}, batch {batch}', batch / ours, 'tokens/s', batch / peer, goal=5.0)
         del sliced, params
+
+
+def beside_generate(small: bool) -> Iterator[Case]:
+    """Tokens a second beside transformers' generate, from the same prompts' length."""
+    batch, context = (2, 64) if small else (64, 2048)
+    for size in ('3B', '7B'):
+        model, params = random_policy(size, small)
+        sliced = jax.jit(unstack, donate_argnums=0)(params)
+        ours = typical(decode_run(model, sliced, batch, context)) / SEGMENT
+        del sliced, params
+        peer = generate_seconds(size, small, batch, context)
+        yield case(f'decode beside generate, {size}, batch {batch}', batch / ours, 'tokens/s', batch / peer, goal=5.0)
 
 
 def training(small: bool) -> Iterator[Case]:
@@ -121,13 +129,18 @@ def quickstart(small: bool) -> Iterator[Case]:
     name = 'configs/quickstart.py' + (':smoke' if small else '')
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, '-m', 'rarl_jax.main', f'--config={name}', f'--workdir={folder}/run']
-        spent = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True)
+        spent = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(last_words(done.stderr))
     yield case('quickstart', spent / 60, 'minutes')
 
 
 PARTS: dict[str, Callable[[bool], Iterator[Case]]] = {
     'tests': tests,
     'decode': decoding,
+    'generate': beside_generate,
     'train': training,
     'agreement': agreement,
     'quickstart': quickstart,
@@ -266,11 +279,11 @@ def update_case(
 ) -> Case:
     """A micro-batch's gradient and the optimizer's step, the tower frozen, every token chosen."""
     mesh, trainer = make_mesh(MeshSettings()), model.clone(scan=True, remat='attention')
-    params = jax.device_put(params, jax.tree.map(lambda x: replicated(mesh, x.ndim), params))
+    params = on_all(mesh, params)
     adapted, trained, frozen = None, params, ('vision',)
     if lora is not None:
-        adapted, frozen = Adapted(params, lora), ()
-        trained = start_adapter(jax.random.key(0), model.config, lora, mesh, RULES)
+        fresh = jax.jit(partial(init_adapter, config=model.config, lora=lora))
+        adapted, trained, frozen = Adapted(params, lora), on_all(mesh, fresh(jax.random.key(0))), ()
     optimizer = make_optimizer(OptimizerSettings(1e-6, frozen=frozen), trained, 100)
     held = [Learner.start(trained, optimizer, None)]
     updater = Updater(trainer, imitation, optimizer, held[0], adapted, frozen=frozen)
@@ -285,6 +298,11 @@ def update_case(
     told = share_of_peak(f'update of {what}, {size}, {ids.shape[1]} tokens', run, flops, 0.5)
     peak = (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
     return told | {'peak_bytes': peak, 'planned_bytes': planned}
+
+
+def on_all(mesh: Mesh, params: Params) -> Params:
+    """A copy on every device."""
+    return jax.device_put(params, jax.tree.map(lambda x: replicated(mesh, x.ndim), params))
 
 
 def planned_bytes(updater: Updater, learner: Learner, batch: Batch) -> int:
@@ -318,17 +336,24 @@ def run_part(part: str, small: bool) -> dict[str, Any]:
     """The part's cases from a process of its own, or why there are none."""
     command = [sys.executable, '-m', 'experiments.benchmarks.gpu', '--part', part, *(['--small'] if small else [])]
     environment = os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # torch wants memory, too
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
     start = time.perf_counter()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMITS[part], env=environment)
-    except subprocess.TimeoutExpired as error:
-        cases = lines_of(error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or '')
-        return {'cases': cases, 'lost': f'{part}: not done within {LIMITS[part]} s'}
-    told = {'cases': lines_of(done.stdout)}
-    print(f'{part}: {time.perf_counter() - start:.0f} s', file=sys.stderr, flush=True)
-    if done.returncode:
-        told['lost'] = f'{part}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word"}'
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as running:
+        try:
+            output, errors = running.communicate(timeout=LIMITS[part])
+            lost = last_words(errors) if running.returncode else None
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)  # with what the part itself has started
+            output, _ = running.communicate()
+            lost = f'not done within {LIMITS[part]} s'
+    told = {'cases': lines_of(output)} | ({'lost': f'{part}: {lost}'} if lost else {})
+    print(f'{part}, {time.perf_counter() - start:.0f} s: {json.dumps(told)}', file=sys.stderr, flush=True)
     return told
+
+
+def last_words(text: str) -> str:
+    """The last two lines."""
+    return ' / '.join(text.strip().splitlines()[-2:]) or 'no word'
 
 
 def lines_of(output: str) -> list[Case]:
