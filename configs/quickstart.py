@@ -96,12 +96,23 @@ def wider_joint() -> RunSettings:
 
 
 def wider_pages() -> dict[str, Any]:
-    return wider_world(small_model('experiments/wider_base'), {'train': 400, 'test': 420})
+    world = wider_world(small_model('experiments/wider_base'), {'train': 400, 'test': 420})
+    sizes = {'lengths': (32, 96, 160), 'cache_lengths': (160, 224, 384, 512)}
+    return world | {'sampler': replace(world['sampler'], **sizes)}
 
 
 def longer(stage: RlSettings, tasks: tuple[Task, ...] = SMALL_TASKS) -> RlSettings:
     """The same on other tasks, with room for conversations of several crops."""
-    return replace(stage, tasks=tasks, buckets=Buckets())
+    buckets = Buckets(
+        lengths=(480, 960, 1536, 2560),
+        prompts=(96, 160),
+        segments=(96, 192, 352),
+        images=(320, 960, 1664),
+        windows=(1792, 4096, 7168),
+        patches=(192,),
+        chosen=(32, 72, 144),
+    )
+    return replace(stage, tasks=tasks, buckets=buckets)
 
 
 def updates(steps: int, reward: RewardSettings) -> RlSettings:
