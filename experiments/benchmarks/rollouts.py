@@ -154,7 +154,7 @@ def operations(model: Model, episodes: Sequence[Episode]) -> float:
     prompts = {e.question_id: int(e.loss_mask.argmax()) for e in episodes}
     chosen = sum(int(e.loss_mask.sum()) for e in episodes)
     tokens = sum(prompts.values()) + sum(len(e.ids) - prompts[e.question_id] for e in episodes)
-    patches = sum(len(image.pixels) for image in {id(i): i for e in episodes for i in e.images}.values())
+    patches = sum(len(image.frame) for image in {id(i): i for e in episodes for i in e.images}.values())
     decoder = size(text['layers']) * tokens + size(text['embed']) * chosen
     return 2 * (decoder + patch_weights(model.config) * patches)
 

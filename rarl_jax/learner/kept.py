@@ -3,7 +3,7 @@
     ids, loss_mask, sample_logprobs [sum of T]     the episodes' tokens, one episode behind the other
     lengths, groups, advantages [E]                tokens, question and advantage of each
     old_logprobs [sum of chosen tokens]            where it was not the step's first update
-    pixels [sum of P, X], grids [I, 3]             every image once
+    frames [sum of P, X], grids [I, 3]             every image once
     images [sum of images], image_counts [E]       which of them each episode saw, in order
    features.0, ... [sum of M, ...], rows [I]      where it took the tower's features: the leaves of them, and the rows of each image
 
@@ -30,7 +30,7 @@ from rarl_jax.models.features import FeatureCache
 from rarl_jax.models.images import Patches
 from rarl_jax.runtime.files import replacing
 
-FORMAT = 'rarl_jax update 1'
+FORMAT = 'rarl_jax update 2'
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def write_update(path: Path, update: Update, record: UpdateRecord) -> None:
         'lengths': np.array([len(e.ids) for e in episodes]),
         'groups': np.array([e.group for e in episodes]),
         'advantages': np.asarray(update.advantages),
-        'pixels': np.concatenate([image.pixels for image in images]),
+        'frames': np.concatenate([image.frame for image in images]),
         'grids': np.array([image.grid for image in images]),
         'images': np.array([number[id(image)] for e in episodes for image in e.images]),
         'image_counts': np.array([len(e.images) for e in episodes]),
@@ -123,8 +123,8 @@ def _cut(rows: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
 
 def _episodes(arrays: dict[str, np.ndarray], question_ids: Sequence[str]) -> list[Episode]:
     grids = [tuple(map(int, grid)) for grid in arrays['grids']]
-    pixels = _cut(arrays['pixels'], [int(np.prod(grid)) for grid in grids])
-    images = [Patches(*each) for each in zip(pixels, grids, strict=True)]
+    frames = _cut(arrays['frames'], [int(np.prod(grid)) for grid in grids])
+    images = [Patches(*each) for each in zip(frames, grids, strict=True)]
     tokens = {name: _cut(arrays[name], arrays['lengths']) for name in ('ids', 'loss_mask', 'sample_logprobs')}
     shown = _cut(arrays['images'], arrays['image_counts'])
     return [

@@ -88,9 +88,9 @@ class VisionConfig:
         return self.hidden_size // self.num_heads
 
     @property
-    def patch_dim(self) -> int:
-        """Numbers in one flattened patch."""
-        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+    def frame_dim(self) -> int:
+        """Numbers in one frame of a flattened patch."""
+        return self.in_channels * self.patch_size**2
 
     @property
     def merge_unit(self) -> int:

@@ -14,6 +14,8 @@ from PIL import Image
 from input_pipeline.pictures import MAX_ASPECT, as_rgb
 from rarl_jax.models.config import VisionConfig
 
+COLOURS = 3
+
 
 @dataclass(frozen=True)
 class PixelLimits:
@@ -29,10 +31,18 @@ class PixelLimits:
 class Patches:
     """One image, ready for the vision tower."""
 
-    # Normalised patches, 2 x 2 blocks together, blocks in raster order; X = (channel, frame, row, column).
-    pixels: Float32[np.ndarray, 'P X']
+    # Normalised patches, 2 x 2 blocks together, blocks in raster order; X = (channel, row, column).
+    frame: Float32[np.ndarray, 'P X']
     # Frames, rows, columns, counted in patches.
     grid: tuple[int, int, int]
+    # Frames that a patch spans: a still image is repeated.
+    frames: int = 2
+
+    @functools.cached_property
+    def pixels(self) -> Float32[np.ndarray, 'P F*X']:
+        """As Hugging Face's processors write them: every frame, in the order (channel, frame, row, column)."""
+        colours = self.frame.reshape(len(self.frame), COLOURS, 1, -1)
+        return np.tile(colours, (1, 1, self.frames, 1)).reshape(len(self.frame), -1)
 
     def merged(self, merge_size: int) -> int:
         """Image tokens in the conversation."""
@@ -75,12 +85,11 @@ def patchify(image: Image.Image, limits: PixelLimits, vision: VisionConfig) -> P
     pixels = np.asarray(as_rgb(image).resize((width, height), Image.Resampling.BICUBIC))
     merge, side = vision.spatial_merge_size, vision.patch_size
     rows, columns = height // side, width // side
-    blocks = pixels.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+    blocks = pixels.reshape(rows // merge, merge, side, columns // merge, merge, side, COLOURS)
     # Block row, block column, row in block, column in block, channel, y, x.
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
-    normal = _normalised(blocks.reshape(-1, 3, side * side), vision)
-    frames = np.broadcast_to(normal[:, :, None], (len(normal), 3, vision.temporal_patch_size, side * side))
-    return Patches(frames.reshape(rows * columns, vision.patch_dim), (1, rows, columns))
+    normal = _normalised(blocks.reshape(-1, COLOURS, side * side), vision)
+    return Patches(normal.reshape(rows * columns, -1), (1, rows, columns), vision.temporal_patch_size)
 
 
 def processor_settings(limits: PixelLimits, vision: VisionConfig) -> dict[str, Any]:
@@ -103,7 +112,7 @@ def processor_settings(limits: PixelLimits, vision: VisionConfig) -> dict[str, A
 def _normalised(pixels: UInt8[np.ndarray, 'P 3 X'], vision: VisionConfig) -> Float32[np.ndarray, 'P 3 X']:
     """A byte has 256 values: a table of them per channel replaces the arithmetic, and is exact."""
     table = _byte_table(vision.image_mean, vision.image_std)
-    return np.stack([table[channel][pixels[:, channel]] for channel in range(3)], axis=1)
+    return np.stack([table[channel][pixels[:, channel]] for channel in range(COLOURS)], axis=1)
 
 
 @functools.cache

@@ -64,7 +64,7 @@ class Model(nn.Module):
     def example(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, VisionBatch]:
         """Arguments of a call, as small as can be."""
         vision = self.config.vision
-        patches = np.zeros((vision.merge_unit, vision.patch_dim), np.float32)
+        patches = np.zeros((vision.merge_unit, vision.frame_dim), np.float32)
         page = Patches(patches, (1, vision.spatial_merge_size, vision.spatial_merge_size))
         ids = np.zeros((1, 1), np.int32)
         return ids, np.zeros((3, 1, 1), np.int32), ids, plan_vision([page], vision)

@@ -84,7 +84,7 @@ def _image_offsets(grid: Grid, merge_size: int) -> Int[np.ndarray, '3 M']:
 
 
 def patch_coordinates(grid: Grid, merge_size: int) -> Int[np.ndarray, 'P 2']:
-    """Row and column of every patch of an image, in the order of `Patches.pixels`: merged block by merged block."""
+    """Row and column of every patch of an image, in the order of `Patches.frame`: merged block by merged block."""
     t, h, w = grid
     rows, columns = np.indices((h, w))
     blocks = (h // merge_size, merge_size, w // merge_size, merge_size)

@@ -40,7 +40,7 @@ class VisionSizes(NamedTuple):
 class VisionBatch:
     """Images as the tower takes them. R = W * slots of a window; an index out of its range means padding."""
 
-    # Normalised patches, zero in padding; Q slots a window, X numbers a patch.
+    # Normalised patches, zero in padding; Q slots a window, X numbers of a patch's one frame.
     pixels: Float[Array, 'W Q X']
     # Row and column of the patch in its image.
     coordinates: Int[Array, 'W Q 2']
@@ -71,7 +71,7 @@ class VisionBatch:
 def vision_sizes(images: Sequence[Patches], vision: VisionConfig) -> VisionSizes:
     """What these images need, and not more."""
     windows = sum(vision.windows(image.grid) for image in images)
-    return VisionSizes(len(images), windows, max((len(image.pixels) for image in images), default=0))
+    return VisionSizes(len(images), windows, max((len(image.frame) for image in images), default=0))
 
 
 def vision_shapes(sizes: VisionSizes, vision: VisionConfig) -> VisionBatch:
@@ -79,7 +79,7 @@ def vision_shapes(sizes: VisionSizes, vision: VisionConfig) -> VisionBatch:
     (i, w, s), slots, unit = sizes, vision.window_patches, vision.merge_unit
     whole = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     return VisionBatch(
-        pixels=jax.ShapeDtypeStruct((w, slots, vision.patch_dim), jnp.float32),
+        pixels=jax.ShapeDtypeStruct((w, slots, vision.frame_dim), jnp.float32),
         coordinates=whole((w, slots, 2)),
         image_sides=whole((w, 2)),
         window_lengths=whole((w,)),
@@ -115,18 +115,18 @@ def plan_vision(images: Sequence[Patches], vision: VisionConfig, sizes: VisionSi
 
 def _lay_out(images: Sequence[Patches], vision: VisionConfig, sizes: VisionSizes) -> VisionBatch:
     (i, w, s), unit, slots = sizes, vision.merge_unit, vision.window_patches
-    pixels = np.zeros((w, slots, vision.patch_dim), np.float32)
+    pixels = np.zeros((w, slots, vision.frame_dim), np.float32)
     coordinates = np.zeros((w, slots, 2), np.int32)
     image_sides, window_lengths, image_lengths = (np.ones(shape, np.int32) for shape in ((w, 2), w, i))
     merged_slots = np.full((i, s // unit), w * slots // unit, np.int32)
     window = 0
     for number, image in enumerate(images):
-        image_lengths[number] = len(image.pixels)
+        image_lengths[number] = len(image.frame)
         places = patch_coordinates(image.grid, vision.spatial_merge_size)
         for merged in vision.window_plan(image.grid):
             patches = (merged[:, None] * unit + np.arange(unit)).ravel()
             image_sides[window], window_lengths[window] = image.grid[1:], len(patches)
-            pixels[window, : len(patches)] = image.pixels[patches]
+            pixels[window, : len(patches)] = image.frame[patches]
             coordinates[window, : len(patches)] = places[patches]
             merged_slots[number, merged] = window * slots // unit + np.arange(len(merged))
             window += 1

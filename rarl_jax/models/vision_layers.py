@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
 from rarl_jax.models.config import VisionConfig
@@ -22,6 +24,32 @@ def vision_rope(vision: VisionConfig, coordinates: Int[Array, 'W Q 2']) -> Rope:
     frequencies = (1.0 / ROPE_THETA ** (np.arange(quarter, dtype=np.float32) / quarter)).astype(np.float32)
     angles = (coordinates[..., None].astype(jnp.float32) * frequencies).reshape(*coordinates.shape[:-1], 2 * quarter)
     return jnp.cos(angles), jnp.sin(angles)
+
+
+class PatchEmbed(nn.Module):
+    """x w + b of patches of still images.
+
+    `w` is as published, for every frame of a patch, [colours * frames * rows * columns, C]. All frames being one, their weights are added up
+    first, and the product is as wide as a single frame.
+    """
+
+    vision: VisionConfig
+    init_scale: float
+    bias: bool
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'W Q X']) -> Float[Array, 'W Q C']:
+        vision, axes = self.vision, ('patch', 'vision_embed')
+        start = nn.with_logical_partitioning(nn.initializers.normal(self.init_scale), axes)
+        shape = (vision.temporal_patch_size * vision.frame_dim, vision.hidden_size)
+        w = self.param('w', start, shape, self.param_dtype)
+        w = w.reshape(vision.in_channels, vision.temporal_patch_size, -1, vision.hidden_size)
+        y = x @ w.sum(1, dtype=jnp.float32).reshape(vision.frame_dim, -1).astype(x.dtype)
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
+            y = y + self.param('b', zeros, (vision.hidden_size,), self.param_dtype).astype(x.dtype)
+        return y
 
 
 def attend_images(

@@ -29,7 +29,7 @@ def encode(policy: Policy, images: Sequence[Patches], patches_at_once: int, kept
     rest, told = kept.missing(images), []
     for limits in sorted((host.crop, host.page), key=lambda limits: limits.max_pixels):
         room = most_patches(limits, vision)
-        here = [image for image in rest if len(image.pixels) <= room or limits.max_pixels >= host.page.max_pixels]
+        here = [image for image in rest if len(image.frame) <= room or limits.max_pixels >= host.page.max_pixels]
         rest = [image for image in rest if not any(image is other for other in here)]
         sizes = call_shape(here, limits, patches_at_once, vision)
         for part in _pack([vision.windows(image.grid) for image in here], sizes.windows, sizes.images):
@@ -49,7 +49,7 @@ def call_shape(
     images: Sequence[Patches], limits: PixelLimits, patches_at_once: int, vision: VisionConfig
 ) -> VisionSizes:
     """Sizes of one call, which follow from the limits alone unless an image is larger than they say."""
-    most = max((len(image.pixels) for image in images), default=0)
+    most = max((len(image.frame) for image in images), default=0)
     windows = max((vision.windows(image.grid) for image in images), default=1)
     # Windows of an image as large as allowed.
     usual = max(round(limits.max_pixels / vision.patch_size**2 / vision.window_patches), 1)

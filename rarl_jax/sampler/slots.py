@@ -170,10 +170,10 @@ class Slots:
     def _next_pages(self, images: Sequence[Patches]) -> list[Patches]:
         """Images of those that wait, as many as go through the tower beside these without a further call."""
         missing = self._features.missing(images)
-        room, pages = -sum(len(image.pixels) for image in missing) % self.settings.patches_at_once, []
+        room, pages = -sum(len(image.frame) for image in missing) % self.settings.patches_at_once, []
         following = (image for each in self.waiting for image in each.opened.images)
         for image in self._features.missing([*missing, *following])[len(missing) :] if missing else []:
-            room -= len(image.pixels)
+            room -= len(image.frame)
             if room < 0:
                 break
             pages.append(image)

@@ -27,7 +27,7 @@ from rarl_jax.models.layers import (
 )
 from rarl_jax.models.qwen2_5_vl.config import VisionConfig
 from rarl_jax.models.vision_batch import VisionBatch
-from rarl_jax.models.vision_layers import ACTIVATION, NORM_EPS, Rope, attend_images, raster, vision_rope
+from rarl_jax.models.vision_layers import ACTIVATION, NORM_EPS, PatchEmbed, Rope, attend_images, raster, vision_rope
 
 
 class VisionBlock(nn.Module):
@@ -87,7 +87,7 @@ class VisionTower(nn.Module):
 
     def setup(self):
         scale, dtype = self.init_scale, self.param_dtype
-        self.patch = Dense(self.vision.hidden_size, ('patch', 'vision_embed'), scale, param_dtype=dtype)
+        self.patch = PatchEmbed(self.vision, scale, bias=False, param_dtype=dtype)
         self.blocks = VisionBlock(self.vision, scale, dtype, self.implementation)
         self.merger = PatchMerger(self.vision, scale, dtype)
 

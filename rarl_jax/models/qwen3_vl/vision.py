@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from rarl_jax.models.layers import AttentionKind, Constrain, Dense, Remat, Run, rotate, run_layers, unconstrained
 from rarl_jax.models.qwen3_vl.config import VisionConfig
 from rarl_jax.models.vision_batch import VisionBatch
-from rarl_jax.models.vision_layers import ACTIVATION, NORM_EPS, Rope, attend_images, raster, vision_rope
+from rarl_jax.models.vision_layers import ACTIVATION, NORM_EPS, PatchEmbed, Rope, attend_images, raster, vision_rope
 
 
 class Features(NamedTuple):
@@ -114,7 +114,7 @@ class VisionTower(nn.Module):
 
     def setup(self):
         scale, dtype, vision = self.init_scale, self.param_dtype, self.vision
-        self.patch = Dense(vision.hidden_size, ('patch', 'vision_embed'), scale, bias=True, param_dtype=dtype)
+        self.patch = PatchEmbed(vision, scale, bias=True, param_dtype=dtype)
         table = nn.with_logical_partitioning(nn.initializers.normal(scale), ('position', 'vision_embed'))
         self.positions = self.param('positions', table, (vision.num_position_embeddings, vision.hidden_size), dtype)
         self.blocks = VisionBlock(vision, scale, dtype, self.implementation)

@@ -66,7 +66,7 @@ def test_other_files_are_told(tmp_path):
     with pytest.raises(ValueError, match='is no safetensors file'):
         read_update(tmp_path / 'text')
     save_file({'x': np.zeros(1)}, tmp_path / 'weights.safetensors')
-    with pytest.raises(ValueError, match="is None, expected 'rarl_jax update 1'"):
+    with pytest.raises(ValueError, match="is None, expected 'rarl_jax update 2'"):
         read_update(tmp_path / 'weights.safetensors')
     with pytest.raises(FileNotFoundError):
         read_update(tmp_path / 'none')

@@ -7,6 +7,7 @@ from rarl_jax.models.interface import build_model
 from rarl_jax.models.layers import move_rows
 from rarl_jax.models.params import unstack
 from rarl_jax.models.vision_batch import VisionSizes, plan_vision
+from rarl_jax.models.vision_layers import PatchEmbed
 from tests.rarl_jax.models.small import FAMILIES, VISION, small_image, small_params
 
 IMAGES = (small_image(140, 84, 1), small_image(56, 56, 2), small_image(28, 112, 3))
@@ -29,12 +30,19 @@ def encode(config, params, images, sizes=None, scan=False):
 def test_layout_of_a_small_image():
     """Three by five merged tokens in windows of 2 x 2: 2 x 3 windows, those at the edges ragged."""
     batch = plan_vision(IMAGES[:1], VISION)
-    assert batch.pixels.shape == (6, 16, 1176)
+    assert batch.pixels.shape == (6, 16, 588)
     assert batch.window_lengths.tolist() == [16, 16, 8, 8, 8, 4]
     assert batch.merged_slots[0, [0, 1, 5, 6]].tolist() == [0, 1, 2, 3]  # the first window
     assert batch.merged_slots[0, 14] == 5 * 4  # the last token is alone in the last window
-    rows = np.concatenate([batch.pixels.reshape(-1, 1176)[batch.image_slots[0]]])
-    assert np.array_equal(rows, IMAGES[0].pixels)
+    rows = np.concatenate([batch.pixels.reshape(-1, 588)[batch.image_slots[0]]])
+    assert np.array_equal(rows, IMAGES[0].frame)
+
+
+def test_the_frames_of_a_still_image_go_through_as_one(config):
+    params = small_params(config)['vision']['patch']
+    embed = PatchEmbed(config.vision, config.init_scale, 'b' in params, jnp.float32)
+    plain = IMAGES[0].pixels @ params['w'] + params.get('b', 0)
+    np.testing.assert_allclose(embed.apply({'params': params}, IMAGES[0].frame), plain, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize('scan', [False, True])
