@@ -111,6 +111,7 @@ def longer(stage: RlSettings, tasks: tuple[Task, ...] = SMALL_TASKS) -> RlSettin
         windows=(1792, 4096, 7168),
         patches=(192,),
         chosen=(32, 72, 144),
+        scored=(256, 576, 1152),
     )
     return replace(stage, tasks=tasks, buckets=buckets)
 
@@ -135,6 +136,7 @@ def updates(steps: int, reward: RewardSettings) -> RlSettings:
             windows=(1152, 1792),
             patches=(192,),
             chosen=(72,),
+            scored=(192, 576),
         ),
         show_every=16,
     )

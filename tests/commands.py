@@ -20,6 +20,7 @@ ONE_SHAPE = (
     '--config.stage.main.buckets.windows=(192,)',
     '--config.stage.main.buckets.patches=(192,)',
     '--config.stage.main.buckets.chosen=(80,)',
+    '--config.stage.main.buckets.scored=(160,)',
     '--config.stage.main.buckets.lengths=(640,)',
     '--config.sampler.lengths=(256,)',
     '--config.sampler.cache_lengths=(512,)',

@@ -268,6 +268,7 @@ def text_batch(model: Model, ids: np.ndarray, places: np.ndarray) -> Batch:
         images=model.no_features(1, 1),
         source=(places - 1).astype(np.int32),
         targets=np.take_along_axis(ids, places, axis=1),
+        scored=np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
         mask=np.ones(shape, np.float32),
         sample_logprobs=np.zeros(shape, np.float32),
         advantages=np.zeros(len(ids), np.float32),

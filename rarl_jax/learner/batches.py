@@ -47,6 +47,7 @@ class Buckets:
     windows: tuple[int, ...] = ()  # vision windows of a batch
     patches: tuple[int, ...] = ()  # patches of the largest image
     chosen: tuple[int, ...] = ()  # tokens of an episode that the policy chose
+    scored: tuple[int, ...] = ()  # those of all episodes of a packed row together
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Sizes:
     windows: int
     patches: int  # of the largest image
     chosen: int  # tokens of an episode that the policy chose
+    scored: int  # those of all episodes of a row together
 
 
 @jax.tree_util.register_dataclass
@@ -75,9 +77,10 @@ class Batch:
     images: (
         VisionBatch | Any
     )  # every image once, a group shares its page; or their features [I M ...], where these are kept
-    # The R places of each episode's chosen tokens: where in the row the token stands whose hidden state chose it; T = no token.
-    source: Int[np.ndarray, 'E R']
-    targets: Int[np.ndarray, 'E R']  # the chosen tokens
+    # The N places of each row's chosen tokens, episode by episode: where the token stands whose hidden state chose it; T = no token.
+    source: Int[np.ndarray, 'B N']
+    targets: Int[np.ndarray, 'B N']  # the chosen tokens
+    scored: Int[np.ndarray, 'E R']  # which of its row's N each of an episode's chosen tokens is; N = no token
     mask: Float[np.ndarray, 'E R']  # 1 where there is one
     sample_logprobs: Float[np.ndarray, 'E R']  # as the sampler had them
     advantages: Float[np.ndarray, 'E']  # one for all tokens of an episode; unused by supervised learning
@@ -131,9 +134,10 @@ def agreed_sizes(
     """
     needed = []
     for episodes in batches:
-        chosen = max(int(e.loss_mask.sum()) for e in episodes)
-        needed.append([*row_tokens(episodes, pack), *vision_sizes(distinct_images(episodes), config.vision), chosen])
-    prompt, segment, rest, count, windows, patches, chosen = map(int, processes.largest(np.array(needed)).max(axis=0))
+        images = vision_sizes(distinct_images(episodes), config.vision)
+        needed.append([*row_tokens(episodes, pack), *images, *chosen_tokens(episodes, pack)])
+    needed = map(int, processes.largest(np.array(needed)).max(axis=0))
+    prompt, segment, rest, count, windows, patches, chosen, scored = needed
     prompt = round_up(prompt, buckets.prompts, 16) if prompt else 0
     return Sizes(
         length=round_up(prompt + rest, buckets.lengths, 16),
@@ -143,6 +147,7 @@ def agreed_sizes(
         windows=multiple(round_up(windows, buckets.windows), parts),
         patches=round_up(patches, buckets.patches, config.vision.merge_unit),
         chosen=round_up(chosen, buckets.chosen, 8),
+        scored=round_up(scored, buckets.chosen if pack == 1 else buckets.scored, 8),
     )
 
 
@@ -158,6 +163,12 @@ def row_tokens(episodes: Sequence[Episode], pack: int) -> tuple[int, int, int]:
     rows = [held_in_row(episodes[at : at + pack]) for at in range(0, len(episodes), pack)]
     behind = [[len(e.ids) - shared for _, e in held] or [1] for held, shared in rows]
     return max(max(shared for _, shared in rows), 1), max(map(max, behind)), max(map(sum, behind))
+
+
+def chosen_tokens(episodes: Sequence[Episode], pack: int) -> tuple[int, int]:
+    """The most tokens that the policy chose in an episode, and in the `pack` episodes of a row."""
+    counts = np.array([int(e.loss_mask.sum()) for e in episodes])
+    return counts.max(), np.add.reduceat(counts, np.arange(0, len(counts), pack)).max()
 
 
 def held_in_row(group: Sequence[Episode]) -> tuple[list[tuple[int, Episode]], int]:
@@ -200,7 +211,7 @@ def collate(
     else:
         shown = features.stacked(images, sizes.images, sizes.patches // config.vision.merge_unit)
     first_row = {id(image): index * image_rows(shown) for index, image in enumerate(images)}
-    shape, chosen = (rows // pack, sizes.length), (rows, sizes.chosen)
+    shape, scored, chosen = (rows // pack, sizes.length), (rows // pack, sizes.scored), (rows, sizes.chosen)
     segments = None
     if pack > 1:
         segments = Segments(np.zeros(shape, np.int32), RowLayout(sizes.prompt, sizes.segment, pack))
@@ -210,8 +221,9 @@ def collate(
         feature_index=np.full(shape, -1, np.int32),
         segments=segments,
         images=shown,
-        source=np.full(chosen, sizes.length, np.int32),
-        targets=np.zeros(chosen, np.int32),
+        source=np.full(scored, sizes.length, np.int32),
+        targets=np.zeros(scored, np.int32),
+        scored=np.full(chosen, sizes.scored, np.int32),
         mask=np.zeros(chosen, np.float32),
         sample_logprobs=np.zeros(chosen, np.float32),
         advantages=np.zeros(rows, np.float32),
@@ -266,9 +278,16 @@ def _fill(
         raise ValueError(
             f'An episode has {len(chosen)} chosen tokens, room is for {batch.mask.shape[1]}: add a larger size to buckets.chosen.'
         )
-    here = slice(len(chosen))
-    batch.source[number, here] = places[chosen - 1]
-    batch.targets[number, here] = episode.ids[chosen]
+    before = int((batch.source[row] < batch.ids.shape[1]).sum())  # of the row's episodes before this one
+    of_row, here = slice(before, before + len(chosen)), slice(len(chosen))
+    if of_row.stop > batch.source.shape[1]:
+        raise ValueError(
+            f'The episodes of a row have {of_row.stop} chosen tokens, room is for {batch.source.shape[1]}: '
+            'add a larger size to buckets.scored.'
+        )
+    batch.source[row, of_row] = places[chosen - 1]
+    batch.targets[row, of_row] = episode.ids[chosen]
+    batch.scored[number, here] = np.arange(of_row.start, of_row.stop)
     batch.mask[number, here] = 1
     batch.sample_logprobs[number, here] = episode.sample_logprobs[chosen]
 

@@ -12,30 +12,34 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-Head = Callable[[Float[Array, 'E C D']], Float[Array, 'E C V']]  # hidden states -> logits
+Head = Callable[[Float[Array, 'B C D']], Float[Array, 'B C V']]  # hidden states -> logits
 
 
-def choosing_states(hidden: Float[Array, 'B T D'], source: Int[Array, 'E R']) -> Float[Array, 'E R D']:
-    """The hidden states at `source`, the places in each row that its E / B episodes' tokens were chosen from; 0 for place T."""
-    by_row = source.reshape(len(hidden), -1, 1)
-    states = jnp.take_along_axis(hidden, by_row, axis=1, mode='fill', fill_value=0)
-    return states.reshape(*source.shape, hidden.shape[-1])
+def choosing_states(hidden: Float[Array, 'B T D'], source: Int[Array, 'B N']) -> Float[Array, 'B N D']:
+    """The hidden states at `source`, the places in each row that its tokens were chosen from; 0 for place T."""
+    return jnp.take_along_axis(hidden, source[..., None], axis=1, mode='fill', fill_value=0)
+
+
+def by_episode(scores: Float[Array, 'B N'], scored: Int[Array, 'E R']) -> Float[Array, 'E R']:
+    """The scores of each row's tokens by the E / B episodes that stand in it, R to each; 0 for number N."""
+    by_row = scored.reshape(len(scores), -1)
+    return jnp.take_along_axis(scores, by_row, axis=1, mode='fill', fill_value=0).reshape(scored.shape)
 
 
 def score_states(
     head: Head,
-    states: Float[Array, 'E R D'],
-    targets: Int[Array, 'E R'],
+    states: Float[Array, 'B N D'],
+    targets: Int[Array, 'B N'],
     temperature: float | Float[Array, ''] = 1.0,
     chunk: int = 1024,
-) -> tuple[Float[Array, 'E R'], Float[Array, 'E R']]:
+) -> tuple[Float[Array, 'B N'], Float[Array, 'B N']]:
     """log p(target | state) and the entropy of that distribution, in float32.
 
     The distribution is that of the head's logits divided by `temperature`, nothing truncated. About `chunk` tokens' logits exist at a time, counted
     over all devices.
     """
-    episodes, count = targets.shape
-    width = min(count, max(1, chunk // episodes))  # tokens of each episode in a chunk
+    rows, count = targets.shape
+    width = min(count, max(1, chunk // rows))  # tokens of each row in a chunk
     padding = -count % width
     states = jnp.pad(states, ((0, 0), (0, padding), (0, 0)))
     targets = jnp.pad(targets, ((0, 0), (0, padding)))
@@ -51,8 +55,8 @@ def score_states(
 
 
 def _score(
-    logits: Float[Array, 'E C V'], targets: Int[Array, 'E C']
-) -> tuple[Float[Array, 'E C'], Float[Array, 'E C']]:
+    logits: Float[Array, 'B C V'], targets: Int[Array, 'B C']
+) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
     """log p = logit - logsumexp and -sum exp(log p) log p, over the last axis."""
     total = jax.nn.logsumexp(logits, axis=-1)
     logp = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - total
@@ -61,9 +65,9 @@ def _score(
 
 
 def _split(x: Array, width: int) -> Array:
-    """[E, n C, ...] -> [n, E, C, ...]: episodes stay whole, so that a sharded batch stays where it is."""
+    """[B, n C, ...] -> [n, B, C, ...]: rows stay whole, so that a sharded batch stays where it is."""
     return jnp.moveaxis(x.reshape(x.shape[0], -1, width, *x.shape[2:]), 1, 0)
 
 
-def _join(x: Float[Array, 'n E C']) -> Float[Array, 'E R']:
+def _join(x: Float[Array, 'n B C']) -> Float[Array, 'B N']:
     return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)

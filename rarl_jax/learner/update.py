@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from rarl_jax.conversation.dialogue import Episode
 from rarl_jax.learner import losses, optim
 from rarl_jax.learner.batches import Batch
-from rarl_jax.learner.logprobs import choosing_states, score_states
+from rarl_jax.learner.logprobs import by_episode, choosing_states, score_states
 from rarl_jax.learner.losses import Denominators, LossSettings
 from rarl_jax.models.interface import Model
 from rarl_jax.models.lora import Adapted, join
@@ -75,7 +75,8 @@ def policy_logprobs(
     embeds = apply(batch.ids, features, batch.feature_index, method='embed')
     hidden = apply(embeds, batch.positions, batch.segments, method='hidden')
     states = choosing_states(hidden, batch.source)
-    return score_states(partial(apply, method='logits'), states, batch.targets, temperature, chunk)
+    scores = score_states(partial(apply, method='logits'), states, batch.targets, temperature, chunk)
+    return tuple(by_episode(each, batch.scored) for each in scores)
 
 
 def imitation(logp, entropy, batch: Batch, denominators: Denominators) -> tuple[Float[Array, ''], Metrics]:

@@ -35,6 +35,7 @@ class Largest:
     prompt: int  # of them, that a shared prompt has room for
     segment: int  # tokens of a packed episode behind it
     chosen: int  # tokens of an episode that the policy chose
+    scored: int  # those of all episodes of a row together
     images: int  # of a micro-batch
     windows: int  # of them, if the config has buckets; 0 = as many as the pixel limits allow
     micro_batches: int  # of an update
@@ -89,7 +90,8 @@ def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSett
         pack = stage.pack
     else:
         episodes, group, chosen = stage.pages * (stage.crops_a_page if stage.traces.crop else 1), 1, budget.total_tokens
-    rows = stage.micro_batch or episodes
+    rows, chosen = stage.micro_batch or episodes, round_up(min(chosen, budget.total_tokens), (), 8)
+    chosen = max(buckets.chosen, default=chosen)
     length = max(buckets.lengths, default=round_up(pack * budget.total_tokens, (), 16))
     crops = rows * settings.conversation.tool.max_crops
     return {
@@ -99,7 +101,8 @@ def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSett
         'length': length,
         'prompt': max(buckets.prompts, default=budget.total_tokens),
         'segment': max(buckets.segments, default=budget.total_tokens),
-        'chosen': max(buckets.chosen, default=round_up(min(chosen, budget.total_tokens), (), 8)),
+        'chosen': chosen,
+        'scored': max(buckets.scored, default=pack * chosen) if pack > 1 else chosen,
         'images': processes * max(buckets.images) if buckets.images else round_up(-(-rows // group) + crops),
         'windows': processes * max(buckets.windows, default=0),
         'micro_batches': -(-episodes // rows),
@@ -152,7 +155,7 @@ def floats(*shape: int) -> Float[np.ndarray, '...']:
 def micro_batch(largest: Largest, images: Any) -> Batch:
     """The arrays that `batches.micro_batches` makes, without content; `images` is the layout of its images, or their features."""
     rows, t = largest.rows // largest.pack, largest.length
-    chosen, segments = (largest.rows, largest.chosen), None
+    scored, chosen, segments = (rows, largest.scored), (largest.rows, largest.chosen), None
     if largest.pack > 1:
         segments = Segments(integers(rows, t), RowLayout(largest.prompt, largest.segment, largest.pack))
     return Batch(
@@ -161,8 +164,9 @@ def micro_batch(largest: Largest, images: Any) -> Batch:
         feature_index=integers(rows, t),
         segments=segments,
         images=images,
-        source=integers(*chosen),
-        targets=integers(*chosen),
+        source=integers(*scored),
+        targets=integers(*scored),
+        scored=integers(*chosen),
         mask=floats(*chosen),
         sample_logprobs=floats(*chosen),
         advantages=floats(largest.rows),

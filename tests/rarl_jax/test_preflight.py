@@ -29,7 +29,7 @@ from rarl_jax.stages.evaluate import EvaluateSettings
 from tests.commands import launch
 from tests.rarl_jax.small_policy import folder
 
-LARGEST = Largest('main', 16, 1, 256, 0, 0, 64, 8, 0, 4, 4, 64, 320)
+LARGEST = Largest('main', 16, 1, 256, 0, 0, 64, 64, 8, 0, 4, 4, 64, 320)
 GB = 10**9
 
 

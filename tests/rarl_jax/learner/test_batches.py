@@ -69,13 +69,17 @@ def test_a_group_by_hand(episodes):
         here = segments[0] == 1 + number
         assert batch.ids[0, here].tolist() == episode.ids[prompt:].tolist()
         assert (batch.positions[:, 0, here] == rows.positions[:, number, prompt : len(episode.ids)]).all()
-        places = batch.source[number, : int(episode.loss_mask.sum())]
+        scored = batch.scored[number, : int(episode.loss_mask.sum())]
+        places = batch.source[0, scored]
+        assert batch.targets[0, scored].tolist() == episode.ids[episode.loss_mask].tolist()
         assert places[0] == prompt - 1, 'the prompt chooses every first token'
         # What stands at the source of a token is what stood before it in its episode.
         before = episode.ids[np.flatnonzero(episode.loss_mask) - 1]
         assert batch.ids[0, places].tolist() == before.tolist()
-    assert (batch.source[2] == batch.ids.shape[1]).all() and not batch.mask[2].any()
-    for name in ('targets', 'mask', 'sample_logprobs', 'advantages'):
+    assert (batch.scored[2] == batch.source.shape[1]).all() and not batch.mask[2].any()
+    count = sum(int(e.loss_mask.sum()) for e in held.values())
+    assert (batch.source[0] < batch.ids.shape[1]).tolist() == [n < count for n in range(batch.source.shape[1])]
+    for name in ('mask', 'sample_logprobs', 'advantages'):
         np.testing.assert_array_equal(getattr(batch, name), getattr(rows, name))
 
 
@@ -88,9 +92,11 @@ def test_what_does_not_fit_is_refused(episodes):
         collate(episodes[:1], np.zeros(1), config, dataclasses.replace(sizes, length=16), 1)
     with pytest.raises(ValueError, match=r'room is for 2: add a larger size to buckets\.chosen'):
         collate(episodes[:1], np.zeros(1), config, dataclasses.replace(sizes, chosen=2), 1)
+    with pytest.raises(ValueError, match=r'room is for 3: add a larger size to buckets\.scored'):
+        collate(episodes[:1], np.zeros(1), config, dataclasses.replace(sizes, scored=3), 1)
     first = dataclasses.replace(episodes[0], loss_mask=np.ones_like(episodes[0].loss_mask))
     with pytest.raises(ValueError, match=r'Episode 0 of question page-0/q has its first token marked as chosen'):
-        collate([first], np.zeros(1), config, dataclasses.replace(sizes, chosen=999), 1)
+        collate([first], np.zeros(1), config, dataclasses.replace(sizes, chosen=999, scored=999), 1)
 
 
 def make_updater(model, params):
@@ -186,6 +192,7 @@ def test_an_update_on_other_episodes_compiles_nothing(episodes):
         windows=(most.windows,),
         patches=(most.patches,),
         chosen=(most.chosen,),
+        scored=(most.scored,),
     )
     counter, told = CompileCounter(), []
     for part in (episodes, episodes[GROUP:], [dataclasses.replace(episodes[1], sample=n) for n in range(GROUP)]):

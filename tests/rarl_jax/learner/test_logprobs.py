@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.learner.logprobs import choosing_states, score_states
+from rarl_jax.learner.logprobs import by_episode, choosing_states, score_states
 from rarl_jax.learner.losses import Denominators, aggregate
 from tests.rarl_jax.learner.golden_numbers import load
 
@@ -42,11 +42,13 @@ def ours(table, hidden, temperature, chunk):
     return tuple(jnp.where(HELD, x, 0) for x in scores)
 
 
-def test_states_of_packed_rows_are_gathered_by_row():
-    """Two episodes in the first of two rows, none in the second but its padding."""
+def test_tokens_of_packed_rows_are_scored_by_row_and_told_by_episode():
+    """Two episodes in each of two rows; the first of the second row has no token in the loss."""
     hidden = jnp.arange(2 * 4 * 1.0).reshape(2, 4, 1)
-    source = jnp.array([[2, 4], [0, 3], [4, 4], [1, 4]])
-    assert choosing_states(hidden, source)[..., 0].tolist() == [[2, 0], [0, 3], [0, 0], [5, 0]]
+    states = choosing_states(hidden, jnp.array([[2, 0, 3], [1, 4, 4]]))[..., 0]
+    assert states.tolist() == [[2, 0, 3], [5, 0, 0]]
+    scored = jnp.array([[0, 3], [1, 2], [3, 3], [0, 3]])
+    assert by_episode(states, scored).tolist() == [[2, 0], [0, 3], [0, 0], [5, 0]]
 
 
 @pytest.mark.parametrize('chunk', [1, 9, 1000])  # 1, 3 and all places of a row at a time
