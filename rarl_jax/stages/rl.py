@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int
 
 from input_pipeline.loader import Sample, load
 from rarl_jax.conversation.dialogue import Episode
@@ -55,12 +55,8 @@ def train(run: Run, name: str, stage: RlSettings) -> None:
             clock = training.clock()
 
             # ---- answer a group of times each, with the policy as it is, and judge
-            policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)
-            usage, seen, version = Usage(), FeatureCache(), run.global_step(name, learner.step)
-            key = run.key(name, learner.step)
-            answer = partial(answer_all, run, stage, policy, version, pay, key, clock, usage, seen)
-            every, answers = collect(answer, partial(next, learner.batches), stage.refills)
-            del policy, answer  # the update needs the room of the sampler's weights
+            version = run.global_step(name, learner.step)
+            every, answers, usage, seen = answer_all(run, name, stage, learner, pay, clock)
             if stage.judge.kind == 'endpoint':
                 check_verdicts(stage, every)
             check_groups(answers.episodes, stage.group_size)
@@ -146,29 +142,37 @@ def make_updater(
     return updater, ReferencePolicy(run.model, run.base_weights(), stage.temperature) if weighed else None
 
 
-def answer_all(
-    run: Run,
-    stage: RlSettings,
-    policy: Policy,
-    version: int,
-    pay: Pay,
-    key: Key[Array, ''],
-    clock: Clock,
-    usage: Usage,
-    seen: FeatureCache,
-    number: int,
-    samples: list[Sample],
-) -> Answers:
-    """A group of episodes for each question of draw `number` of a step, and what they earned; `seen` takes the features of their images."""
+class Answered(NamedTuple):
+    """What a step's questions were answered."""
+
+    every: Answers
+    answers: Answers  # the groups of them that the policy learns from
+    usage: Usage  # of the sampler's slots
+    seen: FeatureCache  # features of the images that were shown
+
+
+def answer_all(run: Run, name: str, stage: RlSettings, learner: Learner, pay: Pay, clock: Clock) -> Answered:
+    """A group of episodes for each question of a step, chosen by the learner's policy, and what they earned.
+
+    The sampler's copy of the weights is gone when this returns: the update needs its room.
+    """
+    policy = Policy.of(run.model, run.weights(learner.params), run.host, run.mesh)
+    version, step_key = run.global_step(name, learner.step), run.key(name, learner.step)
     budget = stage.budget.over(run.settings.conversation.budget)
-    dialogues = open_dialogues(run.host, budget, samples, offers_tool=stage.offer_tool, version=version)
     sampling = Sampling(samples=stage.group_size, temperature=stage.temperature)
-    key = jax.random.fold_in(key, number) if number else key
-    episodes = rollout(policy, dialogues, run.settings.sampler, sampling, key, usage=usage, features=seen)
-    clock.lap('rollout')
-    earned = pay(episodes, [samples[e.group] for e in episodes])
-    clock.lap('reward')
-    return Answers(samples, episodes, earned)
+    usage, seen = Usage(), FeatureCache()
+
+    def answer(number: int, samples: list[Sample]) -> Answers:
+        dialogues = open_dialogues(run.host, budget, samples, offers_tool=stage.offer_tool, version=version)
+        key = jax.random.fold_in(step_key, number) if number else step_key
+        episodes = rollout(policy, dialogues, run.settings.sampler, sampling, key, usage=usage, features=seen)
+        clock.lap('rollout')
+        earned = pay(episodes, [samples[e.group] for e in episodes])
+        clock.lap('reward')
+        return Answers(samples, episodes, earned)
+
+    every, answers = collect(answer, partial(next, learner.batches), stage.refills)
+    return Answered(every, answers, usage, seen)
 
 
 def in_loss(stage: RlSettings, answers: Answers) -> list[Episode]:
