@@ -152,14 +152,21 @@ def apply(
     Where the loss, the gradient, what the optimizer makes of it or a weight that comes of it is not finite, both stay as they are (the schedule does
     not move on) and optimizer/skipped is 1; the norms tell which of them it was.
     """
-    updates, stepped = optimizer.update(gradient, opt_state, params)
+    updates, _ = optimizer.update(gradient, opt_state, params)
     norms = {
         'optimizer/gradient_norm': optax.global_norm(gradient),
         'optimizer/update_norm': optax.global_norm(updates),
     }
-    moved = optax.apply_updates(params, updates)
-    good = all_finite([loss, *norms.values(), moved])
-    params, opt_state = _choose(good, (moved, stepped), (params, opt_state))
+    good = all_finite([loss, *norms.values(), optax.apply_updates(params, updates)])
+
+    def step(params: Params, opt_state: optax.OptState, gradient: Params) -> tuple[Params, optax.OptState]:
+        updates, stepped = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), stepped
+
+    # Reckoned once more: what is chosen between would exist twice, three times the weights' size beside them.
+    params, opt_state = jax.lax.cond(
+        good, step, lambda params, opt_state, _: (params, opt_state), params, opt_state, gradient
+    )
     return params, opt_state, norms | {'optimizer/skipped': jnp.float32(~good)}
 
 
@@ -167,10 +174,6 @@ def all_finite(arrays: Any) -> Bool[Array, '']:
     """Whether no array of a pytree holds NaN or infinity."""
     numbers = [x for x in jax.tree.leaves(arrays) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.stack([jnp.isfinite(x).all() for x in numbers]).all()
-
-
-def _choose(which: Bool[Array, ''], yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(which, a, b), yes, no)
 
 
 def _decayed(params: Params) -> Any:

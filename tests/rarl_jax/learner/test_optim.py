@@ -1,6 +1,7 @@
 """The optimizer by hand: first steps of AdamW, schedules, clip, what is frozen, what is skipped."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,37 @@ def test_what_is_not_finite_is_skipped_and_counted(bad, loss):
     assert all(np.isfinite(x).all() and not x.any() for x in jax.tree.leaves(opt_state))
     assert numbers['optimizer/skipped'] == 1
     assert np.isfinite(numbers['optimizer/gradient_norm']) == np.isfinite(bad)
+
+
+def choose(optimizer, params, state, gradient, loss):
+    """The plain way of a step: old and new, then one of them."""
+    updates, stepped = optimizer.update(gradient, state, params)
+    moved = optax.apply_updates(params, updates)
+    good = all_finite([loss, gradient, updates, moved])
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), (moved, stepped), (params, state))
+
+
+@pytest.mark.parametrize('kind', ['adamw', 'muon'])
+@pytest.mark.parametrize('loss', [1.0, np.nan])
+def test_a_step_is_what_choosing_between_old_and_new_gives(kind, loss):
+    optimizer = make_optimizer(replace(PLAIN, kind=kind, weight_decay=0.1), PARAMS, 10)
+    before = PARAMS, optimizer.init(PARAMS), GRADS, jnp.float32(loss)
+    found, plain = (jax.jit(partial(step, optimizer))(*before)[:2] for step in (apply, choose))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, plain)
+
+
+def test_a_step_holds_no_second_state():
+    """Weights and their means are most of what a device holds: there is no room for them twice."""
+    shape = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    params = {f'layer{number}': {'w': shape} for number in range(8)}
+    optimizer = make_optimizer(PLAIN, params, 10)
+    arguments = params, jax.eval_shape(optimizer.init, params), params, jax.ShapeDtypeStruct((), jnp.float32)
+    sizes = [
+        jax.jit(partial(step, optimizer), donate_argnums=(0, 1)).lower(*arguments).compile().memory_analysis()
+        for step in (apply, choose)
+    ]
+    lean, plain = (size.temp_size_in_bytes / (8 * 256 * 256 * 4) for size in sizes)  # in sizes of the weights
+    assert lean < 2 and plain > 3
 
 
 def test_an_update_that_is_not_finite_is_not_applied():
