@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LIMIT = 900  # seconds; gloo swallows SIGTERM, so what is late is killed
 # What runs for a moment: without fusions of XLA's new kind, which take half the time of a compilation, and, as tests/conftest.py has it, unoptimised.
 QUICK = {
     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters'
@@ -42,13 +44,17 @@ def launch(
 
 
 def start_processes(
-    workdir: Path, arguments: Sequence[str], logs: Sequence[Path], environment: Mapping[str, str]
+    workdir: Path,
+    arguments: Sequence[str],
+    logs: Sequence[Path],
+    environment: Mapping[str, str],
+    program: Sequence[str] = ('-m', 'rarl_jax.main'),
 ) -> list[subprocess.Popen]:
     """Types the command of a run once for each of its processes, which write to `logs`; each leads a session of its own."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    command = [sys.executable, '-m', 'rarl_jax.main', *arguments, f'--workdir={workdir}']
+    command = [sys.executable, *program, *arguments, f'--workdir={workdir}']
     several = [f'--coordinator=localhost:{port}', f'--processes={len(logs)}']
     return [
         subprocess.Popen(
@@ -61,6 +67,23 @@ def start_processes(
         )
         for number, log in enumerate(logs)
     ]
+
+
+def launch_together(
+    workdir: Path, arguments: Sequence[str], count: int, environment: Mapping[str, str]
+) -> list[subprocess.CompletedProcess]:
+    """Types a command once for each of `count` processes of a run, and waits for all."""
+    logs = [workdir.with_name(f'{workdir.name}-{number}.log') for number in range(count)]  # a full pipe would stop them
+    started = start_processes(workdir, arguments, logs, environment)
+    try:
+        return [
+            subprocess.CompletedProcess(each.args, each.wait(LIMIT), log.read_text())
+            for each, log in zip(started, logs, strict=True)
+        ]
+    finally:
+        for each in started:
+            if each.poll() is None:
+                os.killpg(each.pid, signal.SIGKILL)
 
 
 def on_eight_devices(module: str, *arguments: str) -> subprocess.CompletedProcess:

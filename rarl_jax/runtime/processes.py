@@ -92,6 +92,16 @@ def total(number: float) -> float:
     return sum(gather(number))
 
 
+def spawn(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
+    """A generator for each of this process's `count` items of a batch, from one that all processes have alike.
+
+    What it draws depends on the item's place in the batch of all processes alone: they take turns.
+    """
+    seed = int(rng.integers(1 << 32))
+    places = range(jax.process_index(), count * jax.process_count(), jax.process_count())
+    return [np.random.default_rng([seed, place]) for place in places]
+
+
 def share(count: int, name: str) -> int:
     """How many of `count` things fall to each process. ValueError, with the setting's `name`, if they do not divide evenly."""
     if count % jax.process_count():

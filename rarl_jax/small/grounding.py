@@ -168,17 +168,21 @@ def find_words(run: Run, stage: GroundingSettings) -> Words:
 def label(
     run: Run, words: Words, stage: GroundingSettings, pages: Sequence[PageSample], rng: np.random.Generator
 ) -> Labelled:
-    """The pages as the policy sees them, crops cut from them, and what the tokens of both should say."""
+    """The pages as the policy sees them, crops cut from them, and what the tokens of both should say.
+
+    What is drawn for a page depends on the page's place in the batch of all processes alone.
+    """
+    draws = processes.spawn(rng, len(pages))
     views = [view_page(run.host, page.image) for page in pages]
     asked_of_pages = [[q for q in page.questions if q.task in stage.page_tasks] for page in pages]
     seen = list(zip(views, asked_of_pages, strict=True))
     labels = [label_page(run.host, view, asked, words) for view, asked in seen]
-    recited = [recite(view, asked, words, stage.recited, rng) for view, asked in seen]
+    recited = [recite(*each, words, stage.recited, draw) for each, draw in zip(seen, draws, strict=True)]
     crops, answers, tasks = [], [], []
-    for page in pages:
+    for page, draw in zip(pages, draws, strict=True):
         asked = [q for q in page.questions if q.task in stage.crop_tasks]
-        for i in rng.permutation(len(asked))[: stage.crops_a_page]:
-            crops.append(cut_crop(run.host, page, asked[i], stage, rng))
+        for i in draw.permutation(len(asked))[: stage.crops_a_page]:
+            crops.append(cut_crop(run.host, page, asked[i], stage, draw))
             answers.append(words.answers[asked[i].answer])
             tasks.append(stage.crop_tasks.index(asked[i].task))
     return Labelled([view.patches for view in views], labels, recited, crops, answers, tasks)

@@ -108,7 +108,7 @@ def converse(
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
     settings = only(stage.traces, kind)
     episodes = []
-    for page, draw in each_with_its_own(pages, rng):
+    for page, draw in zip(pages, processes.spawn(rng, len(pages)), strict=True):
         for _ in range(stage.crops_a_page if kind == 'crop' else 1):
             conversation = make_conversation(page.questions, page.image.size, answers, settings, draw)
             episodes.append(replay(conversation, page.image, run.host, run.settings.conversation.budget, len(episodes)))
@@ -120,20 +120,11 @@ def recite(
 ) -> tuple[str, list[Episode]]:
     """The episodes of a step: of each page one of the conversations about it."""
     episodes = []
-    for page, draw in each_with_its_own(pages, rng):
+    for page, draw in zip(pages, processes.spawn(rng, len(pages)), strict=True):
         told = [conversation for question in page.questions for conversation in taught[question.id]]
         conversation = told[draw.integers(len(told))]
         episodes.append(replay(conversation, page.image, run.host, run.settings.conversation.budget, len(episodes)))
     return 'taught', episodes
-
-
-def each_with_its_own(
-    pages: Sequence[PageSample], rng: np.random.Generator
-) -> Iterator[tuple[PageSample, np.random.Generator]]:
-    """This process's pages, each with a generator that its place among the pages of all processes decides."""
-    seed = int(rng.integers(1 << 32))
-    for number, page in enumerate(pages):
-        yield page, np.random.default_rng([seed, number * jax.process_count() + jax.process_index()])
 
 
 def only(settings: TraceSettings, kind: Kind) -> TraceSettings:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.commands import ONE_SHAPE, QUICK, ROOT, start_processes
+from tests.commands import ONE_SHAPE, QUICK, ROOT, launch_together
+from tests.meshes import assert_same_change, lines
 
-LIMIT = 600  # seconds; gloo swallows SIGTERM, so what is late is killed
 BASE = ROOT / 'experiments' / 'quickstart_base'
-# Two updates of a policy that earns something, held to its beginning, and an evaluation. eps: Adam would turn what is nothing but rounding
-# into a step of full length.
+# A policy that earns something, held to its beginning, in a stage that ends after three of its nine steps and hands on the best policy of the
+# three; then an evaluation. eps: Adam would turn what is nothing but rounding into a step of full length.
 RUN = (
     "--config.stages=('main', 'rarl')",
     "--config.compare=('rarl:zoom',)",
     "--config.stage.rarl.modes=('zoom',)",
+    '--config.stage.main.steps=9',
+    '--config.stage.main.adaptive_end.window=3',
+    '--config.stage.main.adaptive_end.zoom_rate=0.0',
+    '--config.stage.main.adaptive_end.format=0.0',
+    '--config.stage.main.adaptive_end.spread=1.0',
+    '--config.data.held_out=0.25',
+    '--config.stage.main.held_out.every=1',
+    '--config.stage.main.held_out.questions=2',
+    '--config.stage.main.held_out.take_best=True',
     '--config.stage.main.questions=4',
     '--config.stage.main.group_size=4',
     '--config.stage.main.mini_batches=2',
@@ -48,27 +55,6 @@ def launch_processes(family: str, workdir: Path, count: int) -> list[subprocess.
     return launch_together(workdir, command, count, os.environ | QUICK)
 
 
-def launch_together(
-    workdir: Path, arguments: Sequence[str], count: int, environment: Mapping[str, str]
-) -> list[subprocess.CompletedProcess]:
-    """Types a command once for each of `count` processes of a run, and waits for all."""
-    logs = [workdir.with_name(f'{workdir.name}-{number}.log') for number in range(count)]  # a full pipe would stop them
-    started = start_processes(workdir, arguments, logs, environment)
-    try:
-        return [
-            subprocess.CompletedProcess(each.args, each.wait(LIMIT), log.read_text())
-            for each, log in zip(started, logs, strict=True)
-        ]
-    finally:
-        for each in started:
-            if each.poll() is None:
-                os.killpg(each.pid, signal.SIGKILL)
-
-
-def lines(workdir: Path) -> list[dict]:
-    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('family', POLICIES)
 def test_two_processes_make_what_one_makes(family, tmp_path):
@@ -76,6 +62,8 @@ def test_two_processes_make_what_one_makes(family, tmp_path):
     for workdir, count in ((alone, 1), (both, 2)):
         for done in launch_processes(family, workdir, count):
             assert done.returncode == 0, done.stdout
+    assert [row['stage'] for row in lines(both)] == ['main'] * 3 + ['rarl']
+    assert decided(alone) == decided(both) and decided(both)['taken'] == {'main': 3}
     for one, two in zip(lines(alone), lines(both), strict=True):
         assert one.keys() == two.keys()
         for name in one:
@@ -92,6 +80,13 @@ def test_two_processes_make_what_one_makes(family, tmp_path):
         assert_restored(both)
 
 
+def decided(workdir: Path) -> dict:
+    """What the stage has come to: its steps, and its best score and the step that had it."""
+    place = max((workdir / 'checkpoints').iterdir()) / 'arrays' / 'description.json'
+    described = json.loads(place.read_text())['description']
+    return {'taken': described['taken'], 'kept': described['kept'], 'best': described['notes']['best']}
+
+
 def assert_restored(workdir: Path) -> None:
     """Both processes read the checkpoint that both have written: the export comes out the same again."""
     export = workdir / 'export' / 'model.safetensors'
@@ -101,15 +96,3 @@ def assert_restored(workdir: Path) -> None:
         assert done.returncode == 0, done.stdout
     after = load_file(export)
     assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
-def assert_same_change(one: Path, two: Path, before: Path, close: float = 1e-5) -> None:
-    """Every weight's change within `close` of its largest, plus the rounding of the weight itself."""
-    one, two, before = (load_file(path) for path in (one, two, before))
-    moved = 0
-    for name, start in before.items():
-        change = np.abs(one[name] - start).max()
-        moved += change > 0
-        rounding = np.finfo(np.float32).eps * np.abs(start).max()
-        assert np.abs(one[name] - two[name]).max() <= close * change + rounding, name
-    assert moved > 10

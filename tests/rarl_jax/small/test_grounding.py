@@ -152,6 +152,21 @@ def test_a_name_is_recited_with_its_box_unless_a_page_has_it_twice():
     assert (ids[1:] == -1).all()
 
 
+def test_two_processes_draw_for_a_page_what_one_draws(monkeypatch):
+    """They take turns in the pages of a step: what each makes of its own is what one makes of all."""
+    run = SimpleNamespace(host=small_policy.host())
+    four = [page for _ in range(2) for page in pages()]
+    whole = label(run, words(), STAGE, four, np.random.default_rng(0))
+    assert len({patches.pixels.tobytes() for patches in whole.crops}) == 4, 'each is drawn anew'
+    monkeypatch.setattr('jax.process_count', lambda: 2)
+    for process in range(2):
+        monkeypatch.setattr('jax.process_index', lambda process=process: process)
+        part = label(run, words(), STAGE, four[process::2], np.random.default_rng(0))
+        np.testing.assert_array_equal(part.recited, whole.recited[process::2])
+        for mine, theirs in zip(part.crops, whole.crops[process::2], strict=True):
+            np.testing.assert_array_equal(mine.pixels, theirs.pixels)
+
+
 def test_what_is_recited_is_scored_as_a_conversation_by_itself(world):
     """A page, one name and its box, alone in the model: the same cross-entropy, whatever else the batch holds."""
     mesh, model, params, _ = world
