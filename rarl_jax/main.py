@@ -13,6 +13,7 @@ import tempfile
 import traceback
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -110,11 +111,20 @@ def cli() -> None:
         app.run(main, flags_parser=parse)
     except signals.Stopped as stopped:
         print(stopped)
-        sys.exit(stopped.status)
+        end(stopped.status, str(stopped))
     except Exception as error:  # the outermost place: nothing may end in a traceback on the terminal
         log = write_log('\n'.join([traceback.format_exc(), *strays[:3]]))
         print(f'error: {describe(error)}\n{log}', file=sys.stderr)
-        sys.exit(1)
+        end(1, describe(error))
+
+
+def end(status: int, words: str) -> NoReturn:
+    """Leaves with this status; the run's other processes, which would wait for this one, are told why."""
+    if flags.FLAGS.is_parsed() and _COORDINATOR.value:
+        from rarl_jax.runtime import processes
+
+        processes.leave(status, words)
+    sys.exit(status)
 
 
 def write_log(text: str) -> str:

@@ -1,16 +1,22 @@
 """Several processes, one run: how they find each other, and the few things that they tell each other beside the arrays of a jitted program.
 
-Every function here must be called by all processes, in the same order. With one process they cost nothing.
+Every function here but `leave` must be called by all processes, in the same order. With one process they cost nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # what processes write to each other has no other door; Orbax goes through it, too
 from jax.experimental import multihost_utils
 from jaxtyping import Int
 
@@ -18,6 +24,10 @@ from rarl_jax.runtime.messages import describe
 
 T = TypeVar('T')
 AUTOMATIC = 'auto'  # a coordinator that Slurm, Open MPI or Kubernetes names
+ENDED = 'rarl_jax/ended'  # where a process that ends before its time says why
+MEETING = 5.0  # seconds in which the others may end for the same reason, and tell it themselves
+EVERY = 1.0  # seconds between two looks at what others say
+DAY = 24 * 3600  # seconds; at the end of a run the others wait for the first, which judges, exports and reports
 
 
 def join(coordinator: str, processes: int, process: int) -> None:
@@ -30,16 +40,55 @@ def join(coordinator: str, processes: int, process: int) -> None:
     """
     if coordinator == AUTOMATIC:
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(shutdown_timeout_seconds=DAY)
         except ValueError as error:
             raise ValueError(
                 f'--coordinator=auto found no Slurm, Open MPI or Kubernetes ({error}): '
                 'give --coordinator=HOST:PORT --processes=N --process=I.'
             ) from error
+    else:
+        if not 0 <= process < processes:
+            raise ValueError(f'--process is {process}, expected 0 to --processes - 1 = {processes - 1}.')
+        jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=DAY)
+    threading.Thread(target=_end_with_others, daemon=True).start()
+
+
+def leave(status: int, words: str) -> None:
+    """Ends this process before its time and with it the others, which tell `words`; nothing happens where all are ending, or there is but one.
+
+    Collectives would wait for a process that is gone, and it, as JAX ends, for them.
+    """
+    if not jax.distributed.is_initialized():
         return
-    if not 0 <= process < processes:
-        raise ValueError(f'--process is {process}, expected 0 to --processes - 1 = {processes - 1}.')
-    jax.distributed.initialize(coordinator, processes, process)
+    state = distributed.global_state
+    try:
+        state.client.wait_at_barrier(ENDED, int(1000 * MEETING))
+    except jax.errors.JaxRuntimeError:  # not all have come
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            state.client.key_value_set(f'{ENDED}/{state.process_id}', json.dumps([status, words]))
+        _exit(status)
+
+
+def _end_with_others() -> None:
+    """Ends this process, whatever it waits for, when another has ended before its time."""
+    while (client := distributed.global_state.client) is not None:
+        told = []
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # JAX itself ends a process whose coordinator is gone
+            told = client.key_value_dir_get(ENDED)
+        for name, value in told:
+            number, (status, words) = name.rpartition('/')[2], json.loads(value)
+            if number != str(distributed.global_state.process_id):
+                print(f'error: process {number} of the run has ended: {words}', file=sys.stderr)
+                _exit(status)
+        time.sleep(EVERY)
+
+
+def _exit(status: int) -> NoReturn:
+    """Ends this process without JAX's farewell, which waits for all; the first as the last, since it holds what they tell each other."""
+    if distributed.global_state.process_id == 0:
+        time.sleep(3 * EVERY)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def is_first() -> bool:
