@@ -34,12 +34,9 @@ for axis, (metric, title) in zip(axes, metrics.items(), strict=True):
     curve = found.curve('warm_start', metric)
     for seed, colour in zip(curve, plots.COLOURS, strict=False):
         axis.plot(curve.index, curve[seed], color=colour, lw=1.2)
-    plots.label_ends(
-        axis,
-        curve.index[-1],
-        [(curve[seed].iloc[-1], f'seed {seed}', c) for seed, c in zip(curve, plots.COLOURS, strict=False)],
-    )
     axis.set(title=title, xlabel='update')
+    ends = [(curve[seed].iloc[-1], f'seed {seed}', c) for seed, c in zip(curve, plots.COLOURS, strict=False)]
+    plots.label_ends(axis, curve.index[-1], ends)
 plots.foot(figure, found.commits)
 
 # %% [markdown]
