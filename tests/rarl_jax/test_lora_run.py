@@ -28,6 +28,7 @@ RUNS = {  # by family: the stages that train, and the command
 # A rate and an entropy bonus that move the adapter of a policy which earns nothing yet.
 MOVING = [f'--config.stage.{name}.optimizer.learning_rate=0.01' for name in STAGES]
 MOVING += [f'--config.stage.{name}.loss.entropy_weight=0.1' for name in STAGES]
+MOVING += ['--config.stage.character.loss.kl_weight=0.1']
 pytestmark = pytest.mark.slow
 
 
@@ -79,6 +80,14 @@ def test_the_sampler_used_the_adapter(finished, family):
     stages = RUNS[family][0]
     gaps = [line['policy/ratio_gap'] for line in lines if line['stage'] in stages]
     assert len(gaps) == len(stages) and max(gaps) < 1e-3
+
+
+@first_family
+def test_the_reference_is_the_base_under_the_adapter(finished):
+    """Three stages have moved the adapter when the fourth begins; before its first update only the base is another policy."""
+    rows = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+    apart = {row['stage']: row['policy/kl'] for row in rows if 'policy/kl' in row}
+    assert [*apart] == ['character'] and apart['character'] > 1e-6, 'a reference is held where it is weighed'
 
 
 def test_checkpoints_hold_the_adapter_alone(finished):
