@@ -129,7 +129,18 @@ def small_data(pages: Mapping[str, int], model_pixels: int = 168 * 224) -> DataS
 # ---------------------------------------------------------------- smoke
 
 FEW_PAGES = {'train': 16, 'validation': 4, 'test': 4}
-FEW = {'questions': 2, 'group_size': 2, 'pages': 2, 'pages_alone': 1, 'show_every': 1, 'buckets': Buckets()}
+# One shape of everything that a moment holds: compiling for another takes longer than the padding.
+ONE_SHAPE = Buckets(
+    lengths=(640,),
+    prompts=(96,),
+    segments=(256,),
+    images=(32,),
+    windows=(192,),
+    patches=(192,),
+    chosen=(80,),
+    scored=(160,),
+)
+FEW = {'questions': 2, 'group_size': 2, 'pages': 2, 'pages_alone': 1, 'show_every': 1, 'buckets': ONE_SHAPE}
 
 
 def shrink(
@@ -157,7 +168,7 @@ def shrink(
         model=replace(small(''), lora=settings.model.lora),
         data=few,
         conversation=SHORT,
-        sampler=SamplerSettings(segment=16),
+        sampler=SamplerSettings(segment=16, lengths=(256,), cache_lengths=(512,)),
         mesh=MeshSettings(data=0, cpu_devices=2),
         stage={name: _shrink_stage(stage, steps.get(name, 1)) for name, stage in settings.stage.items()},
     )

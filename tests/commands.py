@@ -16,17 +16,6 @@ LIMIT = 900  # seconds; gloo swallows SIGTERM, so what is late is killed
 QUICK = {
     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters'
 }
-# Of everything that the stage `main` sees: a compilation takes longer than what is compiled.
-ONE_SHAPE = (
-    '--config.stage.main.buckets.images=(32,)',
-    '--config.stage.main.buckets.windows=(192,)',
-    '--config.stage.main.buckets.patches=(192,)',
-    '--config.stage.main.buckets.chosen=(80,)',
-    '--config.stage.main.buckets.scored=(160,)',
-    '--config.stage.main.buckets.lengths=(640,)',
-    '--config.sampler.lengths=(256,)',
-    '--config.sampler.cache_lengths=(512,)',
-)
 FULL = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '0'}  # compiled as a user's programs are
 
 ON_EIGHT = """

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.commands import ONE_SHAPE, ROOT
+from tests.commands import ROOT
 
 SETTLED = 50  # steps after which nothing may grow
 GROWTH = 1.02  # of memory, from the steps after SETTLED to the last
@@ -30,7 +30,6 @@ RUN = (
     '--config.stage.main.questions=4',
     '--config.stage.main.group_size=4',
     '--config.stage.main.show_every=1000000',
-    *ONE_SHAPE,
 )
 
 

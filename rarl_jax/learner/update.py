@@ -145,6 +145,9 @@ class Updater:
         def apply(params, opt_state, gradient, loss):
             return optim.apply(optimizer, params, opt_state, gradient, loss)
 
+        def logprobs(params, base, batch):
+            return score(params, base, batch)[0]
+
         def nothing(params, names):
             return jax.tree.map(jnp.zeros_like, params), {name: jnp.float32(0) for name in names}
 
@@ -154,7 +157,7 @@ class Updater:
         self.accumulate = jax.jit(accumulate, donate_argnums=2, out_shardings=(shardings, everywhere))
         self.apply = jax.jit(apply, donate_argnums=(0, 1), out_shardings=(shardings, state_shardings, None))
         self.nothing = jax.jit(nothing, static_argnums=1, out_shardings=(shardings, everywhere))
-        self.logprobs = jax.jit(lambda params, base, batch: score(params, base, batch)[0])
+        self.logprobs = jax.jit(logprobs)
 
     def __call__(
         self, learner: Learner, batches: Iterable[Batch], tokens: float, sequences: int

@@ -57,7 +57,8 @@ def finished(tmp_path_factory) -> Finished:
     workdir = tmp_path_factory.mktemp('run')
     asked = [f'--config.model.path={BASE}', '--config.data.pages.test=40', f'--config.stage.rarl.questions={QUESTIONS}']
     asked += [
-        "--config.stages=('warm_start', 'main', 'rarl')",
+        "--config.stages=('main', 'rarl')",
+        '--config.stage.main.steps=3',
         "--config.stage.rarl.modes=('zoom',)",
         '--config.compare=()',
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,14 +24,40 @@ from rarl_jax.settings import settings_from
 from tests.campaign import MOMENTS, QUICKSTART, campaign
 from tests.commands import QUICK, ROOT, launch
 
+# Everything that a run compiles, by name.
+PROGRAMS = {
+    *('encode_images', 'empty_cache', 'extend', 'fork', 'take', 'decode'),  # of a rollout
+    *('copy', 'logprobs', 'nothing', 'accumulate', 'apply'),  # of updates
+    *('_key', 'init_fn', 'all_finite'),
+}
+
 
 @pytest.fixture(scope='module')
-def quickstart(tmp_path_factory) -> Path:
+def programs(tmp_path_factory) -> Path:
+    """Where that run finds no compiled program, and leaves its own."""
+    return tmp_path_factory.mktemp('programs')
+
+
+@pytest.fixture(scope='module')
+def quickstart(tmp_path_factory, programs) -> Path:
     """The workdir of a finished smoke run of the quickstart."""
     workdir = tmp_path_factory.mktemp('quickstart')
-    done = launch(*QUICKSTART.arguments, f'--workdir={workdir}')
+    done = launch(*QUICKSTART.arguments, f'--workdir={workdir}', JAX_COMPILATION_CACHE_DIR=str(programs))
     assert done.returncode == 0, done.stderr
+    shutil.copytree(programs, os.environ['JAX_COMPILATION_CACHE_DIR'], dirs_exist_ok=True)  # for the runs to come
     return workdir
+
+
+def compiled(programs: Path) -> list[str]:
+    """Names of the programs there."""
+    return sorted(path.name.rpartition('-cache')[0].rpartition('-')[0] for path in programs.glob('*-cache'))
+
+
+@pytest.mark.slow
+def test_the_programs_of_a_run_are_few_and_known(quickstart, programs):
+    """A stray operation outside of them is a program of its own, and so is a shape that nobody planned."""
+    found = compiled(programs)
+    assert {name.removeprefix('jit_') for name in found} <= PROGRAMS and len(found) <= 25, found
 
 
 @pytest.mark.slow
@@ -61,11 +88,11 @@ def test_the_quickstart_leaves_what_a_user_relies_on(quickstart):
 
 
 @pytest.mark.slow
-def test_a_finished_run_asks_nothing_again(quickstart):
-    before = (quickstart / 'metrics.jsonl').read_text()
-    done = launch(*QUICKSTART.arguments, f'--workdir={quickstart}')
+def test_a_finished_run_asks_and_compiles_nothing_again(quickstart, programs):
+    before = (quickstart / 'metrics.jsonl').read_text(), compiled(programs)
+    done = launch(*QUICKSTART.arguments, f'--workdir={quickstart}', JAX_COMPILATION_CACHE_DIR=str(programs))
     assert done.returncode == 0, done.stderr
-    assert (quickstart / 'metrics.jsonl').read_text() == before
+    assert ((quickstart / 'metrics.jsonl').read_text(), compiled(programs)) == before
 
 
 @pytest.mark.slow

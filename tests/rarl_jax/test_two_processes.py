@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.commands import ONE_SHAPE, QUICK, ROOT, launch_together
+from tests.commands import QUICK, ROOT, launch_together
 from tests.meshes import assert_same_change, lines
 
 BASE = ROOT / 'experiments' / 'quickstart_base'
@@ -36,7 +36,6 @@ RUN = (
     '--config.stage.main.epochs=2',
     '--config.stage.main.micro_batch=8',
     '--config.stage.main.loss.kl_weight=0.1',
-    *ONE_SHAPE,
     '--config.stage.main.optimizer.eps=1e-2',
     '--config.mesh.cpu_devices=1',
 )
