@@ -171,7 +171,8 @@ def case(name: str, ours: float, unit: str, peer: float | None = None, goal: flo
 def copy_rate(small: bool) -> float:
     """Bytes a second that the device reads and writes."""
     array = jnp.ones(1 << (22 if small else 30), jnp.bfloat16)
-    return 2 * array.nbytes / typical(lambda: jax.jit(lambda x: x + 1)(array))
+    added = jax.jit(lambda x: x + 1)
+    return 2 * array.nbytes / typical(lambda: added(array))
 
 
 def program(model: Model) -> Program:
@@ -192,11 +193,11 @@ def rows_at(pending: Any, held: int) -> Rows:
 
 def decode_run(model: Model, sliced: Params, batch: int, context: int) -> Callable[[], Any]:
     """A segment of decoding behind `context` tokens; what the cache holds costs what any tokens cost."""
-    held = [empty_cache(model, batch, context + SEGMENT)]
-    rows = rows_at(np.full(batch, 10, np.int32), context)
+    held, drawn = [empty_cache(model, batch, context + SEGMENT)], sampling(model)
+    rows = jax.device_put(rows_at(np.full(batch, 10, np.int32), context))
 
     def run():
-        ids, _, held[0] = decode(program(model), sliced, held[0], rows, np.int32(batch), sampling(model))
+        ids, _, held[0] = decode(program(model), sliced, held[0], rows, np.int32(batch), drawn)
         return ids
 
     return run
