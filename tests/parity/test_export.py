@@ -39,7 +39,7 @@ BASES = {  # by family, with the limits of its training
     'qwen3_vl': small_qwen3_vl('experiments/quickstart_base_qwen3_vl'),
 }
 BUDGET = Budget(max_turns=4, turn_tokens=64, total_tokens=700)
-QUESTIONS = 8
+QUESTIONS = 12
 
 
 @pytest.fixture(scope='module', params=BASES)
