@@ -2,7 +2,7 @@
 
     python -m rarl_jax.main --config=configs/sft_r.py --config.model.path=DIR --config.data.dir=DIR
 
-Made from the annotations: a call for each region that matters, then the answer; annotations hold no thoughts, so traces that reason in words come from a
+Made from the annotations: a call for each region that matters, four at most, then the answer; annotations hold no thoughts, so traces that reason in words come from a
 file, --config.stage.sft.taught=FILE.jsonl. Otherwise as configs/sft_s.py, with the same variants.
 """
 
@@ -12,7 +12,7 @@ from configs._parts import choose
 from configs.sft_s import variants
 from input_pipeline.traces import TraceSettings
 
-LOOKS = TraceSettings(answer=1.0, count_aloud=True)
+LOOKS = TraceSettings(answer=1.0, looks=4)  # as many as the tool grants
 
 
 def get_config(variant: str = '') -> ConfigDict:

@@ -34,6 +34,7 @@ class TraceSettings:
     box_shift: float = 0.0
     exact_rate: float = 0.0  # share of calls whose box is the region itself, whatever box_scale and box_shift say
     zoom_rate: float = 1.0  # share of answers that zoom first; the others answer at once, as those without a tool do
+    looks: int = 0  # most calls of an answer, its first regions; 0 = one for each region
     guess_rate: float = 1.0  # share of answers at once that are guesses; the others are the true ones
     malformed_rate: float = 0.0  # share of answers whose tags are wrong
     by_task: bool = False  # a task is drawn first, then a question: rare tasks are asked about as often as common ones
@@ -41,7 +42,7 @@ class TraceSettings:
 
     def __post_init__(self):
         rates = dict.fromkeys(('exact_rate', 'zoom_rate', 'guess_rate', 'malformed_rate'), (0, 1))
-        amounts = dict.fromkeys((*KINDS, 'crop_shift', 'box_shift'), (0, math.inf))
+        amounts = dict.fromkeys((*KINDS, 'crop_shift', 'box_shift', 'looks'), (0, math.inf))
         scales = dict.fromkeys(('crop_scale', 'box_scale'), (0.01, 100))
         check_ranges(self, rates | amounts | scales | {'questions': (1, math.inf)}, rising=tuple(scales))
         if not 0 < sum(getattr(self, kind) for kind in KINDS) < math.inf:
@@ -110,7 +111,7 @@ def make_conversation(
         return Conversation(first.id, first.page_id, (exchange,), offers_tool=True, crop=box)
     steps: tuple[Step, ...]
     if kind == 'answer' and rng.random() < settings.zoom_rate:
-        boxes = [_named(box, page_size, settings, rng) for box in acting_order(first)]
+        boxes = [_named(box, page_size, settings, rng) for box in acting_order(first)[: settings.looks or None]]
         steps = (*(Step(box=box) for box in boxes), _final(first.answer, settings, rng))
         if settings.count_aloud and first.task == 'character_counting':
             steps = tuple(replace(step, thought=str(found)) for found, step in enumerate(steps))

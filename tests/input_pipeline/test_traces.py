@@ -57,6 +57,12 @@ def test_the_generator_decides_everything():
     assert conversations(settings, 20) == conversations(settings, 20)
 
 
+def test_of_many_regions_the_first_few_are_looked_at():
+    counted = replace(QUESTIONS[0], regions=tuple((0.0, 100.0 * i, 50.0, 100.0 * i + 50) for i in range(6)))
+    (told,) = conversations(TraceSettings(looks=4), 1, [counted])
+    assert [step.box for step in steps(told)] == [*counted.regions[:4], None]
+
+
 def test_an_answering_conversation_zooms_into_the_region_and_answers_truly():
     for made in conversations(only(answer=1), 10):
         question = next(q for q in QUESTIONS if q.id == made.question_id)
