@@ -23,6 +23,7 @@ from rarl_jax.small.policy import SmallShape
 from rarl_jax.small.qwen3 import SmallQwen3Shape
 from rarl_jax.stages.evaluate import EvaluateSettings
 from rarl_jax.stages.rl_settings import RlSettings
+from rarl_jax.stages.sft import SftSettings
 
 # ---------------------------------------------------------------- configs
 
@@ -178,6 +179,8 @@ def _shrink_stage(stage: Any, steps: int) -> Any:
     if isinstance(stage, EvaluateSettings):
         return replace(stage, questions=2 if len(stage.tasks) > 2 else 4)
     few = {item.name: FEW[item.name] for item in fields(stage) if item.name in FEW}
+    if isinstance(stage, SftSettings) and stage.micro_batch:
+        few['micro_batch'] = 2  # a row on each of the mesh's devices
     if isinstance(stage, RlSettings):
         few |= {
             'pack': min(stage.pack, 2),
