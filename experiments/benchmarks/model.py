@@ -226,10 +226,11 @@ def wide(text: TextConfig) -> int:
 
 
 def patch_weights(config: Config) -> float:
-    """What the tower multiplies a patch by: mergers take a merged token each, and a table of positions is looked up."""
+    """What the tower multiplies a patch by: its frames are one, mergers take a merged token each, and a table of positions is looked up."""
     parts = {name: size(part) for name, part in abstract_params(build_model(config))['vision'].items()}
     mergers = sum(count for name, count in parts.items() if name.startswith(('merger', 'deepstack')))
-    return parts['patch'] + parts['blocks'] + mergers / config.vision.merge_unit
+    patch = parts['patch'] / config.vision.temporal_patch_size
+    return patch + parts['blocks'] + mergers / config.vision.merge_unit
 
 
 def size(params: Params) -> int:
