@@ -3,8 +3,9 @@
     python -m experiments.run NAME [--small] [--seeds N] [--arms ARM ...] [--runs DIR] [--scale=7b]
 
 What is finished is not run again; the same command goes on where it stopped, in the middle of an arm too. Runs lie under DIR/NAME (runs/experiments
-if left out), results under experiments/NAME/results; an arm that another experiment shares lies under that one's name. --small runs each arm for a moment on a policy of random weights, results included, all under
-DIR/NAME-small. --scale=7b runs nothing: it prints the lines that launch the arms at 7B, on the same recipe's configs/rarl.py.
+if left out), results under experiments/NAME/results; an arm that another experiment shares lies under that one's name. --small runs each arm for a
+moment on a policy of random weights, results included, all under DIR/NAME-small. --scale=7b runs nothing: it prints the lines that launch the arms at
+7B, on configs/rarl.py or what else the arm names.
 """
 
 from __future__ import annotations

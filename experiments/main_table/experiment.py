@@ -7,20 +7,16 @@ with the right crops given (`oracle_zoom`). Zero-shot and RARL are arms of `warm
 """
 
 from experiments.arms import Arm, Experiment, shared
+from experiments.reward_parts.experiment import FULL_STAGES
 
 LOOKING = ('zoom', 'oracle_zoom')
 RL = {'stages': ('warm_start', 'main', 'rarl'), 'stage.rarl.modes': LOOKING, 'compare': ()}
-FULL_STAGES = (
-    'warm_start',
-    'recognition',
-    'reorder',
-    'character',
-    'rarl',
-)  # of configs/rarl.py, all but its first evaluation
-RL_FULL = {'stages': FULL_STAGES, 'stage.rarl.modes': LOOKING, 'compare': ()}
+# Of configs/rarl.py, all but its first evaluation.
+STAGES = ('warm_start', *FULL_STAGES, 'rarl')
+RL_FULL = {'stages': STAGES, 'stage.rarl.modes': LOOKING, 'compare': ()}
 NO_TOOL = {
     f'stage.{stage}.{name}': value
-    for stage in ('recognition', 'reorder', 'character')
+    for stage in FULL_STAGES
     for name, value in (('offer_tool', False), ('reward.tool_count', 0.0), ('reward.tool_iou', 0.0))
 }
 
@@ -51,7 +47,7 @@ EXPERIMENT = Experiment(
             'RL without tool',
             config='configs/quickstart_compare.py',
             changes={'stages': ('plain', 'plain_rl'), 'compare': ()},
-            full={'stages': FULL_STAGES[1:], 'stage.rarl.modes': ('direct',), 'compare': (), **NO_TOOL},
+            full={'stages': STAGES[1:], 'stage.rarl.modes': ('direct',), 'compare': (), **NO_TOOL},
         ),
         'rl_after_sft_r': Arm('RL on top of SFT-R', changes=RL, full=RL_FULL, begins_with='sft_r'),
         'rarl': shared('warm_start', 'warm_start', 'RARL', full=RL_FULL),
