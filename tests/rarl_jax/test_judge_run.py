@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -65,9 +66,11 @@ def episodes(workdir: Path, step: int) -> list[RolloutRecord]:
 
 
 def test_a_judge_pays_its_failures_are_counted_and_a_dead_one_costs_no_step(tmp_path):
-    workdir, graded = tmp_path / 'run', []
+    workdir, graded, together = tmp_path / 'run', [], threading.Barrier(2)
 
     def answer(n, body):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(1.0)  # two questions at once, or none of them is answered soon
         graded.extend([asked(body)] if kind(body) > 1 else [])
         return reply(body)
 
