@@ -23,7 +23,6 @@ from rarl_jax.small.policy import SmallShape
 from rarl_jax.small.qwen3 import SmallQwen3Shape
 from rarl_jax.stages.evaluate import EvaluateSettings
 from rarl_jax.stages.rl_settings import RlSettings
-from rarl_jax.stages.sft import SftSettings
 
 # ---------------------------------------------------------------- configs
 
@@ -179,14 +178,12 @@ def _shrink_stage(stage: Any, steps: int) -> Any:
     if isinstance(stage, EvaluateSettings):
         return replace(stage, questions=2 if len(stage.tasks) > 2 else 4)
     few = {item.name: FEW[item.name] for item in fields(stage) if item.name in FEW}
-    if isinstance(stage, SftSettings) and stage.micro_batch:
-        few['micro_batch'] = 2  # a row on each of the mesh's devices
     if isinstance(stage, RlSettings):
         few |= {
             'pack': min(stage.pack, 2),
             'mini_batches': min(stage.mini_batches, 2),
             'held_out': replace(stage.held_out, every=min(stage.held_out.every, 1), questions=2),
-            'micro_batch': 4 if stage.micro_batch else 0,
+            'micro_batch': min(stage.micro_batch, 2),
             # Random weights earn nothing: without this term a smoke run would move no weight, and resuming it would show nothing.
             'loss': replace(stage.loss, entropy_weight=0.01),
         }

@@ -107,7 +107,7 @@ def longer(stage: RlSettings, tasks: tuple[Task, ...] = SMALL_TASKS) -> RlSettin
         lengths=(480, 960, 1536, 2560),
         prompts=(96, 160),
         segments=(96, 192, 352),
-        images=(320, 960, 1664),
+        images=(80, 320, 960, 1664),
         windows=(1792, 4096, 7168),
         patches=(192,),
         chosen=(32, 72, 144),
@@ -127,12 +127,13 @@ def updates(steps: int, reward: RewardSettings) -> RlSettings:
         optimizer=OptimizerSettings(learning_rate=1e-3, b2=0.99, frozen=('vision',)),
         loss=LossSettings(),
         pack=8,
+        micro_batch=8,  # a row of 480 tokens: what a CPU core works on stays in its cache
         # One shape or two: each costs a compilation of some seconds.
         buckets=Buckets(
             lengths=(384, 480, 640),
             prompts=(96,),
             segments=(96,),
-            images=(320,),
+            images=(40, 160, 320),
             windows=(1152, 1792),
             patches=(192,),
             chosen=(72,),

@@ -111,7 +111,7 @@ def full(model: ModelSettings = MODEL, sampler: SamplerSettings = SAMPLER, bucke
         reward=RewardSettings(),
         optimizer=OptimizerSettings(learning_rate=1e-6, b2=0.99, frozen=('vision',)),
         loss=LossSettings(),  # one update a batch, as the nearest public recipe has it: there is nothing to clip
-        micro_batch=8,  # a row for each GPU: two of 24,576 tokens would keep 100 GB of activations
+        micro_batch=1,  # two of 24,576 tokens would keep 100 GB of activations
         buckets=buckets,
     )
     return run(model, sampler, MeshSettings(fsdp=8), learner)

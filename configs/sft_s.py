@@ -55,7 +55,7 @@ def full(traces: TraceSettings, mode: Mode) -> RunSettings:
         traces=traces,
         optimizer=cosine(1e-5),
         tasks=TASKS,
-        micro_batch=8,
+        micro_batch=1,
         buckets=rarl.BUCKETS,
     )
     world = {
@@ -74,7 +74,7 @@ def lora(traces: TraceSettings, mode: Mode) -> RunSettings:
     """A low-rank adapter of the decoder, on one GPU, as configs/rarl.py trains it."""
     run, adapter = full(traces, mode), rarl.lora()
     optimizer, buckets = replace(cosine(1e-4), frozen=()), adapter.stage['recognition'].buckets
-    stage = replace(run.stage['sft'], optimizer=optimizer, micro_batch=1, buckets=buckets)
+    stage = replace(run.stage['sft'], optimizer=optimizer, buckets=buckets)
     world = {'model': adapter.model, 'sampler': adapter.sampler, 'mesh': adapter.mesh}
     return replace(run, **world, stage={**run.stage, 'sft': stage})
 

@@ -242,6 +242,14 @@ def table(differences: Sequence[Difference], first: str, second: str, percent: b
     return pd.DataFrame(rows).set_index('task')
 
 
+def estimate(label: str, by_seed: Iterable[float], colour: str, scale: float = 100) -> dict[str, Any]:
+    """A row for `plots.estimates`: the mean with Student's interval over seeds, and every seed; in points where `scale` is left."""
+    values = [scale * value for value in by_seed]
+    interval, _ = over_seeds(values)
+    spread = {'mean': interval.mean, 'low': interval.low, 'high': interval.high, 'seeds': values}
+    return {'label': label, 'colour': colour, **spread}
+
+
 # ---------------------------------------------------------------- pages
 
 

@@ -51,7 +51,7 @@ def narrow(recipe: RunSettings) -> RunSettings:
     taught = SftSettings(
         steps=1, pages=ROWS, traces=TraceSettings(), optimizer=OPTIMIZER, tasks=eyes.crop_tasks, buckets=BUCKETS
     )
-    few = {'steps': 1, 'questions': ROWS // 2, 'group_size': 2, 'micro_batch': ROWS, 'buckets': BUCKETS}
+    few = {'steps': 1, 'questions': ROWS // 2, 'group_size': 2, 'micro_batch': ROWS // 8, 'buckets': BUCKETS}
     stages = {} if recipe.model.lora else {'eyes': eyes}
     stages |= {'taught': taught}
     for name in ('warm_start', 'recognition'):

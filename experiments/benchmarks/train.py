@@ -81,7 +81,14 @@ class Ours:
 
     def update(self, learner: Learner, episodes: Sequence[Episode], advantages, kept: FeatureCache) -> Told:
         batches = micro_batches(
-            episodes, advantages, self.model.config, STAGE.buckets, 0, self.mesh, STAGE.pack, features=kept
+            episodes,
+            advantages,
+            self.model.config,
+            STAGE.buckets,
+            STAGE.micro_batch,
+            self.mesh,
+            STAGE.pack,
+            features=kept,
         )
         tokens = sum(int(e.loss_mask.sum()) for e in episodes)
         learner, metrics = self.updater(learner, batches, tokens, len(episodes))

@@ -38,11 +38,8 @@ for axis, task in zip(axes, ('action_recognition', 'depth_comparison'), strict=T
     rows = []
     for mode, words in MODES.items():
         for arm, stage in STAGES.items():
-            seeds = 100 * found.means(arm, f'{stage}:{mode}').loc[task]
-            interval, _ = results.over_seeds(seeds)
-            label = f'{words}: base' if arm == 'base' else 'trained'
-            spread = {'mean': interval.mean, 'low': interval.low, 'high': interval.high, 'seeds': list(seeds)}
-            rows.append({'label': label, 'colour': COLOURS[arm], **spread})
+            seeds = found.means(arm, f'{stage}:{mode}').loc[task]
+            rows.append(results.estimate(f'{words}: base' if arm == 'base' else 'trained', seeds, COLOURS[arm]))
     plots.estimates(axis, rows, f'{TASK_NAMES[task]}: right, %')
     axis.set_xlim(0, 100)
 plots.foot(figure, found.commits)

@@ -54,19 +54,14 @@ display(results.table(gain, 'base', 'warm start'))
 
 # %%
 figure, [axis] = plots.panels(1, width=7, height=2.2)
-rows = []
-for label, compared in (('warm start − base', gain), ('warm start − single phase', scores)):
-    for each in compared:
-        rows.append(
-            {
-                'label': f'{label}, {results.TASK_NAMES[each.task]}',
-                'mean': 100 * each.seeds.mean,
-                'low': 100 * each.seeds.low,
-                'high': 100 * each.seeds.high,
-                'seeds': [100 * value for value in each.by_seed],
-                'colour': plots.GREEN if 'base' in label else plots.BLUE,
-            }
-        )
+rows = [
+    results.estimate(f'{label}, {results.TASK_NAMES[each.task]}', each.by_seed, colour)
+    for label, compared, colour in (
+        ('warm start − base', gain, plots.GREEN),
+        ('warm start − single phase', scores, plots.BLUE),
+    )
+    for each in compared
+]
 plots.estimates(axis, rows, 'difference in points: mean, 95 % over seeds, each seed', zero=0)
 plots.foot(figure, found.commits)
 

@@ -99,7 +99,7 @@ def micro_batches(
     old_logprobs: Sequence[Float[np.ndarray, 'n']] | None = None,
     features: FeatureCache | None = None,
 ) -> Iterator[Batch]:
-    """Cuts episodes, whole groups side by side, into batches of `size` episodes (0 = one batch), and puts each on the mesh when it is asked for.
+    """Cuts episodes, whole groups side by side, into batches of `size` episodes a device (0 = one batch), and puts each on the mesh when it is asked for.
 
     All of them have the same shape, so that one program does for all. With several processes each brings its own episodes, as many as the others, and its share of every batch's rows.
 
@@ -108,15 +108,13 @@ def micro_batches(
         old_logprobs: of each episode's chosen tokens, where this is not the first update on them.
         features: of all their images, where the tower that made them still stands; None = batches bring the images' patches.
     Raises:
-        ValueError: `size` does not divide evenly over the devices.
+        ValueError: `size` is no whole number of packed rows.
     """
     parts, count = batch_parts(mesh), processes_of(mesh)
-    if size % (parts * count * pack):
-        raise ValueError(
-            f'micro_batch is {size} rows, expected a multiple of {parts * count * pack} (devices of data x fsdp, times the episodes '
-            'of a packed group), or 0 for the whole batch.'
-        )
-    held = size // count if size else multiple(len(episodes), parts * pack)
+    if size % pack:
+        raise ValueError(f'micro_batch is {size} episodes, expected a multiple of the {pack} of a row (pack), or 0.')
+    whole = multiple(len(episodes), parts * pack)
+    held = min(size * parts, whole) if size else whole
     pieces = [slice(at, at + held) for at in range(0, len(episodes), held)]
     sizes = agreed_sizes([episodes[piece] for piece in pieces], config, buckets, parts, pack)
     for piece in pieces:

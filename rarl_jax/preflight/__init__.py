@@ -35,7 +35,7 @@ def preflight(config: ConfigDict, device_gb: float, processes: int) -> bool:
     if not isinstance(settings, RunSettings):
         raise ValueError('--preflight: this config builds a data set and trains nothing; give the config of a run.')
     axes = replace(settings.mesh, data=settings.mesh.data or 1)  # of devices that are not there, as few as will do
-    largest = largest_of(settings, processes)
+    largest = largest_of(settings, processes, axes.data * axes.fsdp)
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', axes.data * axes.fsdp * axes.tensor)
     # cudnn's attention is a GPU's; that of 'xla' holds at most a block of scores, as it holds none.

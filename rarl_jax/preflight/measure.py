@@ -73,12 +73,8 @@ class Needs:
 
 
 def measure(settings: RunSettings, model: Model, largest: Largest, processes: int, mesh: Mesh) -> Needs:
-    """What the largest update and decoding take on `mesh`. ValueError if the micro-batch does not divide over its devices."""
+    """What the largest update and decoding take on `mesh`."""
     stage = settings.stage[largest.stage]
-    if largest.rows % batch_parts(mesh):
-        raise ValueError(
-            f'config.stage.{largest.stage}.micro_batch is {largest.rows}, expected a multiple of data x fsdp = {batch_parts(mesh)}.'
-        )
     weights, trained, adapted = abstract_policy(settings, model, mesh)
     optimizer = make_optimizer(stage.optimizer, trained, stage.steps)
     learner = Learner.abstract(trained, optimizer)

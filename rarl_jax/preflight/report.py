@@ -90,9 +90,9 @@ def remedy(phase: str, needs: Needs, largest: Largest, room: int, parts: int) ->
         return f'Set --config.sampler.rows={rows}.' if rows else otherwise
     if phase == 'gradient':
         needed, name = needs.batch + needs.update, f'config.stage.{largest.stage}.micro_batch'
-        rows = fitting(largest.rows, room - others + needed, needed, parts)
+        rows = fitting(largest.rows, room - others + needed, needed, parts * largest.pack)
         otherwise = f"Set --config.model.remat=full, lower {name} or its buckets' lengths, or {more}."
-        return f'Set --{name}={rows}.' if rows else otherwise
+        return f'Set --{name}={rows // parts}.' if rows else otherwise
     return f'The weights and moments are too large: {more}, or freeze a part (optimizer.frozen).'
 
 

@@ -29,26 +29,26 @@ class Largest:
     """The sizes of a training step at its worst, over all devices unless it says otherwise."""
 
     stage: str  # whose update it is
-    rows: int  # episodes of a micro-batch
+    rows: int  # episodes of a pass
     pack: int  # of them in a row
     length: int  # tokens of a row
     prompt: int  # of them, that a shared prompt has room for
     segment: int  # tokens of a packed episode behind it
     chosen: int  # tokens of an episode that the policy chose
     scored: int  # those of all episodes of a row together
-    images: int  # of a micro-batch
+    images: int  # of a pass
     windows: int  # of them, if the config has buckets; 0 = as many as the pixel limits allow
-    micro_batches: int  # of an update
+    micro_batches: int  # passes of an update
     group: int  # episodes that stay together
     decoded: int  # rows that a process decodes together
     cached: int  # tokens of a row of the cache
 
 
-def largest_of(settings: RunSettings, processes: int) -> Largest:
+def largest_of(settings: RunSettings, processes: int, devices: int) -> Largest:
     """The stage whose micro-batches have most tokens, and the most rows that any stage decodes. ValueError if no stage has conversations."""
     named = [(name, settings.stage[name]) for name in settings.stages]
     trained = [
-        largest_update(name, stage, settings, processes)
+        largest_update(name, stage, settings, processes, devices)
         for name, stage in named
         if isinstance(stage, RlSettings | SftSettings)
     ]
@@ -73,7 +73,9 @@ def asked(stage: Any) -> int:
     return stage.batch_size * stage.samples if isinstance(stage, EvaluateSettings) else 1
 
 
-def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSettings, processes: int) -> dict[str, Any]:
+def largest_update(
+    name: str, stage: RlSettings | SftSettings, settings: RunSettings, processes: int, devices: int
+) -> dict[str, Any]:
     """The largest buckets, which are each process's, or where there are none what the budget allows.
 
     A rare batch beyond the buckets is larger than what is weighed here (see batches.round_up).
@@ -90,7 +92,8 @@ def largest_update(name: str, stage: RlSettings | SftSettings, settings: RunSett
         pack = stage.pack
     else:
         episodes, group, chosen = stage.pages * (stage.crops_a_page if stage.traces.crop else 1), 1, budget.total_tokens
-    rows, chosen = stage.micro_batch or episodes, round_up(min(chosen, budget.total_tokens), (), 8)
+    rows = multiple(min(stage.micro_batch * devices or episodes, episodes), devices * pack)
+    chosen = round_up(min(chosen, budget.total_tokens), (), 8)
     chosen = max(buckets.chosen, default=chosen)
     length = max(buckets.lengths, default=round_up(pack * budget.total_tokens, (), 16))
     crops = rows * settings.conversation.tool.max_crops

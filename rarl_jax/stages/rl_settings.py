@@ -104,7 +104,7 @@ class RlSettings(TrainingSettings):
     epochs: int = 1
     # Mean |p(trainer) / p(sampler) - 1| of the chosen tokens before an update; a wider gap ends the run.
     most_gap: float = 0.5
-    micro_batch: int = 0  # episodes a device pass; 0 = the whole mini-batch
+    micro_batch: int = 0  # episodes in a pass of each device of data x fsdp; 0 = the whole mini-batch in one
     # Episodes of a group that share a row, and their prompt, in an update: pays where prompts are longer than answers.
     pack: int = 1
     save_every: int = 20  # steps
@@ -132,6 +132,10 @@ class RlSettings(TrainingSettings):
         if self.group_size % self.pack:
             raise ValueError(
                 f'pack is {self.pack}, expected a number that divides group_size, {self.group_size}: episodes of one group share a row.'
+            )
+        if self.micro_batch % self.pack:
+            raise ValueError(
+                f'micro_batch is {self.micro_batch}, expected a multiple of the {self.pack} of a row (pack).'
             )
 
     @property

@@ -40,7 +40,7 @@ class SftSettings(TrainingSettings):
     tasks: tuple[Task, ...]
     buckets: Buckets = field(default_factory=Buckets)  # sizes that batches are padded to
     crops_a_page: int = 4  # conversations about each page where they show a crop alone
-    micro_batch: int = 0  # conversations a device pass; 0 = the whole batch
+    micro_batch: int = 0  # conversations in a pass of each device of data x fsdp; 0 = the whole batch in one
 
     def __post_init__(self):
         super().__post_init__()

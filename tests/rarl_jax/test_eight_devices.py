@@ -152,4 +152,4 @@ def episodes(model):
 def batches(model, mesh):
     rng = np.random.default_rng(1)
     advantages = rng.standard_normal(EPISODES).astype(np.float32)
-    return micro_batches(episodes(model), advantages, model.config, Buckets(), ROWS, mesh)
+    return micro_batches(episodes(model), advantages, model.config, Buckets(), ROWS // batch_parts(mesh), mesh)

@@ -80,7 +80,7 @@ def test_what_to_change_is_a_number_that_fits():
     words, fits = verdict(needs(cache=64 * GB, update=16 * 8 * GB), LARGEST, 80.0, 4)
     assert not fits
     assert '--config.sampler.rows=52' in words
-    assert '--config.stage.main.micro_batch=4' in words
+    assert '--config.stage.main.micro_batch=1' in words
 
 
 def test_attention_in_blocks_is_attention():

@@ -172,7 +172,7 @@ def test_a_batch_with_its_groups_mixed_up_is_refused(episodes):
 
 def test_a_micro_batch_holds_whole_groups(episodes):
     model = build_model(read_config(folder()))
-    with pytest.raises(ValueError, match='micro_batch is 6 rows, expected a multiple of 4'):
+    with pytest.raises(ValueError, match='micro_batch is 6 episodes, expected a multiple of the 4 of a row'):
         next(micro_batches(episodes, np.zeros(8), model.config, Buckets(), 6, make_mesh(MeshSettings()), GROUP))
 
 

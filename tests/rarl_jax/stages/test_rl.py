@@ -57,6 +57,7 @@ def test_processes_that_cannot_share_a_mini_batch_are_told_before_a_rollout(monk
         ({'temperature': float('nan')}, 'temperature nan'),
         ({'temperature': 0.0}, 'temperature 0.0'),
         ({'micro_batch': -8}, 'micro_batch is -8'),
+        ({'micro_batch': 12}, 'micro_batch is 12, expected a multiple of the 8 of a row'),
         ({'pack': 3}, 'divides group_size, 8'),
         ({'refills': -1}, 'refills is -1'),
     ],
