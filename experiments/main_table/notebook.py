@@ -69,8 +69,9 @@ display(results.table(others['RL on top of SFT-R'], 'RARL', 'RL on top'))
 # %% [markdown]
 # ## Answer
 #
-# A world of drawn pages, where actions and depths can be read exactly and the base was taught to look: its distances are not those of real comics. What carries over is the
-# order of the methods, and where it differs from the paper's.
+# A world of drawn pages, where actions and depths can be read exactly and the base was taught to look: its distances are not those of real comics. SFT-R's traces are made
+# from the annotations and hold the exact boxes that RARL's reward only scores; traces that a model has written need not be as good. Without the tool an answer cannot be
+# seen on a page of 48 image tokens, so what is taught or rewarded there is guessing.
 
 # %%
 
