@@ -133,7 +133,7 @@ def updates(steps: int, reward: RewardSettings) -> RlSettings:
             lengths=(384, 480, 640),
             prompts=(96,),
             segments=(96,),
-            images=(40, 160, 320),
+            images=(80, 320),
             windows=(1152, 1792),
             patches=(192,),
             chosen=(72,),
