@@ -15,6 +15,7 @@ from jaxtyping import Array, Key
 from input_pipeline.loader import read_questions
 from rarl_jax.conversation.chat import IMAGE_PAD, Chat
 from rarl_jax.models import interface
+from rarl_jax.models.flash import check_flash
 from rarl_jax.models.interface import Config, Model
 from rarl_jax.models.lora import LoraConfig, adapter_axes, init_adapter
 from rarl_jax.models.params import Params, abstract_params, logical_axes
@@ -40,6 +41,9 @@ def prepare_model(settings: ModelSettings, data_dir: Path, workdir: Path, seed: 
 
 
 def build_model(settings: ModelSettings, config: Config, mesh: Mesh) -> Model:
+    """The model as the settings want it. ValueError where its attention cannot be had."""
+    if settings.attention == 'fa3':
+        check_flash(config.text.head_dim, settings.dtype)
     return interface.build_model(
         config,
         dtype=jnp.dtype(settings.dtype),

@@ -50,7 +50,7 @@ class ModelSettings:
     scan_layers: bool = True  # one compiled layer, scanned: quick to compile; False unrolls, which a CPU runs faster
     # What the backward pass recomputes: nothing, all but attention, all.
     remat: Literal['none', 'attention', 'full'] = 'attention'
-    attention: Literal['xla', 'cudnn'] = 'xla'  # cudnn: on GPUs
+    attention: Literal['xla', 'cudnn', 'fa3'] = 'xla'  # cudnn, and fa3 over the cache: on GPUs
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@
 
 Under ten minutes on one H100. Every part is a process with a time limit of its own, so that what fails or hangs loses only itself:
 
-    tests        pytest -m gpu: prefill, extend, decode and a packed update by cuDNN equal XLA's, at the head sizes of the 3B
-    decode       random 3B and 7B in bfloat16 over a cache of 2k and 8k: share of the byte limit
+    tests        pytest -m gpu: prefill, extend, decode and a packed update by cuDNN equal XLA's, at the head sizes of the 3B; FlashAttention-3 over the
+                 cache where it is installed
+    decode       random 3B and 7B in bfloat16 over a cache of 2k and 8k: share of the byte limit; FlashAttention-3 at batch 64
     generate     the same at batch 64 beside transformers' generate
     train        prefill; an update of all weights of the 3B and of an adapter of the 7B at 4k tokens: share of the device's peak, bytes at the height
                  beside those that the compiler plans, which is what --preflight tells
@@ -29,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -41,6 +43,7 @@ from rarl_jax.learner.batches import Batch
 from rarl_jax.learner.losses import Denominators
 from rarl_jax.learner.optim import OptimizerSettings, make_optimizer
 from rarl_jax.learner.update import Learner, Updater, imitation, policy_logprobs
+from rarl_jax.models.flash import PACKAGE
 from rarl_jax.models.interface import PRESETS, Config, Model, build_model
 from rarl_jax.models.lora import Adapted, LoraConfig, init_adapter
 from rarl_jax.models.params import Params, abstract_params, init_params, unstack
@@ -73,12 +76,14 @@ def decoding(small: bool) -> Iterator[Case]:
     for size in ('3B', '7B'):
         model, params = random_policy(size, small)
         sliced = jax.jit(unstack, donate_argnums=0)(params)
-        for batch in (1, 2) if small else (1, 8, 64):
+        kinds = [(model.attention, batch) for batch in ((1, 2) if small else (1, 8, 64))]
+        kinds += [('fa3', 64)] if model.attention == 'cudnn' and find_spec(PACKAGE) else []
+        for kind, batch in kinds:
             for context in (64,) if small else (2048, 8192):
-                run = decode_run(model, sliced, batch, context)
+                run = decode_run(model.clone(attention=kind), sliced, batch, context)
                 spent = typical(run) / SEGMENT
                 share = decode_bytes(model.config, batch, context, jnp.dtype(model.dtype).itemsize) / rate / spent
-                name = f'decode, {size}, batch {batch}, context {context}'
+                name = f'decode, {size}, batch {batch}, context {context}, {kind}'
                 yield case(name, batch / spent, 'tokens/s', share_of_byte_limit=round(share, 3), goal_of_share=0.7)
         del sliced, params
 

@@ -4,10 +4,12 @@
           rate at which it copies (5 times as fast as jax.nn.dot_product_attention with a mask)
 'cudnn'   keys and values [B S K H], as the kernels take them, and lengths. A chunk of several tokens looks at the cache and at itself apart, and
           the two are joined by their log-sum-exp: cuDNN's causal rule is aligned to the top left
+'fa3'     the same with FlashAttention-3 over the cache, see flash.py
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -16,14 +18,18 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-AttentionKind = Literal['xla', 'cudnn']  # 'cudnn' wants a GPU and bf16
+from rarl_jax.models.flash import attend_lengths
+
+AttentionKind = Literal['xla', 'cudnn', 'fa3']  # all but 'xla' want a GPU and bf16
 LayerCache = tuple[Float[Array, 'B ...'], Float[Array, 'B ...']]  # rotated keys, values
 Cache = tuple[LayerCache, ...]  # one per layer
 Axes = tuple[tuple[str, ...], tuple[str, ...]]  # logical axes of keys and of values
 AXES: dict[AttentionKind, Axes] = {
     'xla': (('batch', 'kv_heads', 'head', 'length'), ('batch', 'kv_heads', 'length', 'head')),
     'cudnn': (('batch', 'length', 'kv_heads', 'head'),) * 2,
+    'fa3': (('batch', 'length', 'kv_heads', 'head'),) * 2,
 }
+OverCache = Callable[..., tuple[Array, Array]]  # as attend_by_lengths, but for its first argument
 SCORES_AT_ONCE = 1 << 28  # scores that 'xla' holds: a chunk of more queries goes piece by piece
 
 
@@ -67,9 +73,10 @@ def attend_cached(
         start: tokens that it held before.
         chunk: the chunk's own keys and values [B T K H].
     """
-    if kind == 'cudnn':
+    if kind != 'xla':
         layer = tuple(array.astype(q.dtype) for array in layer)
-        return attend_apart(q, layer, start, chunk, 'cudnn')
+        over_cache = attend_lengths if kind == 'fa3' else partial(attend_by_lengths, 'cudnn')
+        return attend_apart(q, layer, start, chunk, over_cache, 'cudnn')
     pieces = -(-q.shape[0] * q.shape[1] * q.shape[2] * layer[0].shape[-1] // SCORES_AT_ONCE)
     if pieces == 1:
         return _attend_transposed(q, layer, start)
@@ -96,19 +103,32 @@ def _attend_transposed(
     return out.reshape(b, k, n // k, t, h).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
+def attend_by_lengths(
+    implementation: Literal['xla', 'cudnn'],
+    q: Float[Array, 'B T N H'],
+    keys: Float[Array, 'B S K H'],
+    values: Float[Array, 'B S K H'],
+    lengths: Int[Array, 'B'],
+) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T N']]:
+    """What `flash.attend_lengths` does, by a kernel that comes with JAX."""
+    attend = partial(jax.nn.dot_product_attention, implementation=implementation, return_residual=True)
+    return attend(q, keys, values, key_value_seq_lengths=lengths)
+
+
 def attend_apart(
     q: Float[Array, 'B T N H'],
     layer: tuple[Float[Array, 'B S K H'], Float[Array, 'B S K H']],
     start: Int[Array, 'B'],
     chunk: LayerCache,
-    implementation: AttentionKind,
+    over_cache: OverCache,
+    implementation: Literal['xla', 'cudnn'],
 ) -> Float[Array, 'B T N H']:
-    """`attend_cached` by kernels that know lengths and causality and return their log-sum-exp."""
-    attend = partial(jax.nn.dot_product_attention, implementation=implementation)
+    """`attend_cached` by kernels that return their log-sum-exp: `over_cache` knows lengths, `implementation` causality."""
     if q.shape[1] == 1:
-        return attend(q, *layer, key_value_seq_lengths=start + 1)
-    before, weight = attend(q, *layer, key_value_seq_lengths=jnp.maximum(start, 1), return_residual=True)
+        return over_cache(q, *layer, start + 1)[0]
+    before, weight = over_cache(q, *layer, jnp.maximum(start, 1))
     weight = jnp.where(start[:, None, None] > 0, weight, -jnp.inf)
+    attend = partial(jax.nn.dot_product_attention, implementation=implementation)
     within, other = attend(q, *chunk, is_causal=True, return_residual=True)
     share = jax.nn.sigmoid(other - weight)[..., None]  # of the chunk itself: exp(other) / (exp(weight) + exp(other))
     return (before * (1 - share) + within * share).astype(q.dtype)

@@ -207,7 +207,11 @@ def attend(
     key_lengths: Int[Array, 'B'] | None = None,
     segments: Segments | None = None,
 ) -> Float[Array, 'B T N H']:
-    """softmax(q k' / sqrt(H)) v with grouped heads, scores and softmax in float32; `segments` go with causality alone."""
+    """softmax(q k' / sqrt(H)) v with grouped heads, scores and softmax in float32; `segments` go with causality alone.
+
+    'fa3' is a kernel over the cache: here it is cuDNN's.
+    """
+    implementation = 'cudnn' if implementation == 'fa3' else implementation
     q, k, v = (checkpoint_name(x, name) for x, name in zip((q, k, v), SAVED, strict=False))
     layout = None if segments is None else segments.layout
     width = k.shape[1] if layout is None else layout.prompt + layout.reach

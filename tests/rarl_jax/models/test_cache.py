@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rarl_jax.models import cache
-from rarl_jax.models.cache import AXES, attend_apart, attend_cached, empty_layer, write
+from rarl_jax.models import cache, flash
+from rarl_jax.models.cache import AXES, attend_apart, attend_by_lengths, attend_cached, empty_layer, write
 
 B, S, N, K, H = 3, 24, 4, 2, 8
 START = np.array([0, 5, 11])
@@ -33,15 +33,23 @@ def plain(q, keys, values, kind='xla'):
     return jax.nn.dot_product_attention(q, keys, values, mask=seen[:, None], implementation=kind)
 
 
+def like_flash(q, keys, values, lengths):
+    """What the package says that its kernel does."""
+    out, total = attend_by_lengths('xla', q, keys, values, lengths)
+    return out, total.transpose(0, 2, 1)
+
+
 @pytest.mark.parametrize('width', [1, 7])
-@pytest.mark.parametrize('kind', ['xla', 'cudnn'])
-def test_it_equals_attention_with_a_mask(kind, width):
+@pytest.mark.parametrize('kind', AXES)
+def test_it_equals_attention_with_a_mask(kind, width, monkeypatch):
     layer, chunk, whole = filled(kind, width)
     q = np.random.default_rng(1).standard_normal((B, width, N, H)).astype(np.float32)
     if kind == 'xla':
         out = jax.jit(partial(attend_cached, kind))(q, layer, START, chunk)
     else:  # the kernels of another device, the same arithmetic around them
-        out = jax.jit(partial(attend_apart, implementation='xla'))(q, layer, START, chunk)
+        monkeypatch.setattr(flash, 'kernel', like_flash)
+        over_cache = flash.attend_lengths if kind == 'fa3' else partial(attend_by_lengths, 'xla')
+        out = jax.jit(partial(attend_apart, over_cache=over_cache, implementation='xla'))(q, layer, START, chunk)
     np.testing.assert_allclose(out, plain(q, *whole), atol=1e-5)
 
 
@@ -52,7 +60,7 @@ def test_many_queries_go_piece_by_piece(monkeypatch):
     np.testing.assert_allclose(attend_cached('xla', q, layer, START, chunk), plain(q, *whole), atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', ['xla', 'cudnn'])
+@pytest.mark.parametrize('kind', AXES)
 def test_a_first_chunk_stands_at_the_beginning(kind):
     chunk = np.random.default_rng(0).standard_normal((2, B, 5, K, H)).astype(np.float32)
     layer = empty_layer(kind, {'batch': B, 'length': S, 'kv_heads': K, 'head': H}, jnp.bfloat16)
