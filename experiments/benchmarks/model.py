@@ -40,7 +40,8 @@ from rarl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from rarl_jax.models.qwen3_vl import config as qwen3_vl
 from rarl_jax.models.vision_batch import VisionBatch, plan_vision
 
-GOALS = {'forward': 1.0, 'prefill': 1.0, 'forward + backward': 0.8}  # ours over peer, tokens a second
+# Ours over peer, tokens a second; of the first family's larger size 1 in all.
+GOALS = {'forward': 1.0, 'prefill': 1.0, 'forward + backward': 0.8}
 MFU_GOALS = {'prefill': 0.55, 'training step': 0.50}
 PEAK_FLOPS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}  # dense bf16, datasheets
 PAGE = (224, 280)  # px: 80 image tokens
@@ -205,7 +206,7 @@ def compare(name: str, config: Config, rows: int, length: int, size: tuple[int, 
             'peer': round(speed_peer, 1),
             'unit': 'tokens/s',
             'ratio': round(speed_ours / speed_peer, 3),
-            'goal': GOALS[case],
+            'goal': 1.0 if (config.model_type, name) == ('qwen2_5_vl', '150M') else GOALS[case],
             'runs': RUNS,
         }
 
