@@ -29,7 +29,7 @@ AXES: dict[AttentionKind, Axes] = {
     'cudnn': (('batch', 'length', 'kv_heads', 'head'),) * 2,
     'fa3': (('batch', 'length', 'kv_heads', 'head'),) * 2,
 }
-OverCache = Callable[..., tuple[Array, Array]]  # as attend_by_lengths, but for its first argument
+OverCache = Callable[..., tuple[Array, Array | None]]  # as attend_by_lengths, but for its first argument
 SCORES_AT_ONCE = 1 << 28  # scores that 'xla' holds: a chunk of more queries goes piece by piece
 
 
@@ -109,10 +109,12 @@ def attend_by_lengths(
     keys: Float[Array, 'B S K H'],
     values: Float[Array, 'B S K H'],
     lengths: Int[Array, 'B'],
-) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T N']]:
-    """What `flash.attend_lengths` does, by a kernel that comes with JAX."""
-    attend = partial(jax.nn.dot_product_attention, implementation=implementation, return_residual=True)
-    return attend(q, keys, values, key_value_seq_lengths=lengths)
+) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T N'] | None]:
+    """What `flash.attend_lengths` does, by a kernel that comes with JAX; a single query, which is joined with nothing, has no log-sum-exp."""
+    attend = partial(jax.nn.dot_product_attention, implementation=implementation, key_value_seq_lengths=lengths)
+    if q.shape[1] == 1:
+        return attend(q, keys, values), None
+    return attend(q, keys, values, return_residual=True)
 
 
 def attend_apart(
