@@ -87,7 +87,8 @@ for label, arm, evaluation, _ in SHOWN[2:]:
 # ## Answer
 #
 # A page has 48 image tokens here, and a figure on it is seldom larger than one of them: what an action is drawn with is lost before the tower sees it. That zooming cannot be
-# distilled away here says what the limit is where details are lost in the page's resolution; a model whose pages keep them may come out otherwise.
+# distilled away here says what the limit is where details are lost in the page's resolution; a model whose pages keep them may come out otherwise. Both losses still fall when the
+# updates end, that of the learning tower faster: what more updates would bring is not shown.
 
 # %%
 best = gaps['the same, tower too'], gaps['taught the teacher’s answers']
