@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -85,6 +86,22 @@ def test_the_compiler_is_recognised():
     finally:
         jax.monitoring.unregister_event_listener(listen)
     assert len(seen) >= 2 and all(seen) and not is_compiling()
+
+
+def test_no_frame_of_a_running_thread_is_touched(tmp_path, quick, monkeypatch):
+    """It has broken a run: the thread that worked found a frame in place of the function that it called."""
+
+    def refuse(*_):
+        raise AssertionError('frames of running threads are walked')
+
+    monkeypatch.setattr(sys, '_current_frames', refuse)
+    monkeypatch.setattr(sys, '_getframe', refuse)
+    assert not is_compiling()
+    told = []
+    with Watchdog(10.0, tmp_path / 'log', told.append) as dog:
+        steps(dog)
+        wait_long()
+    assert len(told) == 1
 
 
 def beside(call):
