@@ -17,9 +17,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments import plots, results
+from experiments import charts, plots, results
 from experiments.arms import HERE
 from experiments.notebooks import alike, few_colours
+from experiments.tables import Row
 from rarl_jax.evaluation.records import Record
 from rarl_jax.runtime.files import replacing
 
@@ -31,18 +32,18 @@ PARTS = {
     'reward/tool_count': 'tool count',
     'reward/tool_iou': 'tool IoU',
 }
-# The rows of the main table: how they are called, the arm and its evaluation, and whether the right crops are given.
+# The rows of the main table; grey where the right crops are given.
 METHODS = (
-    ('zero-shot, the page alone', 'zero_shot', 'base:direct', False),
-    ('zero-shot, with the tool', 'zero_shot', 'base:zoom', False),
-    ('SFT-S', 'sft_s', 'tuned:direct', False),
-    ('SFT-R', 'sft_r', 'tuned:zoom', False),
-    ('RL without tool', 'plain_rl', 'plain_rl:direct', False),
-    ('RL on top of SFT-R', 'rl_after_sft_r', 'rarl:zoom', False),
-    ('RARL', 'rarl', 'rarl:zoom', False),
-    ('zero-shot, right crops', 'zero_shot', 'base:oracle_zoom', True),
-    ('SFT-R, right crops', 'sft_r', 'tuned:oracle_zoom', True),
-    ('RARL, right crops', 'rarl', 'rarl:oracle_zoom', True),
+    Row('zero-shot, the page alone', 'zero_shot', 'base:direct', plots.BLUE),
+    Row('zero-shot, with the tool', 'zero_shot', 'base:zoom', plots.BLUE),
+    Row('SFT-S', 'sft_s', 'tuned:direct', plots.BLUE),
+    Row('SFT-R', 'sft_r', 'tuned:zoom', plots.BLUE),
+    Row('RL without tool', 'plain_rl', 'plain_rl:direct', plots.BLUE),
+    Row('RL on top of SFT-R', 'rl_after_sft_r', 'rarl:zoom', plots.BLUE),
+    Row('RARL', 'rarl', 'rarl:zoom', plots.RED),
+    Row('zero-shot, right crops', 'zero_shot', 'base:oracle_zoom', plots.GREY),
+    Row('SFT-R, right crops', 'sft_r', 'tuned:oracle_zoom', plots.GREY),
+    Row('RARL, right crops', 'rarl', 'rarl:oracle_zoom', plots.GREY),
 )
 
 
@@ -117,19 +118,7 @@ def reward_parts() -> Figure:
 
 def main_table() -> Figure:
     """What each way of training brings, both tasks: mean and Student's interval over seeds; grey where the right crops are given."""
-    found = results.load('main_table')
-    figure, axes = plots.panels(2, width=9.5, height=3.2)
-    for axis, task in zip(axes, ('action_recognition', 'depth_comparison'), strict=True):
-        rows = []
-        for label, arm, evaluation, given in METHODS:
-            colour = plots.GREY if given else plots.RED if arm == 'rarl' else plots.BLUE
-            rows.append(
-                results.estimate(label if axis is axes[0] else '', found.means(arm, evaluation).loc[task], colour)
-            )
-        plots.estimates(axis, rows, f'{results.TASK_NAMES[task]}: right, %')
-        axis.set_xlim(0, 100)
-    plots.foot(figure, found.commits)
-    return figure
+    return charts.scores(results.load('main_table'), METHODS)
 
 
 PICTURES: dict[str, Callable[[], Figure]] = {'boxes': boxes, 'reward_parts': reward_parts, 'main_table': main_table}

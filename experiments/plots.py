@@ -51,7 +51,9 @@ def foot(figure: Figure, commits: str) -> None:
     figure.supxlabel(f'runs of commit {commits}', x=0.995, ha='right', fontsize=6.5, color='#999999')
 
 
-def curves(axis: Axes, lines: Mapping[str, pd.DataFrame], title: str, x: str = 'update', colours=COLOURS) -> None:
+def curves(
+    axis: Axes, lines: Mapping[str, pd.DataFrame], title: str, x: str = 'update', colours: Sequence[str] = COLOURS
+) -> None:
     """Lines over steps: the mean over seeds, and their range as a band."""
     ends = []
     for (label, values), colour in zip(lines.items(), colours, strict=False):

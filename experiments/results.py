@@ -39,6 +39,7 @@ TASK_NAMES: dict[Task, str] = {
     'character_counting': 'counting',
     'character_identification': 'identification',
 }
+SMALL_TASKS: tuple[Task, ...] = ('action_recognition', 'depth_comparison')  # the quickstart's
 Value = Callable[[Record], float]
 
 
@@ -217,37 +218,6 @@ def _differences(pairs: Mapping[Task, Mapping[int, Sequence[tuple[float, float, 
         found.append(Difference(task, np.mean(first), np.mean(second), each, interval, p, paired, paired.p_bootstrap))
     adjusted = holm([each.p_pages for each in found])
     return [replace(each, p_pages=p) for each, p in zip(found, adjusted, strict=True)]
-
-
-def table(differences: Sequence[Difference], first: str, second: str, percent: bool = True) -> pd.DataFrame:
-    """A row a task, for a notebook to show; `first` and `second` name what is compared."""
-    scale, digits = (100, 1) if percent else (1, 3)
-
-    def number(value: float, sign: str = '') -> str:
-        return f'{scale * value:{sign}.{digits}f}'
-
-    rows = [
-        {
-            'task': TASK_NAMES[each.task],
-            first: number(each.first),
-            second: number(each.second),
-            'Δ': number(each.seeds.mean, '+'),
-            'over seeds': f'{number(each.seeds.low, "+")} to {number(each.seeds.high, "+")}',
-            'seeds': ', '.join(number(value, '+') for value in each.by_seed),
-            'over pages': f'{number(each.pages.low, "+")} to {number(each.pages.high, "+")}',
-            'shown': 'yes' if each.is_shown else 'not significant',
-        }
-        for each in differences
-    ]
-    return pd.DataFrame(rows).set_index('task')
-
-
-def estimate(label: str, by_seed: Iterable[float], colour: str, scale: float = 100) -> dict[str, Any]:
-    """A row for `plots.estimates`: the mean with Student's interval over seeds, and every seed; in points where `scale` is left."""
-    values = [scale * value for value in by_seed]
-    interval, _ = over_seeds(values)
-    spread = {'mean': interval.mean, 'low': interval.low, 'high': interval.high, 'seeds': values}
-    return {'label': label, 'colour': colour, **spread}
 
 
 # ---------------------------------------------------------------- pages

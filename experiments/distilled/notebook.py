@@ -10,17 +10,17 @@
 import pandas as pd
 from IPython.display import Markdown, display
 
-from experiments import plots, results
+from experiments import charts, plots, results, tables
 from experiments.results import TASK_NAMES
+from experiments.tables import Row
 
 found = results.load('distilled')
-TASKS = ('action_recognition', 'depth_comparison')
 SHOWN = (
-    ('RARL, zooming', 'rarl', 'rarl:zoom', plots.RED),
-    ('RARL, the page alone', 'rarl', 'rarl:direct', plots.RED),
-    ('taught the true answers', 'truth', 'tuned:direct', plots.GREY),
-    ('taught the teacher’s answers', 'distilled', 'distilled:direct', plots.BLUE),
-    ('the same, tower too', 'distilled', 'distilled_tower:direct', plots.BLUE),
+    Row('RARL, zooming', 'rarl', 'rarl:zoom', plots.RED),
+    Row('RARL, the page alone', 'rarl', 'rarl:direct', plots.RED),
+    Row('taught the true answers', 'truth', 'tuned:direct', plots.GREY),
+    Row('taught the teacher’s answers', 'distilled', 'distilled:direct', plots.BLUE),
+    Row('the same, tower too', 'distilled', 'distilled_tower:direct', plots.BLUE),
 )
 
 # %% [markdown]
@@ -37,26 +37,10 @@ display(teacher.round(1).rename(columns=lambda seed: f'seed {seed}, %'))
 # ## On held-out pages
 
 # %%
-rows = []
-for label, arm, evaluation, _ in SHOWN:
-    scores = 100 * found.means(arm, evaluation)
-    row = {'': label}
-    for task in TASKS:
-        low, high = scores.loc[task].min(), scores.loc[task].max()
-        row[f'{TASK_NAMES[task]}, %'] = f'{scores.loc[task].mean():.1f} ({low:.1f}–{high:.1f})'
-    rows.append(row)
-display(pd.DataFrame(rows).set_index(''))
+display(tables.scores(found, SHOWN))
 
 # %%
-figure, axes = plots.panels(2, width=9, height=2.2)
-for axis, task in zip(axes, TASKS, strict=True):
-    shown = [
-        results.estimate(label if axis is axes[0] else '', found.means(arm, evaluation).loc[task], colour)
-        for label, arm, evaluation, colour in SHOWN
-    ]
-    plots.estimates(axis, shown, f'{TASK_NAMES[task]}: right, %')
-    axis.set_xlim(0, 100)
-plots.foot(figure, found.commits)
+figure = charts.scores(found, SHOWN)
 
 # %% [markdown]
 # Does it learn its training pages? The loss of what it is taught, over its updates:
@@ -79,9 +63,9 @@ plots.foot(figure, found.commits)
 
 # %%
 gaps = {}
-for label, arm, evaluation, _ in SHOWN[2:]:
-    gaps[label] = found.compare(('rarl', 'rarl:zoom'), (arm, evaluation))
-    display(results.table(gaps[label], 'RARL, zooming', label))
+for row in SHOWN[2:]:
+    gaps[row.label] = found.compare(('rarl', 'rarl:zoom'), (row.arm, row.evaluation))
+    display(tables.paired(gaps[row.label], 'RARL, zooming', row.label))
 
 # %% [markdown]
 # ## Answer
@@ -93,15 +77,8 @@ for label, arm, evaluation, _ in SHOWN[2:]:
 # %%
 best = gaps['the same, tower too'], gaps['taught the teacher’s answers']
 needed = all(each.is_shown and each.seeds.mean < 0 for compared in best for each in compared)
-parts = '; '.join(
-    f'{label} '
-    + ', '.join(
-        f'{100 * each.seeds.mean:+.1f} points [{100 * each.seeds.low:+.1f}, {100 * each.seeds.high:+.1f}] ({TASK_NAMES[each.task]})'
-        for each in compared
-    )
-    for label, compared in gaps.items()
-)
+parts = '; '.join(f'{label} {tables.told(compared)}' for label, compared in gaps.items())
 Markdown(
     f'{"No: zooming is needed for answering too" if needed else "That zooming is needed is not shown on both tasks"}. Against RARL with its zooms, over '
-    f'{len(found.seeds("rarl", "distilled"))} seeds: {parts}.'
+    f'{len(found.seeds("rarl", "distilled"))} seeds, in points: {parts}.'
 )

@@ -13,8 +13,9 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from configs.quickstart import quickstart
-from experiments import plots, results
-from experiments.results import TASK_NAMES
+from experiments import charts, plots, results, tables
+from experiments.results import SMALL_TASKS, TASK_NAMES
+from experiments.tables import Row
 from rarl_jax.evaluation.statistics import bootstrap_interval
 from rarl_jax.models.images import smart_resize
 
@@ -33,16 +34,12 @@ COLOURS = {'base': plots.GREY, 'warm_start': plots.BLUE}
 # ## What it is shown decides
 
 # %%
-figure, axes = plots.panels(2, width=9.5, height=2.9)
-for axis, task in zip(axes, ('action_recognition', 'depth_comparison'), strict=True):
-    rows = []
-    for mode, words in MODES.items():
-        for arm, stage in STAGES.items():
-            seeds = found.means(arm, f'{stage}:{mode}').loc[task]
-            rows.append(results.estimate(f'{words}: base' if arm == 'base' else 'trained', seeds, COLOURS[arm]))
-    plots.estimates(axis, rows, f'{TASK_NAMES[task]}: right, %')
-    axis.set_xlim(0, 100)
-plots.foot(figure, found.commits)
+rows = [
+    Row(f'{words}: base' if arm == 'base' else 'trained', arm, f'{stage}:{mode}', COLOURS[arm])
+    for mode, words in MODES.items()
+    for arm, stage in STAGES.items()
+]
+figure = charts.scores(found, rows)
 
 # %% [markdown]
 # Against its own crop, in points, paired by question; the oracle's gain is what better boxes could still bring.
@@ -51,7 +48,7 @@ plots.foot(figure, found.commits)
 differences = {}
 for mode in ('blank_crop', 'shuffled_crop', 'direct', 'oracle_zoom'):
     differences[mode] = found.compare(('warm_start', 'rarl:zoom'), ('warm_start', f'rarl:{mode}'))
-    display(results.table(differences[mode], 'its own crop', MODES[mode]))
+    display(tables.paired(differences[mode], 'its own crop', MODES[mode]))
 
 # %% [markdown]
 # ## The better the box, the likelier the answer
@@ -96,7 +93,7 @@ def crop_tokens(box) -> int:
 
 rows = []
 for arm, stage in STAGES.items():
-    for task in ('action_recognition', 'depth_comparison'):
+    for task in SMALL_TASKS:
         asked = [record for run in found.of(arm) for record in run.answers[f'{stage}:zoom'] if record.task == task]
         shown = [[zoom for zoom in record.attempts[0].zooms if zoom.status == 'ok'] for record in asked]
         right = sum(record.score for record in asked)
@@ -148,19 +145,11 @@ display(table)
 # Depth is a choice of two, yet a policy of this size that sees nothing of use names any of eight figures: below 50 % is no contradiction, it is a policy that does not
 # use the two names in the question.
 
-
 # %%
-def told(mode: str) -> str:
-    return ' and '.join(
-        f'{100 * each.seeds.mean:+.1f} points [{100 * each.seeds.low:+.1f}, {100 * each.seeds.high:+.1f}] ({TASK_NAMES[each.task]})'
-        for each in differences[mode]
-    )
-
-
 reads = all(
     each.is_shown and each.seeds.mean < 0 for mode in ('blank_crop', 'shuffled_crop') for each in differences[mode]
 )
 Markdown(
-    f'{"Yes" if reads else "That is not shown for every task and control"}: over {len(found.seeds("warm_start"))} seeds a grey crop costs {told("blank_crop")}, one '
-    f'from elsewhere {told("shuffled_crop")}. What is left to better boxes: the right region, given, adds {told("oracle_zoom")}.'
+    f'{"Yes" if reads else "That is not shown for every task and control"}: over {len(found.seeds("warm_start"))} seeds a grey crop changes, in points, {tables.told(differences["blank_crop"])}, one '
+    f'from elsewhere {tables.told(differences["shuffled_crop"])}. What is left to better boxes: the right region, given, adds {tables.told(differences["oracle_zoom"])}.'
 )

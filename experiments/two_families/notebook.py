@@ -8,13 +8,14 @@
 import pandas as pd
 from IPython.display import Markdown, display
 
-from experiments import plots, results
-from experiments.results import TASK_NAMES, first_iou
+from experiments import charts, plots, results, tables
+from experiments.results import SMALL_TASKS, TASK_NAMES, first_iou
+from experiments.tables import Row
+from rarl_jax.evaluation.statistics import over_seeds
 
 found = results.load('two_families')
 FAMILIES = {'Qwen2.5-VL': ('qwen2_5_vl_base', 'qwen2_5_vl'), 'Qwen3-VL': ('qwen3_vl', 'qwen3_vl')}
 COLOURS = {'Qwen2.5-VL': plots.BLUE, 'Qwen3-VL': plots.RED}
-TASKS = ('action_recognition', 'depth_comparison')
 
 # %% [markdown]
 # ## While they train
@@ -28,12 +29,9 @@ metrics = {
     'reward/tool_count': 'paid zooms an episode',
     'policy/entropy': 'entropy of chosen tokens, nats',
 }
-figure, axes = plots.panels(2, rows=2, height=2.4)
-for axis, (metric, title) in zip(axes, metrics.items(), strict=True):
-    lines = {family: found.curve(arm, metric) for family, (_, arm) in FAMILIES.items()}
-    plots.curves(axis, lines, title, colours=tuple(COLOURS.values()))
-    axis.axvline(5.5, color='#444444', lw=0.8, ls=':')
-plots.foot(figure, found.commits)
+arms = {arm: COLOURS[family] for family, (_, arm) in FAMILIES.items()}
+labels = {arm: family for family, (_, arm) in FAMILIES.items()}
+figure = charts.training(found, arms, metrics, columns=2, warm_start=5, labels=labels)
 
 # %% [markdown]
 # ## On held-out pages
@@ -46,25 +44,21 @@ for family, (base, trained) in FAMILIES.items():
     ends = (base, 'base:zoom'), (trained, 'rarl:zoom')
     gains[family], boxes[family] = found.compare(*ends), found.compare(*ends, first_iou)
     display(Markdown(f'**{family}**: right, %, and the IoU of the first zoom'))
-    display(results.table(gains[family], 'base', 'trained'))
-    display(results.table(boxes[family], 'base', 'trained', percent=False))
+    display(tables.paired(gains[family], 'base', 'trained'))
+    display(tables.paired(boxes[family], 'base', 'trained', percent=False))
 
 # %%
-figure, axes = plots.panels(2, width=9.5, height=2.4)
-for axis, task in zip(axes, TASKS, strict=True):
-    rows = []
-    for family, (base, trained) in FAMILIES.items():
-        for words, arm, evaluation in (
-            ('base', base, 'base:zoom'),
-            ('trained', trained, 'rarl:zoom'),
-            ('right crop given', trained, 'rarl:oracle_zoom'),
-            ('grey crop', trained, 'rarl:blank_crop'),
-        ):
-            label = f'{family}, {words}' if axis is axes[0] else ''
-            rows.append(results.estimate(label, found.means(arm, evaluation).loc[task], COLOURS[family]))
-    plots.estimates(axis, rows, f'{TASK_NAMES[task]}: right, %')
-    axis.set_xlim(0, 100)
-plots.foot(figure, found.commits)
+rows = [
+    Row(f'{family}, {words}', arm, evaluation, COLOURS[family])
+    for family, (base, trained) in FAMILIES.items()
+    for words, arm, evaluation in (
+        ('base', base, 'base:zoom'),
+        ('trained', trained, 'rarl:zoom'),
+        ('right crop given', trained, 'rarl:oracle_zoom'),
+        ('grey crop', trained, 'rarl:blank_crop'),
+    )
+]
+figure = charts.scores(found, rows)
 
 # %% [markdown]
 # ## How much of what the right crop would bring is reached
@@ -77,14 +71,14 @@ rows, reached = [], {}
 for family, (base, trained) in FAMILIES.items():
     start, end = found.means(base, 'base:zoom'), found.means(trained, 'rarl:zoom')
     best = found.means(trained, 'rarl:oracle_zoom')
-    reached[family] = ((end - start) / (best - start)).loc[list(TASKS)]
+    reached[family] = ((end - start) / (best - start)).loc[list(SMALL_TASKS)]
     rows += [
         {'family': family, 'task': TASK_NAMES[task], 'reached, %': f'{100 * reached[family].loc[task].mean():.0f}'}
-        for task in TASKS
+        for task in SMALL_TASKS
     ]
 display(pd.DataFrame(rows).set_index(['family', 'task']))
 apart = {
-    first.task: results.over_seeds([b - a for a, b in zip(first.by_seed, second.by_seed, strict=True)])
+    first.task: over_seeds([b - a for a, b in zip(first.by_seed, second.by_seed, strict=True)])
     for first, second in zip(*gains.values(), strict=True)
 }
 
@@ -93,12 +87,9 @@ apart = {
 
 # %%
 both = all(each.is_shown and each.seeds.mean > 0 for family in gains.values() for each in family)
-parts = '; '.join(
-    f'{family} ' + ', '.join(f'{100 * each.seeds.mean:+.1f} ({TASK_NAMES[each.task]})' for each in each_gain)
-    for family, each_gain in gains.items()
-)
+parts = '; '.join(f'{family} {tables.told(gain)}' for family, gain in gains.items())
 differ = ', '.join(
-    f'{TASK_NAMES[task]} {100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]{"" if p < 0.05 else ", not shown"}'
+    f'{TASK_NAMES[task]} {tables.span(interval)}{"" if p < 0.05 else " (not shown)"}'
     for task, (interval, p) in apart.items()
 )
 Markdown(

@@ -8,7 +8,7 @@
 import numpy as np
 from IPython.display import Markdown, display
 
-from experiments import plots, results
+from experiments import charts, plots, results, tables
 from experiments.results import TASK_NAMES, first_iou
 
 found = results.load('warm_length').complete()
@@ -23,10 +23,7 @@ seeds = found.seeds(*LENGTHS.values())
 
 # %%
 metrics = {'reward/accuracy': 'accuracy', 'zoom/iou_first': 'IoU of the first zoom', 'reward/tool_count': 'paid zooms'}
-figure, axes = plots.panels(3, width=11, height=2.6)
-for axis, (metric, title) in zip(axes, metrics.items(), strict=True):
-    plots.curves(axis, {found.label(arm): found.curve(arm, metric) for arm in LENGTHS.values()}, title)
-plots.foot(figure, found.commits)
+figure = charts.training(found, dict(zip(LENGTHS.values(), plots.COLOURS, strict=False)), metrics)
 
 # %% [markdown]
 # ## On held-out pages
@@ -55,10 +52,12 @@ plots.foot(figure, found.commits)
 
 # %%
 against = {
-    length: found.compare(('warm_0', 'rarl:zoom'), (arm, 'rarl:zoom')) for length, arm in LENGTHS.items() if length
+    f'{length} updates': found.compare(('warm_0', 'rarl:zoom'), (arm, 'rarl:zoom'))
+    for length, arm in LENGTHS.items()
+    if length
 }
-for length, compared in against.items():
-    display(results.table(compared, 'none', f'{length} updates'))
+for words, compared in against.items():
+    display(tables.paired(compared, 'none', words))
 
 # %% [markdown]
 # The trend: points that each further update of warm start brings, by a line through the five lengths of every seed.
@@ -69,9 +68,7 @@ for task in TASKS:
     ends = 100 * np.array([found.means(arm, 'rarl:zoom').loc[task, seeds] for arm in LENGTHS.values()])
     trends[task] = results.over_seeds(np.polyfit(list(LENGTHS), ends, 1)[0])
     interval, p = trends[task]
-    print(
-        f'{TASK_NAMES[task]}: {interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] points an update, p = {p:.3f}'
-    )
+    print(f'{TASK_NAMES[task]}: {tables.span(interval, 1, 2)} points an update, p = {p:.3f}')
 
 # %% [markdown]
 # ## Answer
@@ -80,12 +77,7 @@ for task in TASKS:
 # less with the full reward. The arms 0 and 5 are older runs, of a program that adds up its gradients in another order. Four comparisons a task are looked at here; the adjustment is over the tasks of each.
 
 # %%
-shown = [
-    f'{length} updates ({TASK_NAMES[each.task]} {100 * each.seeds.mean:+.1f})'
-    for length, compared in against.items()
-    for each in compared
-    if each.is_shown
-]
+shown = tables.shown(against)
 means = {
     TASK_NAMES[task]: {length: 100 * found.means(arm, 'rarl:zoom').loc[task].mean() for length, arm in LENGTHS.items()}
     for task in TASKS
@@ -97,13 +89,13 @@ parts = '; '.join(
 Markdown(
     f'Over {len(seeds)} seeds: {parts}. '
     + (
-        f'A difference from no warm start is shown for {", ".join(shown)}.'
-        if shown
-        else 'No length differs from no warm start by more than the seeds do: that any is best is not shown.'
+        'No length differs from no warm start by more than the seeds do: that any is best is not shown.'
+        if shown == 'none'
+        else f'A difference from no warm start is shown for {shown}.'
     )
     + ' Each further update changes '
     + ', '.join(
-        f'{TASK_NAMES[task]} by {interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] points{"" if p < 0.05 else " (not shown)"}'
+        f'{TASK_NAMES[task]} by {tables.span(interval, 1, 2)} points{"" if p < 0.05 else " (not shown)"}'
         for task, (interval, p) in trends.items()
     )
     + '.'

@@ -8,7 +8,7 @@
 # %%
 from IPython.display import Markdown, display
 
-from experiments import plots, results
+from experiments import charts, plots, results, tables
 from experiments.results import first_iou
 
 found = results.load('warm_start')
@@ -27,13 +27,7 @@ metrics = {
     'reward/tool_count': 'paid zooms an episode',
     'reward/format': 'well-formed',
 }
-figure, axes = plots.panels(2, rows=2, height=2.4)
-for axis, (metric, title) in zip(axes, metrics.items(), strict=True):
-    plots.curves(
-        axis, {found.label(arm): found.curve(arm, metric) for arm in colours}, title, colours=tuple(colours.values())
-    )
-    axis.axvline(5.5, color='#444444', lw=0.8, ls=':')
-plots.foot(figure, found.commits)
+figure = charts.training(found, colours, metrics, columns=2, warm_start=5)
 
 # %% [markdown]
 # ## On held-out pages
@@ -44,26 +38,19 @@ plots.foot(figure, found.commits)
 # %%
 ends = ('single_phase', 'rarl:zoom'), ('warm_start', 'rarl:zoom')
 scores = found.compare(*ends)
-display(results.table(scores, 'single phase', 'warm start'))
+display(tables.paired(scores, 'single phase', 'warm start'))
 boxes = found.compare(*ends, first_iou)
-display(results.table(boxes, 'single phase', 'warm start', percent=False))
+display(tables.paired(boxes, 'single phase', 'warm start', percent=False))
 
 # %%
 gain = found.compare(('base', 'base:zoom'), ('warm_start', 'rarl:zoom'))
-display(results.table(gain, 'base', 'warm start'))
+display(tables.paired(gain, 'base', 'warm start'))
 
 # %%
-figure, [axis] = plots.panels(1, width=7, height=2.2)
-rows = [
-    results.estimate(f'{label}, {results.TASK_NAMES[each.task]}', each.by_seed, colour)
-    for label, compared, colour in (
-        ('warm start − base', gain, plots.GREEN),
-        ('warm start − single phase', scores, plots.BLUE),
-    )
-    for each in compared
-]
-plots.estimates(axis, rows, 'difference in points: mean, 95 % over seeds, each seed', zero=0)
-plots.foot(figure, found.commits)
+figure = charts.differences(found, {'warm start − base': gain, 'warm start − single phase': scores})
+
+# %% [markdown]
+# Red: shown, by seeds and by pages; grey: not.
 
 # %% [markdown]
 # ## Answer
@@ -73,14 +60,9 @@ plots.foot(figure, found.commits)
 
 # %%
 seeds = found.seeds(*colours)
-shown = [results.TASK_NAMES[each.task] for each in scores if each.is_shown]
-parts = ', '.join(
-    f'{results.TASK_NAMES[each.task]} {100 * each.seeds.mean:+.1f} points [{100 * each.seeds.low:+.1f}, {100 * each.seeds.high:+.1f}]'
-    for each in scores
-)
-verdict = f'A difference is shown for {", ".join(shown)}.' if shown else 'No difference between the two is shown.'
+shown = tables.shown({'warm start': scores})
+verdict = 'No difference between the two is shown.' if shown == 'none' else f'A difference is shown for {shown}.'
 Markdown(
-    f'With {len(seeds)} seeds of each arm{"" if len(seeds) > 2 else ", too few to tell a small difference"}, warm start against single phase: {parts}; IoU of the first zoom '
-    f'{", ".join(f"{each.seeds.mean:+.3f}" for each in boxes)}. {verdict} Against the base policy both gain: the warm start '
-    f'{", ".join(f"{results.TASK_NAMES[each.task]} {100 * each.seeds.mean:+.1f}" for each in gain)}.'
+    f'With {len(seeds)} seeds of each arm{"" if len(seeds) > 2 else ", too few to tell a small difference"}, warm start against single phase, in points: {tables.told(scores)}; IoU of the first zoom '
+    f'{tables.told(boxes, 1, 3)}. {verdict} Against the base policy the warm start brings {tables.told(gain)}.'
 )

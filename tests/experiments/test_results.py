@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from experiments import results
+from experiments import tables
 from experiments.arms import Arm, Experiment
 from experiments.results import Results, RunResult, first_iou
 from tests.rarl_jax.evaluation.made import record
@@ -35,7 +35,7 @@ def test_seeds_that_disagree_show_nothing():
     [found] = Results(TWO, (*old, *new)).compare(('old', 'rarl:zoom'), ('new', 'rarl:zoom'))
     assert found.p_pages < 0.001 and found.p_seeds > 0.1
     assert not found.is_shown
-    [row] = results.table([found], 'old', 'new').to_dict('records')
+    [row] = tables.paired([found], 'old', 'new').to_dict('records')
     assert row['seeds'] == '+0.0, +100.0, +100.0' and row['shown'] == 'not significant'
 
 

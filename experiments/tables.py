@@ -1,0 +1,87 @@
+"""How results are told: tables for a notebook to show, and the same figures in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from experiments.results import SMALL_TASKS, TASK_NAMES, Difference, Results
+from input_pipeline.schema import Task
+from rarl_jax.evaluation.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's answers in one evaluation, as a table or a figure shows them."""
+
+    label: str
+    arm: str
+    evaluation: str  # 'STAGE:EVALUATION', as 'rarl:zoom'
+    colour: str  # in figures
+
+
+def scores(found: Results, rows: Sequence[Row], tasks: Sequence[Task] = SMALL_TASKS) -> pd.DataFrame:
+    """What is right, in percent: the mean over seeds and their range, a row an evaluation and a column a task."""
+    table = {}
+    for row in rows:
+        means = 100 * found.means(row.arm, row.evaluation)
+        table[row.label] = {f'{TASK_NAMES[task]}, %': ranged(means.loc[task]) for task in tasks}
+    return pd.DataFrame.from_dict(table, orient='index')
+
+
+def paired(differences: Sequence[Difference], first: str, second: str, percent: bool = True) -> pd.DataFrame:
+    """A row a task: both means, their difference with both kinds of doubt; `first` and `second` name what is compared."""
+    scale, digits = (100, 1) if percent else (1, 3)
+
+    def number(value: float, sign: str = '') -> str:
+        return f'{scale * value:{sign}.{digits}f}'
+
+    rows = [
+        {
+            'task': TASK_NAMES[each.task],
+            first: number(each.first),
+            second: number(each.second),
+            'Δ': number(each.seeds.mean, '+'),
+            'over seeds': f'{number(each.seeds.low, "+")} to {number(each.seeds.high, "+")}',
+            'seeds': ', '.join(number(value, '+') for value in each.by_seed),
+            'over pages': f'{number(each.pages.low, "+")} to {number(each.pages.high, "+")}',
+            'shown': 'yes' if each.is_shown else 'not significant',
+        }
+        for each in differences
+    ]
+    return pd.DataFrame(rows).set_index('task')
+
+
+# ---------------------------------------------------------------- in a sentence
+
+
+def ranged(values: Iterable[float]) -> str:
+    """Mean and range, as '87.6 (85.0–89.3)'."""
+    values = list(values)
+    return f'{np.mean(values):.1f} ({min(values):.1f}–{max(values):.1f})'
+
+
+def span(interval: Interval, scale: float = 100, digits: int = 1) -> str:
+    """A difference with its interval, as '+1.0 [-2.0, +4.0]'; in points where `scale` is left."""
+    mean, low, high = (f'{scale * value:+.{digits}f}' for value in (interval.mean, interval.low, interval.high))
+    return f'{mean} [{low}, {high}]'
+
+
+def told(differences: Iterable[Difference], scale: float = 100, digits: int = 1) -> str:
+    """Every task with its interval over seeds, as 'action +44.7 [+40.1, +49.3], depth +2.0 [-1.0, +5.0] (not shown)'."""
+    return ', '.join(
+        f'{TASK_NAMES[each.task]} {span(each.seeds, scale, digits)}{"" if each.is_shown else " (not shown)"}'
+        for each in differences
+    )
+
+
+def shown(compared: Mapping[str, Sequence[Difference]], scale: float = 100, digits: int = 1) -> str:
+    """Only what is shown, as 'without tool IoU (action -3.1, depth -2.0)'; 'none' where nothing is."""
+    parts = []
+    for label, differences in compared.items():
+        if each := [f'{TASK_NAMES[e.task]} {scale * e.seeds.mean:+.{digits}f}' for e in differences if e.is_shown]:
+            parts.append(f'{label} ({", ".join(each)})')
+    return ', '.join(parts) or 'none'

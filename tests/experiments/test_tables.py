@@ -1,0 +1,50 @@
+"""How figures are told: rounded as they should be, and what is not shown says so."""
+
+from dataclasses import replace
+
+from experiments import charts, plots, tables
+from experiments.results import Difference, Results
+from experiments.tables import Row
+from rarl_jax.evaluation.statistics import Interval, Paired
+from tests.experiments.test_results import TWO, run
+
+SURE = Difference(
+    'action_recognition',
+    0.25,
+    0.5,
+    (0.2, 0.25, 0.3),
+    Interval(0.25, 0.1258, 0.3742),
+    0.01,
+    Paired(60, 0.25, 0.2, 0.3, 0.001, None),
+    0.002,
+)
+UNSURE = replace(SURE, task='depth_comparison', seeds=Interval(-0.02, -0.11, 0.07), p_seeds=0.4)
+
+
+def test_a_difference_is_told_with_its_interval():
+    assert tables.told([SURE, UNSURE]) == 'action +25.0 [+12.6, +37.4], depth -2.0 [-11.0, +7.0] (not shown)'
+    assert tables.span(SURE.seeds, scale=1, digits=3) == '+0.250 [+0.126, +0.374]'
+
+
+def test_only_what_is_shown_is_listed():
+    assert tables.shown({'slow': [SURE, UNSURE], 'fast': [UNSURE]}) == 'slow (action +25.0)'
+    assert tables.shown({'fast': [UNSURE]}) == 'none'
+
+
+def test_scores_are_told_with_their_range():
+    found = Results(
+        TWO, tuple(run('old', seed, [1.0] * right + [0.0] * (10 - right)) for seed, right in enumerate((5, 6, 8)))
+    )
+    rows = [Row('the old one', 'old', 'rarl:zoom', plots.BLUE)]
+    table = tables.scores(found, rows, ('action_recognition',))
+    assert table.loc['the old one'].to_dict() == {'action, %': '63.3 (50.0–80.0)'}
+
+
+def test_differences_are_drawn_a_panel_a_task_and_red_where_shown():
+    found = Results(TWO, (run('old', 0, []),))
+    figure = charts.differences(found, {'slow': [SURE, UNSURE], 'fast': [replace(SURE, p_pages=0.2), UNSURE]})
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ['slow', 'fast']
+    assert [label.get_color() for label in left.get_yticklabels()] == [plots.RED, plots.GREY]
+    assert left.get_title('left') == 'action: difference in points'
+    assert right.get_title('left') == 'depth: difference in points'
