@@ -145,15 +145,23 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
 
 
 def find_words(run: Run, stage: GroundingSettings) -> Words:
-    """The answers of the training split and the numbers of a page's side. ValueError for one that the tokenizer needs several tokens for."""
+    """The answers of the training split and the numbers of a page's side. ValueError where the tokenizer needs several tokens for one."""
     tasks = {*stage.page_tasks, *stage.crop_tasks}
     answers = sorted({q.answer for q in read_questions(run.data_dir, 'train') if q.task in tasks})
-    chat, side = run.host.chat, int(np.sqrt(run.host.page.max_pixels) * 2)
+    chat, least = (
+        run.host.chat,
+        int(np.sqrt(run.host.page.max_pixels)),
+    )  # px: the longer side of any page that fills its limit
     numbers = []
-    for number in range(side):
+    for number in range(2 * least):
         if len(ids := chat.encode(str(number))) > 1:
             break
         numbers += ids
+    if len(numbers) < least:
+        raise ValueError(
+            f'Grounding says every coordinate by one token, but of the numbers up to {least} the tokenizer has {len(numbers)} as one: '
+            'make them tokens of their own.'
+        )
     ids = [chat.encode(answer) for answer in answers]
     if long := [answer for answer, tokens in zip(answers, ids, strict=True) if len(tokens) > 1]:
         raise ValueError(

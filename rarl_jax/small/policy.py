@@ -177,11 +177,14 @@ def write_small_folder(
 def train_tokenizer(corpus: Iterable[str], phrases: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE over `corpus` with whole numbers, Qwen2.5's special tokens and one token a phrase.
 
-    ValueError where `vocab_size` is too small to hold bytes, numbers, special tokens and phrases.
+    ValueError where `vocab_size` is too small to hold bytes, numbers, special tokens and phrases, or where a phrase that is none of the numbers begins or
+    ends with a digit.
     """
-    fixed = [*SPECIAL, *MARKERS]
-    phrases = _unique(piece for phrase in phrases for piece in _split_at(phrase, fixed))
-    numbers = [str(value) for value in range(NUMBERS)]
+    fixed, numbers = [*SPECIAL, *MARKERS], [str(value) for value in range(NUMBERS)]
+    # Phrases are matched before anything else: a phrase '5' would leave '57' in two.
+    phrases = _unique(piece for phrase in phrases for piece in _split_at(phrase, fixed) if piece not in numbers)
+    if tearing := [phrase for phrase in phrases if phrase[0].isdecimal() or phrase[-1].isdecimal()]:
+        raise ValueError(f'Phrases {tearing[:3]} would tear numbers beside them: let none begin or end with a digit.')
     alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set('0123456789'))
     learned = vocab_size - len(numbers) - len(alphabet) - len(fixed) - len(phrases)
     if learned < 1:

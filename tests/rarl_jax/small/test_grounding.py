@@ -209,6 +209,18 @@ def test_an_answer_of_several_tokens_is_refused(monkeypatch):
         find_words(run, STAGE)
 
 
+def test_a_tokenizer_without_a_token_for_every_coordinate_is_refused(monkeypatch):
+    """Boxes would be cut to the numbers that there are, and learned so in a moment."""
+    whole = small_policy.host().chat
+    chat = SimpleNamespace(
+        encode=lambda text: [int(digit) for digit in text] if text.isdecimal() else whole.encode(text)
+    )
+    monkeypatch.setattr(grounding, 'read_questions', lambda folder, split: [])
+    run = SimpleNamespace(data_dir='', host=SimpleNamespace(chat=chat, page=small_policy.host().page))
+    with pytest.raises(ValueError, match='the tokenizer has 10 as one'):
+        find_words(run, STAGE)
+
+
 @pytest.mark.parametrize(
     'change', [{'pages': 0}, {'crops_a_page': 0}, {'recited': 0}, {'pages_alone': -1}, {'steps': 0}]
 )

@@ -52,6 +52,18 @@ def test_special_tokens_split_phrases():
     assert tokenizer.encode('left<tool_call>right').tokens == ['left', '<tool_call>', 'right']
 
 
+def test_answers_that_are_numbers_leave_other_numbers_whole():
+    """Counts are answers, and answers are phrases: '5' as one would be found in '57' first."""
+    tokenizer = train_tokenizer(['a'], ['5', '7', 'B, A, C'], 600)
+    assert [tokenizer.encode(text).ids for text in ('5', '57', '157')] == [[5], [57], [157]]
+
+
+@pytest.mark.parametrize('phrase', ['panel 1', '7 figures', '1984'])
+def test_a_phrase_that_would_tear_numbers_is_refused(phrase):
+    with pytest.raises(ValueError, match=f"'{phrase}'.* would tear numbers"):
+        train_tokenizer(['a'], [phrase], 600)
+
+
 def test_a_vocabulary_too_small_for_its_phrases_is_refused(tmp_path):
     with pytest.raises(ValueError, match='vocab_size 300 is too small'):
         write_small_folder(
