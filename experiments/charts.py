@@ -46,14 +46,14 @@ def training(
 
 
 def scores(found: Results, rows: Sequence[Row], tasks: Sequence[Task] = SMALL_TASKS) -> Figure:
-    """What is right on held-out pages, a panel a task: mean and Student's interval over seeds, and every seed."""
+    """Scores on held-out pages, a panel a task: mean and Student's interval over seeds, and every seed."""
     figure, axes = _estimates(len(tasks), len(rows))
     for axis, task in zip(axes, tasks, strict=True):
         shown = [
             estimate(row.label if axis is axes[0] else '', found.means(row.arm, row.evaluation).loc[task], row.colour)
             for row in rows
         ]
-        plots.estimates(axis, shown, f'{TASK_NAMES[task]}: right, %')
+        plots.estimates(axis, shown, f'{TASK_NAMES[task]}: score, %')
         axis.set_xlim(0, 100)
     plots.foot(figure, found.commits)
     return figure
@@ -73,7 +73,8 @@ def differences(
         for label, differences in compared.items():
             each = next(each for each in differences if each.task == task)
             colour = plots.RED if each.is_shown else plots.GREY
-            rows.append(estimate(label if axis is axes[0] else '', each.by_seed, colour, scale))
+            row = estimate(label if axis is axes[0] else '', each.by_seed, colour, scale)
+            rows.append(row | {'label_colour': '#444444'})  # the colour is this panel's verdict alone
         plots.estimates(axis, rows, f'{TASK_NAMES[task]}: {words}', zero=0)
     plots.foot(figure, found.commits)
     return figure

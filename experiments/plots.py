@@ -70,9 +70,9 @@ def label_ends(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> 
     axis.figure.draw_without_rendering()  # only now its height is known
     points = axis.get_window_extent().height * 72 / axis.figure.dpi
     low, high = axis.get_ylim()
-    at = -np.inf
-    for y, label, colour in sorted(ends):
-        at = max(y, at + LINE / points * (high - low))
+    ends = sorted(ends)
+    places = _apart([y for y, *_ in ends], LINE / points * (high - low), high)
+    for at, (_, label, colour) in zip(places, ends, strict=True):
         axis.annotate(
             label,
             (x, at),
@@ -85,15 +85,26 @@ def label_ends(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> 
         )
 
 
+def _apart(heights: Sequence[float], step: float, top: float) -> list[float]:
+    """Rising heights moved up until they are a step apart, and down again where that leads beyond the top."""
+    places: list[float] = []
+    for height in heights:
+        places.append(max(height, places[-1] + step) if places else height)
+    for place in reversed(range(len(places))):
+        places[place] = min(places[place], top)
+        top = places[place] - step
+    return places
+
+
 def estimates(axis: Axes, rows: Sequence[Mapping[str, Any]], title: str, zero: float | None = None) -> None:
     """A line a row: the mean as a dot, its interval, the seeds as small dots, the label at the left.
 
     Args:
-        rows: from the top, each with label, mean, low, high, seeds and, where not blue, colour.
+        rows: from the top, each with label, mean, low, high, seeds and colour; label_colour where that is another.
         zero: where a vertical line stands.
     """
     for place, row in enumerate(rows):
-        colour = row.get('colour', BLUE)
+        colour = row['colour']
         axis.plot([row['low'], row['high']], [place, place], color=colour, lw=2.4, alpha=0.45, solid_capstyle='butt')
         axis.plot(row['seeds'], np.full(len(row['seeds']), place), '|', color=colour, ms=7, mew=1)
         axis.plot(row['mean'], place, 'o', color=colour, ms=6)
@@ -101,7 +112,7 @@ def estimates(axis: Axes, rows: Sequence[Mapping[str, Any]], title: str, zero: f
         axis.axvline(zero, color='#444444', lw=0.8)
     axis.set_yticks(range(len(rows)), [row['label'] for row in rows])
     for tick, row in zip(axis.get_yticklabels(), rows, strict=True):
-        tick.set_color(row.get('colour', BLUE))
+        tick.set_color(row.get('label_colour', row['colour']))
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.grid(axis='y', visible=False)
     axis.set_title(title)

@@ -2,7 +2,7 @@
 
 Two kinds of doubt are kept apart. Which questions were asked: pages are resampled, as in an evaluation, all seeds' questions together. Which seed
 was drawn: Student's interval over the seeds' own differences, which is the one that says whether a training recipe is better. A difference
-counts as shown where the latter excludes 0 and the former's p, adjusted after Holm over the tasks, is below 0.05.
+counts as shown where the larger p of the two, adjusted after Holm over the tasks that are compared, is below 0.05. Intervals are of 95 %, each for itself.
 """
 
 from __future__ import annotations
@@ -65,14 +65,13 @@ class Difference:
     second: float
     by_seed: tuple[float, ...]  # mean paired difference of each seed
     seeds: Interval  # of their mean, over seeds
-    p_seeds: float
     pages: Paired  # all seeds' questions together, over pages
-    p_pages: float  # after Holm over the tasks
+    p: float  # the larger of both kinds of doubt, after Holm over the tasks
 
     @property
     def is_shown(self) -> bool:
         """Whether both kinds of doubt are small."""
-        return self.p_seeds < SIGNIFICANT and self.p_pages < SIGNIFICANT
+        return self.p < SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -123,25 +122,38 @@ class Results:
         """The mean of every task (rows) for every seed (columns)."""
         return pd.DataFrame({run.seed: _means(run.answers[evaluation], value or score) for run in self.of(arm)})
 
-    def compare(self, first: tuple[str, str], second: tuple[str, str], value: Value | None = None) -> list[Difference]:
-        """Paired comparison of two (arm, evaluation), task by task, over the seeds that both have.
+    def compare(
+        self,
+        first: tuple[str, str],
+        second: tuple[str, str],
+        value: Value | None = None,
+        tasks: Sequence[Task] | None = None,
+    ) -> list[Difference]:
+        """Paired comparison of two (arm, evaluation), task by task in their order, over the seeds that both have.
 
-        Raises ValueError where a question of the same id was another question.
+        Args:
+            value: of an answer; its score if None.
+            tasks: those that are compared; all, by name, if None.
+
+        Raises ValueError where the two were asked other questions.
         """
         value = value or score
         runs = {arm: {run.seed: run for run in self.of(arm)} for arm in (first[0], second[0])}
         pairs: dict[Task, dict[int, list[tuple[float, float, str]]]] = {}
         for seed in self.seeds(first[0], second[0]):
-            theirs = {record.question_id: record for record in runs[second[0]][seed].answers[second[1]]}
-            for ours in runs[first[0]][seed].answers[first[1]]:
-                if other := theirs.get(ours.question_id):
-                    if ours.doc_hash != other.doc_hash:
-                        raise ValueError(
-                            f'{ours.question_id!r} is another question in {second}: run both on one data set.'
-                        )
-                    row = (value(ours), value(other), ours.page_id)
-                    pairs.setdefault(ours.task, {}).setdefault(seed, []).append(row)
-        return _differences(pairs)
+            ours, theirs = (
+                {(record.question_id, record.doc_hash): record for record in runs[arm][seed].answers[evaluation]}
+                for arm, evaluation in (first, second)
+            )
+            if other := ours.keys() ^ theirs.keys():
+                name = min(other)[0]
+                raise ValueError(
+                    f'{name!r} is no question of both {first} and {second}: ask both the same, of one data set.'
+                )
+            for key, record in ours.items():
+                row = (value(record), value(theirs[key]), record.page_id)
+                pairs.setdefault(record.task, {}).setdefault(seed, []).append(row)
+        return _differences({task: pairs[task] for task in tasks or sorted(pairs)})
 
 
 def load(name: str) -> Results:
@@ -153,7 +165,8 @@ def load(name: str) -> Results:
         folders = [HERE / own / 'results' / f'{run_name}-{seed}' for seed in experiment.seeds]
         for folder in (folder for folder in folders if (folder / RUN).exists()):
             run = replace(read_run(folder), arm=arm_name)
-            if run.about['changes'] != json.loads(json.dumps({**arm.changes, **arm.sizes})):
+            made_of = {'config': arm.config, 'changes': json.loads(json.dumps({**arm.changes, **arm.sizes}))}
+            if any(run.about[name] != value for name, value in made_of.items()):
                 raise ValueError(f'{folder} was made by another arm of that name: delete it and run it again.')
             runs.append(run)
     return Results(experiment, tuple(runs))
@@ -209,15 +222,16 @@ def _means(records: Iterable[Record], value: Value) -> dict[Task, float]:
 
 def _differences(pairs: Mapping[Task, Mapping[int, Sequence[tuple[float, float, str]]]]) -> list[Difference]:
     found = []
-    for task, by_seed in sorted(pairs.items()):
+    for task, by_seed in pairs.items():
         rows = [row for each in by_seed.values() for row in each]
         first, second, pages = zip(*rows, strict=True)
         each = tuple(float(np.mean([b - a for a, b, _ in seed])) for seed in by_seed.values())
         interval, p = over_seeds(each)
         paired = pair(first, second, pages)
-        found.append(Difference(task, np.mean(first), np.mean(second), each, interval, p, paired, paired.p_bootstrap))
-    adjusted = holm([each.p_pages for each in found])
-    return [replace(each, p_pages=p) for each, p in zip(found, adjusted, strict=True)]
+        p = max(p, paired.p_bootstrap)
+        found.append(Difference(task, np.mean(first), np.mean(second), each, interval, paired, p))
+    adjusted = holm([each.p for each in found])
+    return [replace(each, p=p) for each, p in zip(found, adjusted, strict=True)]
 
 
 # ---------------------------------------------------------------- pages

@@ -104,6 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arms = {name: arm for name, arm in experiment.arms.items() if given.arms is None or name in given.arms}
     console = Console(markup=False)
     runs = given.runs.resolve()
+    for name, arm in arms.items():
+        if arm.begins_with and arm.begins_with not in arms:
+            parser.error(f'{name} begins with {arm.begins_with}: name it too.')
     data = {name: shared_data(arm, runs, given.small, console) for name, arm in arms.items()}
     jobs: dict[tuple[int, str], Job] = {}
     for seed in seeds:

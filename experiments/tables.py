@@ -24,7 +24,7 @@ class Row:
 
 
 def scores(found: Results, rows: Sequence[Row], tasks: Sequence[Task] = SMALL_TASKS) -> pd.DataFrame:
-    """What is right, in percent: the mean over seeds and their range, a row an evaluation and a column a task."""
+    """Scores in percent: the mean over seeds and their range, a row an evaluation and a column a task."""
     table = {}
     for row in rows:
         means = 100 * found.means(row.arm, row.evaluation)
@@ -32,9 +32,9 @@ def scores(found: Results, rows: Sequence[Row], tasks: Sequence[Task] = SMALL_TA
     return pd.DataFrame.from_dict(table, orient='index')
 
 
-def paired(differences: Sequence[Difference], first: str, second: str, percent: bool = True) -> pd.DataFrame:
-    """A row a task: both means, their difference with both kinds of doubt; `first` and `second` name what is compared."""
-    scale, digits = (100, 1) if percent else (1, 3)
+def paired(differences: Sequence[Difference], first: str, second: str, of: str = 'score, %') -> pd.DataFrame:
+    """A row a task: both means, their difference with both kinds of doubt; `first` and `second` name what is compared, `of` what by."""
+    scale, digits = (100, 1) if of.endswith('%') else (1, 3)
 
     def number(value: float, sign: str = '') -> str:
         return f'{scale * value:{sign}.{digits}f}'
@@ -42,12 +42,12 @@ def paired(differences: Sequence[Difference], first: str, second: str, percent: 
     rows = [
         {
             'task': TASK_NAMES[each.task],
-            first: number(each.first),
-            second: number(each.second),
+            f'{first}: {of}': number(each.first),
+            f'{second}: {of}': number(each.second),
             'Δ': number(each.seeds.mean, '+'),
-            'over seeds': f'{number(each.seeds.low, "+")} to {number(each.seeds.high, "+")}',
-            'seeds': ', '.join(number(value, '+') for value in each.by_seed),
-            'over pages': f'{number(each.pages.low, "+")} to {number(each.pages.high, "+")}',
+            '95 % over seeds': f'{number(each.seeds.low, "+")} to {number(each.seeds.high, "+")}',
+            'each seed': ', '.join(number(value, '+') for value in each.by_seed),
+            '95 % over pages': f'{number(each.pages.low, "+")} to {number(each.pages.high, "+")}',
             'shown': 'yes' if each.is_shown else 'not significant',
         }
         for each in differences

@@ -2,7 +2,7 @@
 
     python -m experiments.run reward_parts
 
-R = R_acc + R_format + (constant + gate 1[R_acc > 0]) (w_count R_count + w_iou R_iou); every arm but the first changes one of these.
+R = R_acc + R_format + (constant + gate 1[R_acc > 0]) (w_count R_count + w_iou R_iou); every arm but the first changes one of these, `no_tool` two.
 """
 
 from experiments.arms import Arm, Experiment, shared

@@ -8,6 +8,13 @@ From experiments/wider_base. The base and what 45 updates on actions and depth m
 
 from experiments.arms import Arm, Experiment, shared
 
+ALONE = {
+    'stages': ('warm_start', 'character', 'rarl'),
+    'stage.warm_start.tasks': ('character_identification',),
+    'stage.character.tasks': ('character_identification',),
+    'stage.character.reward.max_paid_zooms': 1,
+    'compare': (),
+}
 EXPERIMENT = Experiment(
     question='Does a policy that was trained on actions and depth identify characters better than before?',
     arms={
@@ -15,19 +22,8 @@ EXPERIMENT = Experiment(
         'identification': Arm(
             'trained on identification',
             config='configs/quickstart.py:wider',
-            changes={
-                'stages': ('warm_start', 'character', 'rarl'),
-                'stage.warm_start.tasks': ('character_identification',),
-                'stage.character.tasks': ('character_identification',),
-                'stage.character.task_weights': (),
-                'stage.character.reward.max_paid_zooms': 1,
-                'compare': (),
-            },
-            full={
-                'stages': ('warm_start', 'character', 'rarl'),
-                'stage.character.tasks': ('character_identification',),
-                'compare': (),
-            },
+            changes={**ALONE, 'stage.character.task_weights': ()},
+            full=ALONE,
         ),
     },
 )

@@ -10,6 +10,7 @@ from IPython.display import Markdown, display
 
 from experiments import charts, plots, results, tables
 from experiments.results import TASK_NAMES, first_iou
+from rarl_jax.evaluation.statistics import over_seeds
 
 found = results.load('warm_length').complete()
 LENGTHS = {0: 'warm_0', 5: 'warm_5', 10: 'warm_10', 16: 'warm_16', 20: 'warm_20'}
@@ -33,7 +34,7 @@ figure = charts.training(found, dict(zip(LENGTHS.values(), plots.COLOURS, strict
 # %%
 figure, axes = plots.panels(2, width=9, height=2.6)
 for axis, title, scale, value in (
-    (axes[0], 'right, %', 100, results.score),
+    (axes[0], 'score, %', 100, results.score),
     (axes[1], 'IoU of the first zoom', 1, first_iou),
 ):
     ends = []
@@ -48,16 +49,15 @@ for axis, title, scale, value in (
 plots.foot(figure, found.commits)
 
 # %% [markdown]
-# Each length against none, in points, paired by question:
+# Each length against none, paired by question: scores, and the IoU of the first zoom.
 
 # %%
-against = {
-    f'{length} updates': found.compare(('warm_0', 'rarl:zoom'), (arm, 'rarl:zoom'))
-    for length, arm in LENGTHS.items()
-    if length
-}
+ends = {f'{length} updates': (('warm_0', 'rarl:zoom'), (arm, 'rarl:zoom')) for length, arm in LENGTHS.items() if length}
+against = {words: found.compare(*pair) for words, pair in ends.items()}
+boxes = {words: found.compare(*pair, first_iou) for words, pair in ends.items()}
 for words, compared in against.items():
     display(tables.paired(compared, 'none', words))
+    display(tables.paired(boxes[words], 'none', words, of='IoU'))
 
 # %% [markdown]
 # The trend: points that each further update of warm start brings, by a line through the five lengths of every seed.
@@ -66,7 +66,7 @@ for words, compared in against.items():
 trends = {}
 for task in TASKS:
     ends = 100 * np.array([found.means(arm, 'rarl:zoom').loc[task, seeds] for arm in LENGTHS.values()])
-    trends[task] = results.over_seeds(np.polyfit(list(LENGTHS), ends, 1)[0])
+    trends[task] = over_seeds(np.polyfit(list(LENGTHS), ends, 1)[0])
     interval, p = trends[task]
     print(f'{TASK_NAMES[task]}: {tables.span(interval, 1, 2)} points an update, p = {p:.3f}')
 
@@ -77,7 +77,6 @@ for task in TASKS:
 # less with the full reward. The arms 0 and 5 are older runs, of a program that adds up its gradients in another order. Four comparisons a task are looked at here; the adjustment is over the tasks of each.
 
 # %%
-shown = tables.shown(against)
 means = {
     TASK_NAMES[task]: {length: 100 * found.means(arm, 'rarl:zoom').loc[task].mean() for length, arm in LENGTHS.items()}
     for task in TASKS
@@ -88,14 +87,10 @@ parts = '; '.join(
 )
 Markdown(
     f'Over {len(seeds)} seeds: {parts}. '
-    + (
-        'No length differs from no warm start by more than the seeds do: that any is best is not shown.'
-        if shown == 'none'
-        else f'A difference from no warm start is shown for {shown}.'
-    )
-    + ' Each further update changes '
+    + f'Differences from no warm start that are shown, in points: {tables.shown(against)}; in IoU of the first zoom: {tables.shown(boxes, 1, 3)}. '
+    + 'Each further update changes '
     + ', '.join(
-        f'{TASK_NAMES[task]} by {tables.span(interval, 1, 2)} points{"" if p < 0.05 else " (not shown)"}'
+        f'{TASK_NAMES[task]} by {tables.span(interval, 1, 2)} points [95 % over seeds]{"" if p < 0.05 else " (not shown)"}'
         for task, (interval, p) in trends.items()
     )
     + '.'

@@ -32,15 +32,15 @@ figure = charts.training(found, colours, metrics, columns=2, warm_start=5)
 # %% [markdown]
 # ## On held-out pages
 #
-# Greedy answers with the policy's own zooms, in points, and the IoU of the first zoom. A difference counts as shown only where the seeds agree on it (Student's
-# interval over the seeds' differences) and the pages do (bootstrap, after Holm).
+# Greedy answers with the policy's own zooms, and the IoU of the first zoom. A difference counts as shown only where both agree on it, the seeds (Student's test over
+# their differences) and the pages (bootstrap), after Holm over the two tasks.
 
 # %%
 ends = ('single_phase', 'rarl:zoom'), ('warm_start', 'rarl:zoom')
 scores = found.compare(*ends)
 display(tables.paired(scores, 'single phase', 'warm start'))
 boxes = found.compare(*ends, first_iou)
-display(tables.paired(boxes, 'single phase', 'warm start', percent=False))
+display(tables.paired(boxes, 'single phase', 'warm start', of='IoU'))
 
 # %%
 gain = found.compare(('base', 'base:zoom'), ('warm_start', 'rarl:zoom'))
@@ -63,6 +63,6 @@ seeds = found.seeds(*colours)
 shown = tables.shown({'warm start': scores})
 verdict = 'No difference between the two is shown.' if shown == 'none' else f'A difference is shown for {shown}.'
 Markdown(
-    f'With {len(seeds)} seeds of each arm{"" if len(seeds) > 2 else ", too few to tell a small difference"}, warm start against single phase, in points: {tables.told(scores)}; IoU of the first zoom '
+    f'With {len(seeds)} seeds of each arm{"" if len(seeds) > 2 else ", too few to tell a small difference"}, warm start against single phase, in points [95 % over seeds]: {tables.told(scores)}; IoU of the first zoom '
     f'{tables.told(boxes, 1, 3)}. {verdict} Against the base policy the warm start brings {tables.told(gain)}.'
 )

@@ -1,5 +1,7 @@
 """Comparisons over seeds and pages, worked by hand; results that are another arm's are refused."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -33,10 +35,10 @@ def test_seeds_that_disagree_show_nothing():
     old = [run('old', seed, [0.0] * 20) for seed in range(3)]
     new = [run('new', seed, [float(seed > 0)] * 20) for seed in range(3)]
     [found] = Results(TWO, (*old, *new)).compare(('old', 'rarl:zoom'), ('new', 'rarl:zoom'))
-    assert found.p_pages < 0.001 and found.p_seeds > 0.1
+    assert found.pages.p_bootstrap < 0.001 and found.p > 0.1
     assert not found.is_shown
     [row] = tables.paired([found], 'old', 'new').to_dict('records')
-    assert row['seeds'] == '+0.0, +100.0, +100.0' and row['shown'] == 'not significant'
+    assert row['each seed'] == '+0.0, +100.0, +100.0' and row['shown'] == 'not significant'
 
 
 def test_seeds_that_only_one_arm_has_are_left_out():
@@ -47,8 +49,31 @@ def test_seeds_that_only_one_arm_has_are_left_out():
 
 def test_another_question_of_the_same_id_is_refused():
     pair = (run('old', 0, [0.0]), run('new', 0, [1.0], answer='jump'))
-    with pytest.raises(ValueError, match="'q0' is another question"):
+    with pytest.raises(ValueError, match="'q0' is no question of both"):
         Results(TWO, pair).compare(('old', 'rarl:zoom'), ('new', 'rarl:zoom'))
+
+
+def test_answers_to_other_questions_are_refused():
+    """A comparison of what happens to be in common would look like one of all."""
+    pair = (run('old', 0, [0.0, 1.0]), run('new', 0, [1.0]))
+    with pytest.raises(ValueError, match="'q1' is no question of both"):
+        Results(TWO, pair).compare(('old', 'rarl:zoom'), ('new', 'rarl:zoom'))
+
+
+def test_tasks_that_are_not_compared_cost_nothing():
+    """The same difference on two tasks: Holm doubles its p where both are looked at."""
+    depth = {'task': 'depth_comparison'}
+    runs = []
+    for seed in range(3):
+        for arm, right in (('old', 4), ('new', 12 + 2 * seed)):
+            one, two = (run(arm, seed, [1.0] * right + [0.0] * (20 - right), **changed) for changed in ({}, depth))
+            second = [replace(record, question_id=f'd{record.question_id}') for record in two.answers['rarl:zoom']]
+            runs.append(replace(one, answers={'rarl:zoom': (*one.answers['rarl:zoom'], *second)}))
+    found, ends = Results(TWO, tuple(runs)), (('old', 'rarl:zoom'), ('new', 'rarl:zoom'))
+    [alone] = found.compare(*ends, tasks=('depth_comparison',))
+    both = found.compare(*ends)
+    assert [each.task for each in both] == ['action_recognition', 'depth_comparison']
+    assert both[1].p == pytest.approx(2 * alone.p) and alone.is_shown
 
 
 def test_other_figures_than_the_grade_can_be_compared():

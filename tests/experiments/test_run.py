@@ -93,3 +93,9 @@ def test_committed_results_are_those_of_the_arms(name):
     """Reading refuses another arm's; and no arm's results are large."""
     for found in load(name).runs:
         assert found.answers and found.about['commit'] and '-dirty' not in found.about['commit']
+
+
+def test_an_arm_without_the_one_that_it_begins_with_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        run.main(['main_table', '--arms', 'rl_after_sft_r'])
+    assert 'rl_after_sft_r begins with sft_r: name it too.' in capsys.readouterr().err

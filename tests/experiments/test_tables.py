@@ -14,11 +14,10 @@ SURE = Difference(
     0.5,
     (0.2, 0.25, 0.3),
     Interval(0.25, 0.1258, 0.3742),
-    0.01,
     Paired(60, 0.25, 0.2, 0.3, 0.001, None),
     0.002,
 )
-UNSURE = replace(SURE, task='depth_comparison', seeds=Interval(-0.02, -0.11, 0.07), p_seeds=0.4)
+UNSURE = replace(SURE, task='depth_comparison', seeds=Interval(-0.02, -0.11, 0.07), p=0.4)
 
 
 def test_a_difference_is_told_with_its_interval():
@@ -42,9 +41,20 @@ def test_scores_are_told_with_their_range():
 
 def test_differences_are_drawn_a_panel_a_task_and_red_where_shown():
     found = Results(TWO, (run('old', 0, []),))
-    figure = charts.differences(found, {'slow': [SURE, UNSURE], 'fast': [replace(SURE, p_pages=0.2), UNSURE]})
+    figure = charts.differences(found, {'slow': [SURE, UNSURE], 'fast': [replace(SURE, p=0.2), UNSURE]})
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ['slow', 'fast']
-    assert [label.get_color() for label in left.get_yticklabels()] == [plots.RED, plots.GREY]
+    means = [line.get_color() for line in left.lines if line.get_marker() == 'o']
+    assert means == [plots.RED, plots.GREY]
     assert left.get_title('left') == 'action: difference in points'
     assert right.get_title('left') == 'depth: difference in points'
+
+
+def test_names_beside_lines_stay_apart_and_below_the_top():
+    """Two ends at one height, near the top: one name goes up as far as there is room, the other makes way downwards."""
+    _, [axis] = plots.panels(1)
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    plots.label_ends(axis, 1, [(0.99, 'first', plots.BLUE), (0.99, 'second', plots.RED), (0.2, 'third', plots.GREY)])
+    heights = {text.get_text(): text.xy[1] for text in axis.texts}
+    assert heights['third'] == 0.2 and heights['second'] == 1.0
+    assert 0.05 < heights['second'] - heights['first'] < 0.2
