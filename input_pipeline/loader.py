@@ -49,6 +49,12 @@ class LoaderSettings:
     prefetch: int = 8  # samples decoded ahead
     cache_bytes: int = 256 << 20  # decoded pages kept in memory; a page is asked about many times
 
+    def __post_init__(self):
+        if twice := [task for task in dict.fromkeys(self.tasks) if self.tasks.count(task) > 1]:
+            raise ValueError(
+                f'tasks names {twice[0]} more than once, which would give each of its questions so often: name it once.'
+            )
+
 
 @dataclass(frozen=True)
 class Sample:

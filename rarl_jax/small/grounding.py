@@ -76,6 +76,11 @@ class GroundingSettings(TrainingSettings):
         super().__post_init__()
         self.check_least(pages=1, crops_a_page=1, recited=1, pages_alone=0)
 
+    @property
+    def all_tasks(self) -> tuple[Task, ...]:
+        """The tasks of pages and of crops, each once."""
+        return tuple(dict.fromkeys((*self.page_tasks, *self.crop_tasks)))
+
 
 @dataclass(frozen=True)
 class Words:
@@ -123,9 +128,8 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
         run.key(name, 0), run.model.config.text.hidden_size, len(stage.crop_tasks), run.model.config.init_scale
     )
     optimizer = optim.make_optimizer(stage.optimizer, run.params | {'heads': heads}, stage.steps)
-    tasks = (*stage.page_tasks, *stage.crop_tasks)
     count = processes.share(stage.pages, f'config.stage.{name}.pages')
-    pages = load_pages(run.data_dir, run.loading(count, tasks), *run.processes)
+    pages = load_pages(run.data_dir, run.loading(count, stage.all_tasks), *run.processes)
     batches = prepare_ahead(pages, partial(label, run, words, stage), run.data_seed(name))
     learner = training.begin(optimizer, iter(batches), {'heads': heads})
     update = make_update(run.model, words, optimizer, learner)
@@ -146,8 +150,7 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
 
 def find_words(run: Run, stage: GroundingSettings) -> Words:
     """The answers of the training split and the numbers of a page's side. ValueError where the tokenizer needs several tokens for one."""
-    tasks = {*stage.page_tasks, *stage.crop_tasks}
-    answers = sorted({q.answer for q in read_questions(run.data_dir, 'train') if q.task in tasks})
+    answers = sorted({q.answer for q in read_questions(run.data_dir, 'train') if q.task in stage.all_tasks})
     chat, least = (
         run.host.chat,
         int(np.sqrt(run.host.page.max_pixels)),

@@ -167,6 +167,11 @@ def test_pages_of_any_mode_become_rgb_on_white(mode):
     assert sum(image.getpixel((1, 1))) < 30
 
 
+def test_a_task_that_is_named_twice_is_refused():
+    with pytest.raises(ValueError, match='tasks names depth_comparison more than once'):
+        LoaderSettings(tasks=('depth_comparison', 'action_recognition', 'depth_comparison'))
+
+
 def test_missing_data_and_splits_are_named(built, tmp_path):
     folder, _, _ = built
     with pytest.raises(FileNotFoundError, match='holds no data set'):

@@ -152,6 +152,11 @@ def test_a_name_is_recited_with_its_box_unless_a_page_has_it_twice():
     assert (ids[1:] == -1).all()
 
 
+def test_a_task_of_pages_and_of_crops_is_loaded_once():
+    """Loaded twice, every name would stand twice on its page, and none would be recited."""
+    assert STAGE.all_tasks == ('action_recognition',)
+
+
 def test_two_processes_draw_for_a_page_what_one_draws(monkeypatch):
     """They take turns in the pages of a step: what each makes of its own is what one makes of all."""
     run = SimpleNamespace(host=small_policy.host())
