@@ -23,7 +23,9 @@ def symptoms(rows: Rows) -> dict[str, str]:
         rows: the metrics of a stage's steps so far, from its first on.
     """
     found = {}
-    calls, entropy = means(rows, 'zoom/calls'), means(rows, 'policy/entropy')
+    calls = means(rows, 'zoom/calls')
+    # A policy that is taught what to say is to become sure of it; one that learns from its own samples has nothing to learn from then.
+    entropy = means([row for row in rows if 'reward/total' in row], 'policy/entropy')
     if calls and max(calls) >= CALLS_LEFT and calls[-1] < CALLS_LEFT * max(calls):
         found['zoom/calls'] = (
             f'tool use collapses: {calls[-1]:.2f} calls an episode, {max(calls):.2f} at most. Likely, calls fail (zoom/failed) '

@@ -6,7 +6,7 @@ import pytest
 
 from rarl_jax.stages.symptoms import new_symptoms, symptoms
 
-WELL = {'zoom/calls': 1.0, 'policy/entropy': 0.5, 'group/zero_variance': 0.5, 'length/cut_off': 0.1, 'policy/ratio_gap': 0.01}  # fmt: skip
+WELL = {'reward/total': 1.0, 'zoom/calls': 1.0, 'policy/entropy': 0.5, 'group/zero_variance': 0.5, 'length/cut_off': 0.1, 'policy/ratio_gap': 0.01}  # fmt: skip
 
 
 def rows(name, *values):
@@ -37,3 +37,8 @@ def test_a_single_step_and_a_stage_without_a_tool_are_no_symptom():
     assert not symptoms(rows('group/zero_variance', *[0.5] * 6, 1.0))
     assert not symptoms(rows('zoom/calls', *[0.0] * 9))
     assert not symptoms([]) and not symptoms([{'loss': 1.0}] * 9)
+
+
+def test_a_policy_that_is_taught_may_become_sure():
+    """Supervised stages write entropy too, and bring it down on purpose."""
+    assert not symptoms([{'loss': 1.0, 'policy/entropy': entropy} for entropy in (3.5,) * 6 + (0.01,) * 8])
