@@ -6,8 +6,8 @@ The vision tower first learns what lies under each image token, and the decoder 
 stays at an IoU of 0.1 for long; without the other, calls name the exact box of just any figure). Then the decoder learns to point and to read crops,
 with the tower frozen, which would forget who is who. Whole conversations follow, and last loose boxes and guesses: a policy as a general model is
 on comics, which knows more than it does. Variant qwen3_vl: the same for experiments/quickstart_base_qwen3_vl. Variant wider: a policy that knows all
-three categories; wider_loosen: from that one (`--config.model.path=DIR`) the loose policy in experiments/wider_base. The variants with _smoke run the same
-stages for a moment.
+three categories; wider_loosen: from its export, runs/quickstart_base_wider/export, the loose policy in experiments/wider_base. The variants with _smoke run the
+same stages for a moment.
 """
 
 from dataclasses import replace
@@ -129,7 +129,9 @@ def wider_loosen() -> RunSettings:
         'loosen': supervised(240, loose, muon(3e-4), ALL_CATEGORIES),
         'base': replace(known.stage['knows'], modes=('direct', 'zoom', 'oracle_zoom', 'blank_crop')),
     }
-    return replace(known, stages=tuple(stages), stage=stages, compare=('base:zoom', 'base:direct', 'base:blank_crop'))
+    model = replace(known.model, path='runs/quickstart_base_wider/export')
+    compare = ('base:zoom', 'base:direct', 'base:blank_crop')
+    return replace(known, model=model, stages=tuple(stages), stage=stages, compare=compare)
 
 
 def supervised(

@@ -6,6 +6,7 @@ Between `<!-- figures: NAME -->` and `<!-- end -->` stands what the committed re
 
     quickstart           experiments/quickstart_results/results.md, as the run wrote it
     quickstart_qwen3_vl  the measured rows of experiments/quickstart_results_qwen3_vl/results.md
+    repeats              how far runs of the quickstart's recipe lie apart: three seeds in warm_start, and again as the teachers of distilled
     base                 experiments/quickstart_base/evaluation/results.md, as the run wrote it
     base_qwen3_vl        the same of experiments/quickstart_base_qwen3_vl
     benchmarks           experiments/benchmarks/results/*.json
@@ -19,6 +20,10 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+
+import pandas as pd
+
+from experiments.results import TASK_NAMES, load
 
 HERE = Path(__file__).parent
 READMES = (
@@ -46,6 +51,7 @@ def filled(text: str) -> str:
     makers = {
         'quickstart': partial(table, HERE / 'quickstart_results' / 'results.md'),
         'quickstart_qwen3_vl': partial(measured, HERE / 'quickstart_results_qwen3_vl' / 'results.md'),
+        'repeats': repeats,
         'base': partial(table, HERE / 'quickstart_base' / 'evaluation' / 'results.md'),
         'base_qwen3_vl': partial(table, HERE / 'quickstart_base_qwen3_vl' / 'evaluation' / 'results.md'),
         'benchmarks': benchmarks,
@@ -56,6 +62,21 @@ def filled(text: str) -> str:
 def table(path: Path) -> str:
     """The table that a run has written of its evaluations."""
     return path.read_text(encoding='utf-8').strip()
+
+
+def repeats() -> str:
+    """The ends of all runs of the quickstart's recipe, by task."""
+    ends = pd.concat(
+        [load('warm_start').means('warm_start', 'rarl:zoom'), load('distilled').means('distilled', 'rarl:zoom')], axis=1
+    )
+    parts = [
+        f'between {100 * low:.1f} and {100 * high:.1f} % at {TASK_NAMES[task]}'
+        for task, low, high in zip(ends.index, ends.min(axis=1), ends.max(axis=1), strict=True)
+    ]
+    return (
+        f'The brackets know nothing of other runs: {ends.shape[1]} of this recipe (each seed twice) lie {" and ".join(parts)}\n'
+        '([stability](experiments/stability/notebook.ipynb)). Compare recipes by the notebooks, not by this table.'
+    )
 
 
 def measured(path: Path) -> str:

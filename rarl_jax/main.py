@@ -59,7 +59,9 @@ _PROCESS = flags.DEFINE_integer('process', 0, 'Which of them this one is, from 0
 _REPLAY = flags.DEFINE_string(
     'replay', '', 'An update that the run has skipped and kept, to be repeated: WORKDIR/skipped/FILE.'
 )
-_WORKDIR = flags.DEFINE_string('workdir', '', 'Where the run writes; runs/NAME of the config if left out.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', '', 'Where the run writes; runs/NAME or runs/NAME_VARIANT of the config if left out.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -80,8 +82,9 @@ def main(argv: list[str]) -> None:
 
 
 def workdir() -> Path:
-    """Where the run writes: as the command line has it, or a folder named as the config."""
-    name = Path(config_flags.get_config_filename(flags.FLAGS['config']).rpartition('.py')[0]).name
+    """Where the run writes: as the command line has it, or a folder named as the config and its variant."""
+    path, _, variant = config_flags.get_config_filename(flags.FLAGS['config']).rpartition('.py')
+    name = Path(path).name + variant.replace(':', '_')
     return Path(_WORKDIR.value or f'runs/{name}').resolve()
 
 

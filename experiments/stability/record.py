@@ -45,7 +45,7 @@ def cost(config: str) -> dict:
     """Parameters, sizes of the largest update, bytes on the fullest device and operations, as the preflight of this config has them."""
     settings = settings_of(Arm(config, config), seed=0)
     axes = replace(settings.mesh, data=settings.mesh.data or 1)
-    largest = largest_of(settings, processes=1)
+    largest = largest_of(settings, 1, axes.data * axes.fsdp)
     jax.config.update('jax_num_cpu_devices', axes.data * axes.fsdp * axes.tensor)
     mesh = make_mesh(axes)
     model = build_model(replace(settings.model, attention='xla'), architecture(settings.model), mesh)

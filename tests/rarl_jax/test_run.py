@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 
 from configs import quickstart as quickstart_config
 from configs import rarl as rarl_config
+from rarl_jax import main
 from rarl_jax.run import check_inputs, folder_problem, take_workdir
 from rarl_jax.settings import settings_from
 from tests.campaign import MOMENTS, QUICKSTART, campaign
@@ -113,7 +115,14 @@ def test_a_run_that_is_killed_again_and_again_ends_as_though_nobody_had(quicksta
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'config', ['rarl.py:smoke', 'quickstart_base.py:smoke', 'quickstart_base.py:qwen3_vl_smoke', 'evaluate.py:smoke']
+    'config',
+    [
+        'rarl.py:smoke',
+        'quickstart_base.py:smoke',
+        'quickstart_base.py:qwen3_vl_smoke',
+        'quickstart_base.py:wider_smoke',
+        'evaluate.py:smoke',
+    ],
 )
 def test_smoke(config, tmp_path):
     done = launch(f'--config=configs/{config}', f'--workdir={tmp_path}')
@@ -371,6 +380,17 @@ def test_a_workdir_that_leads_in_a_circle_is_told(tmp_path):
     done = launch('--config=configs/quickstart.py:smoke', f'--workdir={tmp_path}/a/run')
     assert done.returncode == 1
     assert 'error: ' in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('config', 'folder'),
+    [('configs/quickstart.py', 'quickstart'), ('configs/quickstart.py:wider_smoke', 'quickstart_wider_smoke')],
+)
+def test_variants_have_workdirs_of_their_own(config, folder, monkeypatch):
+    """In one folder, the second would be refused as a run with other settings."""
+    monkeypatch.setattr(main, '_WORKDIR', SimpleNamespace(value=''))
+    monkeypatch.setattr(main.config_flags, 'get_config_filename', lambda flag: config)
+    assert main.workdir() == (Path.cwd() / 'runs' / folder)
 
 
 def test_help_lists_the_configs():
