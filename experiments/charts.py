@@ -35,10 +35,11 @@ def training(
         labels: of arms that are called otherwise than the experiment calls them.
     """
     figure, axes = plots.panels(columns, rows=-(-len(metrics) // columns), width=PANEL * columns, height=2.5)
-    for axis, (metric, title) in zip(axes, metrics.items(), strict=True):
-        arms = [arm for arm in colours if metric in found.of(arm)[0].metrics]
-        lines = {(labels or {}).get(arm, found.label(arm)): found.curve(arm, metric) for arm in arms}
-        plots.curves(axis, lines, title, colours=[colours[arm] for arm in arms])
+    for axis in axes[len(metrics) :]:
+        axis.set_visible(False)
+    for axis, (metric, title) in zip(axes, metrics.items(), strict=False):
+        lines = {(labels or {}).get(arm, found.label(arm)): found.curve(arm, metric) for arm in colours}
+        plots.curves(axis, lines, title, colours=tuple(colours.values()))
         if warm_start:
             axis.axvline(warm_start + 0.5, color='#444444', lw=0.8, ls=':')
     plots.foot(figure, found.commits)
@@ -66,12 +67,12 @@ def differences(
     scale: float = 100,
 ) -> Figure:
     """Paired differences, a panel a task and a row a comparison: mean, 95 % over seeds, every seed; red where shown, grey where not."""
-    tasks = list(dict.fromkeys(each.task for differences in compared.values() for each in differences))
+    tasks = list(dict.fromkeys(each.task for found_here in compared.values() for each in found_here))
     figure, axes = _estimates(len(tasks), len(compared))
     for axis, task in zip(axes, tasks, strict=True):
         rows = []
-        for label, differences in compared.items():
-            each = next(each for each in differences if each.task == task)
+        for label, found_here in compared.items():
+            each = next(each for each in found_here if each.task == task)
             colour = plots.RED if each.is_shown else plots.GREY
             row = estimate(label if axis is axes[0] else '', each.by_seed, colour, scale)
             rows.append(row | {'label_colour': '#444444'})  # the colour is this panel's verdict alone

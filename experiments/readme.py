@@ -65,7 +65,7 @@ def table(path: Path) -> str:
 
 
 def repeats() -> str:
-    """The ends of all runs of the quickstart's recipe, by task."""
+    """The ends of the experiments' runs of the quickstart's recipe, by task."""
     ends = pd.concat(
         [load('warm_start').means('warm_start', 'rarl:zoom'), load('distilled').means('distilled', 'rarl:zoom')], axis=1
     )
@@ -74,7 +74,7 @@ def repeats() -> str:
         for task, low, high in zip(ends.index, ends.min(axis=1), ends.max(axis=1), strict=True)
     ]
     return (
-        f'The brackets know nothing of other runs: {ends.shape[1]} of this recipe (each seed twice) lie {" and ".join(parts)}\n'
+        f'The brackets know nothing of other runs: {ends.shape[1]} others of this recipe (three seeds, each twice) lie {" and ".join(parts)}\n'
         '([stability](experiments/stability/notebook.ipynb)). Compare recipes by the notebooks, not by this table.'
     )
 

@@ -135,14 +135,18 @@ class Results:
             value: of an answer; its score if None.
             tasks: those that are compared; all, by name, if None.
 
-        Raises ValueError where the two were asked other questions.
+        Raises ValueError where the two were asked other questions about these tasks, KeyError for a task that neither was asked.
         """
         value = value or score
         runs = {arm: {run.seed: run for run in self.of(arm)} for arm in (first[0], second[0])}
         pairs: dict[Task, dict[int, list[tuple[float, float, str]]]] = {}
         for seed in self.seeds(first[0], second[0]):
             ours, theirs = (
-                {(record.question_id, record.doc_hash): record for record in runs[arm][seed].answers[evaluation]}
+                {
+                    (record.question_id, record.doc_hash): record
+                    for record in runs[arm][seed].answers[evaluation]
+                    if tasks is None or record.task in tasks
+                }
                 for arm, evaluation in (first, second)
             )
             if other := ours.keys() ^ theirs.keys():

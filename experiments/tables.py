@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from experiments.results import SMALL_TASKS, TASK_NAMES, Difference, Results
 from input_pipeline.schema import Task
-from rarl_jax.evaluation.statistics import Interval
+from rarl_jax.evaluation.statistics import Interval, holm, over_seeds
+from rarl_jax.evaluation.tables import SIGNIFICANT
+
+Key = TypeVar('Key')
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,15 @@ def scores(found: Results, rows: Sequence[Row], tasks: Sequence[Task] = SMALL_TA
     return pd.DataFrame.from_dict(table, orient='index')
 
 
-def paired(differences: Sequence[Difference], first: str, second: str, of: str = 'score, %') -> pd.DataFrame:
+def paired(
+    differences: Sequence[Difference],
+    first: str,
+    second: str,
+    of: str = 'score, %',
+    scale: float = 100,
+    digits: int = 1,
+) -> pd.DataFrame:
     """A row a task: both means, their difference with both kinds of doubt; `first` and `second` name what is compared, `of` what by."""
-    scale, digits = (100, 1) if of.endswith('%') else (1, 3)
 
     def number(value: float, sign: str = '') -> str:
         return f'{scale * value:{sign}.{digits}f}'
@@ -76,6 +86,16 @@ def told(differences: Iterable[Difference], scale: float = 100, digits: int = 1)
         f'{TASK_NAMES[each.task]} {span(each.seeds, scale, digits)}{"" if each.is_shown else " (not shown)"}'
         for each in differences
     )
+
+
+def by_seeds(values: Mapping[Key, Iterable[float]], scale: float = 100, digits: int = 1) -> dict[Key, str]:
+    """Figures that pages cannot be resampled for, each with Student's interval over its seeds, as `told`; after Holm over all of them."""
+    found = {key: over_seeds(list(each)) for key, each in values.items()}
+    adjusted = holm([p for _, p in found.values()])
+    return {
+        key: f'{span(interval, scale, digits)}{"" if p < SIGNIFICANT else " (not shown)"}'
+        for (key, (interval, _)), p in zip(found.items(), adjusted, strict=True)
+    }
 
 
 def shown(compared: Mapping[str, Sequence[Difference]], scale: float = 100, digits: int = 1) -> str:

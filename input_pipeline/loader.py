@@ -52,7 +52,7 @@ class LoaderSettings:
     def __post_init__(self):
         if twice := [task for task in dict.fromkeys(self.tasks) if self.tasks.count(task) > 1]:
             raise ValueError(
-                f'tasks names {twice[0]} more than once, which would give each of its questions so often: name it once.'
+                f'tasks names {twice[0]} more than once, and each of its questions would be asked so often: name it once.'
             )
 
 

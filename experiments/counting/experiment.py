@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
         'base': shared('curriculum', 'sequential', 'base policy'),
         'one': arm('one zoom paid', max_paid_zooms=1),
         'every': arm('every zoom paid', max_paid_zooms=MOST),
-        'every_shared': arm('every zoom paid, as much as one in all', max_paid_zooms=MOST, tool_count=1 / MOST),
+        'every_shared': arm('every zoom paid, a sixth of one each', max_paid_zooms=MOST, tool_count=1 / MOST),
         'answer': arm('no zoom paid', tool_count=0.0, tool_iou=0.0),
     },
 )

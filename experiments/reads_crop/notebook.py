@@ -153,8 +153,8 @@ display(table)
 # %% [markdown]
 # ## Answer
 #
-# Depth is a choice of two, yet a policy of this size that sees nothing of use answers with one and the same name, whatever the two in the question, and so is right about as
-# often as one of eight: below 50 % is no contradiction.
+# Depth is a choice of two, yet a policy of this size that sees nothing of use does not go by the two in the question: with grey crops the trained one says one and the same name to
+# nearly all, with a crop from elsewhere or none it names any figure. So it is right about as often as one of eight: below 50 % is no contradiction.
 
 # %%
 reads = all(

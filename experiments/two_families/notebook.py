@@ -11,7 +11,6 @@ from IPython.display import Markdown, display
 from experiments import charts, plots, results, tables
 from experiments.results import SMALL_TASKS, TASK_NAMES, first_iou
 from experiments.tables import Row
-from rarl_jax.evaluation.statistics import over_seeds
 
 found = results.load('two_families')
 FAMILIES = {'Qwen2.5-VL': ('qwen2_5_vl_base', 'qwen2_5_vl'), 'Qwen3-VL': ('qwen3_vl', 'qwen3_vl')}
@@ -26,7 +25,7 @@ COLOURS = {'Qwen2.5-VL': plots.BLUE, 'Qwen3-VL': plots.RED}
 metrics = {
     'reward/accuracy': 'accuracy',
     'zoom/iou_first': 'IoU of the first zoom',
-    'reward/tool_count': 'paid zooms an episode',
+    'reward/tool_count': 'paid zooms per episode',
     'policy/entropy': 'entropy of chosen tokens, nats',
 }
 arms = {arm: COLOURS[family] for family, (_, arm) in FAMILIES.items()}
@@ -45,7 +44,7 @@ for family, (base, trained) in FAMILIES.items():
     gains[family], boxes[family] = found.compare(*ends), found.compare(*ends, first_iou)
     display(Markdown(f'**{family}**'))
     display(tables.paired(gains[family], 'base', 'trained'))
-    display(tables.paired(boxes[family], 'base', 'trained', of='IoU'))
+    display(tables.paired(boxes[family], 'base', 'trained', 'IoU', 1, 3))
 
 # %%
 rows = [
@@ -77,10 +76,12 @@ for family, (base, trained) in FAMILIES.items():
         for task in SMALL_TASKS
     ]
 display(pd.DataFrame(rows).set_index(['family', 'task']))
-apart = {
-    first.task: over_seeds([b - a for a, b in zip(first.by_seed, second.by_seed, strict=True)])
-    for first, second in zip(*gains.values(), strict=True)
-}
+apart = tables.by_seeds(
+    {
+        TASK_NAMES[first.task]: [b - a for a, b in zip(first.by_seed, second.by_seed, strict=True)]
+        for first, second in zip(*gains.values(), strict=True)
+    }
+)
 
 # %% [markdown]
 # ## Answer
@@ -88,11 +89,8 @@ apart = {
 # %%
 both = all(each.is_shown and each.seeds.mean > 0 for family in gains.values() for each in family)
 parts = '; '.join(f'{family} {tables.told(gain)}' for family, gain in gains.items())
-differ = ', '.join(
-    f'{TASK_NAMES[task]} {tables.span(interval)}{"" if p < 0.05 else " (not shown)"}'
-    for task, (interval, p) in apart.items()
-)
+differ = ', '.join(f'{task} {words}' for task, words in apart.items())
 Markdown(
     f'{"Yes: both families gain on both tasks" if both else "A gain is not shown for both families on both tasks"}, in points over its own base [95 % over seeds], '
-    f'{len(found.seeds(*found.experiment.arms))} seeds: {parts}. The second family’s gain against the first’s: {differ}. Nothing of the recipe was changed for it. Qwen2.5-VL’s runs are of an older program, which adds up its gradients in another order (see `stability`).'
+    f'{len(found.seeds(*found.experiment.arms))} seeds: {parts}. The second family’s gain against the first’s, by seeds alone: {differ}. Nothing of the recipe was changed for it. Qwen2.5-VL’s runs are of an older program, which adds up its gradients in another order (see `stability`).'
 )

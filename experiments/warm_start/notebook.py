@@ -24,7 +24,7 @@ colours = {'warm_start': plots.BLUE, 'single_phase': plots.RED}
 metrics = {
     'reward/accuracy': 'accuracy',
     'zoom/iou_first': 'IoU of the first zoom',
-    'reward/tool_count': 'paid zooms an episode',
+    'reward/tool_count': 'paid zooms per episode',
     'reward/format': 'well-formed',
 }
 figure = charts.training(found, colours, metrics, columns=2, warm_start=5)
@@ -40,7 +40,7 @@ ends = ('single_phase', 'rarl:zoom'), ('warm_start', 'rarl:zoom')
 scores = found.compare(*ends)
 display(tables.paired(scores, 'single phase', 'warm start'))
 boxes = found.compare(*ends, first_iou)
-display(tables.paired(boxes, 'single phase', 'warm start', of='IoU'))
+display(tables.paired(boxes, 'single phase', 'warm start', 'IoU', 1, 3))
 
 # %%
 gain = found.compare(('base', 'base:zoom'), ('warm_start', 'rarl:zoom'))

@@ -149,22 +149,14 @@ def train(run: Run, name: str, stage: GroundingSettings) -> None:
 
 
 def find_words(run: Run, stage: GroundingSettings) -> Words:
-    """The answers of the training split and the numbers of a page's side. ValueError where the tokenizer needs several tokens for one."""
+    """The answers of the training split and the numbers up to the first of several tokens. ValueError for an answer of several tokens."""
     answers = sorted({q.answer for q in read_questions(run.data_dir, 'train') if q.task in stage.all_tasks})
-    chat, least = (
-        run.host.chat,
-        int(np.sqrt(run.host.page.max_pixels)),
-    )  # px: the longer side of any page that fills its limit
+    chat, side = run.host.chat, int(np.sqrt(run.host.page.max_pixels) * 2)
     numbers = []
-    for number in range(2 * least):
+    for number in range(side):
         if len(ids := chat.encode(str(number))) > 1:
             break
         numbers += ids
-    if len(numbers) < least:
-        raise ValueError(
-            f'Grounding says every coordinate by one token, but of the numbers up to {least} the tokenizer has {len(numbers)} as one: '
-            'make them tokens of their own.'
-        )
     ids = [chat.encode(answer) for answer in answers]
     if long := [answer for answer, tokens in zip(answers, ids, strict=True) if len(tokens) > 1]:
         raise ValueError(
@@ -229,8 +221,19 @@ def label_page(
         cover = np.clip(np.minimum(x + side, x2) - np.maximum(x, x1), 0, None)
         cover *= np.clip(np.minimum(y + side, y2) - np.maximum(y, y1), 0, None)
         here = cover > most
-        word[here], box[here], most[here] = words.answers[question.answer], np.round(seen), cover[here]
-    return word, np.clip(box, 0, len(words.numbers) - 1)
+        word[here], box[here], most[here] = words.answers[question.answer], in_numbers(seen, words), cover[here]
+    return word, box
+
+
+def in_numbers(box: Box, words: Words) -> Int[np.ndarray, '4']:
+    """A box in whole px. ValueError where the tokenizer has no token for one of them: cut to those that it has, boxes would be learned in a moment."""
+    whole = np.round(box).astype(int)
+    if whole.max() >= len(words.numbers):
+        raise ValueError(
+            f'Grounding says {whole.max()} px by one token, but whole numbers are single tokens of this tokenizer only below {len(words.numbers)}: '
+            'make them tokens of their own, or show smaller pages.'
+        )
+    return whole
 
 
 def recite(
@@ -241,9 +244,9 @@ def recite(
     once = [question for question in questions if times[question.answer] == 1]
     ids = np.full((count, 5), -1, np.int32)
     for row, i in enumerate(rng.permutation(len(once))[:count]):
-        box = np.round(from_original(once[i].regions[0], 'model', view.frame)).astype(int)
+        box = from_original(once[i].regions[0], 'model', view.frame)
         ids[row, 0] = words.ids[words.answers[once[i].answer]]
-        ids[row, 1:] = words.numbers[np.clip(box, 0, len(words.numbers) - 1)]
+        ids[row, 1:] = words.numbers[in_numbers(box, words)]
     return ids
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from experiments import charts, plots, tables
 from experiments.results import Difference, Results
 from experiments.tables import Row
@@ -23,6 +25,19 @@ UNSURE = replace(SURE, task='depth_comparison', seeds=Interval(-0.02, -0.11, 0.0
 def test_a_difference_is_told_with_its_interval():
     assert tables.told([SURE, UNSURE]) == 'action +25.0 [+12.6, +37.4], depth -2.0 [-11.0, +7.0] (not shown)'
     assert tables.span(SURE.seeds, scale=1, digits=3) == '+0.250 [+0.126, +0.374]'
+
+
+def test_a_table_has_the_digits_of_what_it_compares():
+    [row] = tables.paired([SURE], 'old', 'new', 'IoU', 1, 3).to_dict('records')
+    assert (row['old: IoU'], row['Δ'], row['95 % over seeds']) == ('0.250', '+0.250', '+0.126 to +0.374')
+
+
+def test_what_is_told_by_seeds_alone_is_adjusted_for_all_of_it():
+    """The first by itself has p = 0.04: beside another it is not shown."""
+    alike = (0.02, 0.035, 0.0195)
+    assert 'not shown' not in tables.by_seeds({'a': alike})['a']
+    told = tables.by_seeds({'a': alike, 'b': (0.01, -0.02, 0.0)})
+    assert told['a'].startswith('+2.5 [') and told['a'].endswith('] (not shown)') and 'not shown' in told['b']
 
 
 def test_only_what_is_shown_is_listed():
@@ -48,6 +63,16 @@ def test_differences_are_drawn_a_panel_a_task_and_red_where_shown():
     assert means == [plots.RED, plots.GREY]
     assert left.get_title('left') == 'action: difference in points'
     assert right.get_title('left') == 'depth: difference in points'
+
+
+def test_curves_have_a_panel_a_metric_and_panels_left_over_are_hidden():
+    metrics = {'step': [1, 2], 'reward/total': [1.0, 2.0]}
+    found = Results(TWO, (run('old', 0, [], metrics), run('new', 0, [], metrics)))
+    figure = charts.training(found, {'old': plots.BLUE, 'new': plots.RED}, {'reward/total': 'reward'}, columns=2)
+    assert [axis.get_visible() for axis in figure.axes] == [True, False]
+    assert [line.get_color() for line in figure.axes[0].lines] == [plots.BLUE, plots.RED]
+    with pytest.raises(KeyError):
+        charts.training(found, {'old': plots.BLUE}, {'reward/totl': 'reward'})
 
 
 def test_names_beside_lines_stay_apart_and_below_the_top():

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -340,6 +341,13 @@ def test_settings_that_cannot_be_are_told_by_name(key, value, told):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=told.replace('[', r'\[').replace('(', r'\(').replace(')', r'\)')):
         settings_from(config.to_dict())
+
+
+def test_a_task_named_twice_is_told_with_its_stage():
+    settings = settings_from(quickstart_config.get_config('smoke').to_dict())
+    twice = replace(settings.stage['main'], tasks=('depth_comparison', 'depth_comparison'))
+    with pytest.raises(ValueError, match=r'config\.stage\.main\.tasks names depth_comparison more than once'):
+        check_inputs(replace(settings, stage={**settings.stage, 'main': twice}))
 
 
 def test_a_relative_path_from_another_folder_is_told(tmp_path, monkeypatch):

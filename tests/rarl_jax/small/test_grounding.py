@@ -214,16 +214,16 @@ def test_an_answer_of_several_tokens_is_refused(monkeypatch):
         find_words(run, STAGE)
 
 
-def test_a_tokenizer_without_a_token_for_every_coordinate_is_refused(monkeypatch):
-    """Boxes would be cut to the numbers that there are, and learned so in a moment."""
-    whole = small_policy.host().chat
-    chat = SimpleNamespace(
-        encode=lambda text: [int(digit) for digit in text] if text.isdecimal() else whole.encode(text)
-    )
-    monkeypatch.setattr(grounding, 'read_questions', lambda folder, split: [])
-    run = SimpleNamespace(data_dir='', host=SimpleNamespace(chat=chat, page=small_policy.host().page))
-    with pytest.raises(ValueError, match='the tokenizer has 10 as one'):
-        find_words(run, STAGE)
+def test_a_tokenizer_without_a_token_for_a_coordinate_is_refused():
+    """Cut to the numbers that there are, all boxes would be alike."""
+    host, few = small_policy.host(), replace(words(), numbers=np.arange(10))
+    view, asked = view_page(host, small_policy.page()), [question('running', 56, 56, 168, 168)]
+    for say in (
+        lambda: label_page(host, view, asked, few),
+        lambda: recite(view, asked, few, 4, np.random.default_rng(0)),
+    ):
+        with pytest.raises(ValueError, match='Grounding says 84 px by one token'):
+            say()
 
 
 @pytest.mark.parametrize(
