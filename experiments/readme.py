@@ -6,9 +6,11 @@ Between `<!-- figures: NAME -->` and `<!-- end -->` stands what the committed re
 
     quickstart           experiments/quickstart_results/results.md, as the run wrote it
     quickstart_qwen3_vl  the measured rows of experiments/quickstart_results_qwen3_vl/results.md
+    progress             how the boxes of that run became better, from its metrics.jsonl
     repeats              how far runs of the quickstart's recipe lie apart: three seeds in warm_start, and again as the teachers of distilled
     base                 experiments/quickstart_base/evaluation/results.md, as the run wrote it
     base_qwen3_vl        the same of experiments/quickstart_base_qwen3_vl
+    wider_knows, wider   experiments/wider_base/evaluation/knows.md and base.md, as its two runs wrote them
     benchmarks           experiments/benchmarks/results/*.json
 """
 
@@ -30,6 +32,7 @@ READMES = (
     HERE.parent / 'README.md',
     HERE / 'quickstart_base' / 'README.md',
     HERE / 'quickstart_base_qwen3_vl' / 'README.md',
+    HERE / 'wider_base' / 'README.md',
 )
 BLOCK = re.compile(r'(<!-- figures: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
@@ -51,9 +54,12 @@ def filled(text: str) -> str:
     makers = {
         'quickstart': partial(table, HERE / 'quickstart_results' / 'results.md'),
         'quickstart_qwen3_vl': partial(measured, HERE / 'quickstart_results_qwen3_vl' / 'results.md'),
+        'progress': progress,
         'repeats': repeats,
         'base': partial(table, HERE / 'quickstart_base' / 'evaluation' / 'results.md'),
         'base_qwen3_vl': partial(table, HERE / 'quickstart_base_qwen3_vl' / 'evaluation' / 'results.md'),
+        'wider_knows': partial(table, HERE / 'wider_base' / 'evaluation' / 'knows.md'),
+        'wider': partial(table, HERE / 'wider_base' / 'evaluation' / 'base.md'),
         'benchmarks': benchmarks,
     }
     return BLOCK.sub(lambda block: f'{block[1]}{makers[block[2]]()}\n{block[3]}', text)
@@ -62,6 +68,17 @@ def filled(text: str) -> str:
 def table(path: Path) -> str:
     """The table that a run has written of its evaluations."""
     return path.read_text(encoding='utf-8').strip()
+
+
+def progress() -> str:
+    """Sampled IoU of the first zoom: at the first step, at the end of the warm start, and over the last five steps."""
+    rows = pd.read_json(HERE / 'quickstart_results' / 'metrics.jsonl', lines=True)
+    iou = {stage: rows[rows.stage == stage]['zoom/iou_first'].dropna() for stage in ('warm_start', 'main')}
+    last = iou['main'].iloc[-5:]
+    return (
+        f'Its boxes had not stopped improving when the run ended: sampled IoU of the first zoom {iou["warm_start"].iloc[0]:.2f} at the first step, '
+        f'{iou["warm_start"].iloc[-1]:.2f} after the warm start, {last.min():.2f} to {last.max():.2f} in the last five.'
+    )
 
 
 def repeats() -> str:

@@ -5,7 +5,9 @@ import pytest
 from experiments.readme import READMES, filled
 
 
-@pytest.mark.parametrize(('path', 'blocks'), zip(READMES, (4, 1, 1), strict=True), ids=('project', 'base', 'qwen3_vl'))
+@pytest.mark.parametrize(
+    ('path', 'blocks'), zip(READMES, (5, 1, 1, 2), strict=True), ids=('project', 'base', 'qwen3_vl', 'wider')
+)
 def test_a_readme_shows_the_committed_figures(path, blocks):
     text = path.read_text(encoding='utf-8')
     assert text.count('<!-- figures:') == blocks
