@@ -21,7 +21,6 @@ from safetensors.numpy import load_file
 
 from configs import quickstart as quickstart_config
 from configs import rarl as rarl_config
-from rarl_jax import main
 from rarl_jax.run import check_inputs, folder_problem, take_workdir
 from rarl_jax.settings import settings_from
 from tests.campaign import MOMENTS, QUICKSTART, campaign
@@ -396,6 +395,8 @@ def test_a_workdir_that_leads_in_a_circle_is_told(tmp_path):
 )
 def test_variants_have_workdirs_of_their_own(config, folder, monkeypatch):
     """In one folder, the second would be refused as a run with other settings."""
+    from rarl_jax import main  # not above: runs import this file for their rewards, and its flags are defined once
+
     monkeypatch.setattr(main, '_WORKDIR', SimpleNamespace(value=''))
     monkeypatch.setattr(main.config_flags, 'get_config_filename', lambda flag: config)
     assert main.workdir() == (Path.cwd() / 'runs' / folder)
