@@ -41,7 +41,7 @@ def training(
         lines = {(labels or {}).get(arm, found.label(arm)): found.curve(arm, metric) for arm in colours}
         plots.curves(axis, lines, title, colours=tuple(colours.values()))
         if warm_start:
-            axis.axvline(warm_start + 0.5, color='#444444', lw=0.8, ls=':')
+            plots.end_warm_start(axis, warm_start)
     plots.foot(figure, found.commits)
     return figure
 

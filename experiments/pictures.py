@@ -111,7 +111,7 @@ def reward_parts() -> Figure:
     found = results.load('warm_start')
     figure, [axis] = plots.panels(1, width=7.5, height=3)
     plots.curves(axis, {words: found.curve('warm_start', part) for part, words in PARTS.items()}, 'parts of the reward')
-    axis.axvline(5.5, color='#444444', lw=0.8, ls=':')
+    plots.end_warm_start(axis, 5)
     plots.foot(figure, found.commits)
     return figure
 

@@ -65,6 +65,11 @@ def curves(
     label_ends(axis, max(values.index[-1] for values in lines.values()), ends)
 
 
+def end_warm_start(axis: Axes, updates: int) -> None:
+    """A dotted line after so many updates."""
+    axis.axvline(updates + 0.5, color='#444444', lw=0.8, ls=':')
+
+
 def label_ends(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
     """Names beside the ends of lines, moved apart where two would touch; to be called when the axis has its limits."""
     axis.figure.draw_without_rendering()  # only now its height is known

@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from experiments.arms import HERE, Experiment, home, load_experiment
-from experiments.collect import ANSWERS, METRICS, RUN, read_episodes
+from experiments.collect import ANSWERS, METRICS, RUN, is_kept, read_episodes
 from input_pipeline.schema import Task
 from input_pipeline.synthetic.files import draw_named
 from input_pipeline.synthetic.pages import DrawSettings
@@ -168,11 +168,9 @@ def load(name: str) -> Results:
         own, run_name = home(name, arm_name, arm)
         folders = [HERE / own / 'results' / f'{run_name}-{seed}' for seed in experiment.seeds]
         for folder in (folder for folder in folders if (folder / RUN).exists()):
-            run = replace(read_run(folder), arm=arm_name)
-            made_of = {'config': arm.config, 'changes': json.loads(json.dumps({**arm.changes, **arm.sizes}))}
-            if any(run.about[name] != value for name, value in made_of.items()):
+            if not is_kept(folder, {'config': arm.config, 'changes': {**arm.changes, **arm.sizes}}):
                 raise ValueError(f'{folder} was made by another arm of that name: delete it and run it again.')
-            runs.append(run)
+            runs.append(replace(read_run(folder), arm=arm_name))
     return Results(experiment, tuple(runs))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -26,6 +26,11 @@ from input_pipeline.pictures import decode, side_by_side
 from input_pipeline.schema import TASKS, Question, Split, Task
 
 Item, Prepared = TypeVar('Item'), TypeVar('Prepared')
+
+
+def named_twice(tasks: Sequence[Task]) -> Task | None:
+    """The first task that is there more than once; None where all are there once."""
+    return next((task for task in tasks if tasks.count(task) > 1), None)
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,9 @@ class LoaderSettings:
     cache_bytes: int = 256 << 20  # decoded pages kept in memory; a page is asked about many times
 
     def __post_init__(self):
-        if twice := [task for task in dict.fromkeys(self.tasks) if self.tasks.count(task) > 1]:
+        if twice := named_twice(self.tasks):
             raise ValueError(
-                f'tasks names {twice[0]} more than once, and each of its questions would be asked so often: name it once.'
+                f'tasks names {twice} more than once, and each of its questions would be asked so often: name it once.'
             )
 
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from input_pipeline.build import BuildSettings, build
+from input_pipeline.loader import named_twice
 from input_pipeline.report import notices
 from input_pipeline.synthetic.files import write_pages
 from rarl_jax.compare_torch.compare import compare
@@ -120,9 +121,8 @@ def check_inputs(settings: RunSettings) -> None:
         problems.append(folder_problem('config.data.dir', data.dir, 'a data set made by configs/build_ai4va_fg.py'))
     for name in settings.stages:
         stage = settings.stage[name]
-        tasks = getattr(stage, 'tasks', ())
-        if twice := [task for task in dict.fromkeys(tasks) if tasks.count(task) > 1]:
-            problems.append(f'config.stage.{name}.tasks names {twice[0]} more than once: name it once.')
+        if twice := named_twice(getattr(stage, 'tasks', ())):
+            problems.append(f'config.stage.{name}.tasks names {twice} more than once: name it once.')
         if isinstance(stage, RlSettings):
             mixture_of(settings, name)
             if stage.held_out.every and not data.held_out:

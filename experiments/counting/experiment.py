@@ -6,30 +6,30 @@ From experiments/wider_base, which was taught to call once for each figure. The 
 The regions of a question are all figures that are counted, and IoU is over all of them in every arm but the last. The base is curriculum's.
 """
 
-from experiments.arms import Arm, Experiment, shared
+from experiments.arms import Arm, Changes, Experiment, shared
+from input_pipeline.schema import Task
 
 MOST = 6  # zooms that the tool grants
 
 
-def arm(label: str, **reward: float) -> Arm:
-    """Counting alone: five updates of warm start, which are the same for all, and 40 with this reward."""
-    alone = {
+def alone(task: Task) -> Changes:
+    """One task of the characters by itself, from the warm start on."""
+    return {
         'stages': ('warm_start', 'character', 'rarl'),
-        'stage.warm_start.tasks': ('character_counting',),
-        'stage.character.tasks': ('character_counting',),
+        'stage.warm_start.tasks': (task,),
+        'stage.character.tasks': (task,),
         'compare': (),
     }
-    changed = {f'stage.character.reward.{name}': value for name, value in reward.items()}
+
+
+def arm(label: str, **reward: float) -> Arm:
+    """Counting alone: five updates of warm start, which are the same for all, and 40 with this reward."""
+    changed = alone('character_counting') | {f'stage.character.reward.{name}': value for name, value in reward.items()}
     return Arm(
         label,
         config='configs/quickstart.py:wider',
-        changes={
-            **alone,
-            'stage.character.task_weights': (),
-            'stage.rarl.modes': ('zoom', 'blank_crop'),
-            **changed,
-        },
-        full={**alone, **changed},
+        changes=changed | {'stage.character.task_weights': (), 'stage.rarl.modes': ('zoom', 'blank_crop')},
+        full=changed,
     )
 
 

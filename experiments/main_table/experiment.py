@@ -2,8 +2,9 @@
 
     python -m experiments.run main_table
 
-Every arm that learns has 50 updates with 32 questions each, RL on top of SFT-R these after SFT-R's own; attempts of reinforcement come on top, eight per question. Each is measured as it was taught, and
-with the right crops given (`oracle_zoom`). Zero-shot and RARL are arms of `warm_start`, which are not run again.
+Every arm that learns has 50 updates with 32 questions each, RL on top of SFT-R these after SFT-R's own; attempts of reinforcement come on top, eight per
+question. Each is measured as it was taught, and with the right crops given (`oracle_zoom`). Zero-shot and RARL are arms of `warm_start`, which are not run
+again.
 """
 
 from experiments.arms import Arm, Experiment, shared

@@ -7,14 +7,9 @@ From experiments/wider_base. The base and what 45 updates on actions and depth m
 """
 
 from experiments.arms import Arm, Experiment, shared
+from experiments.counting.experiment import alone
 
-ALONE = {
-    'stages': ('warm_start', 'character', 'rarl'),
-    'stage.warm_start.tasks': ('character_identification',),
-    'stage.character.tasks': ('character_identification',),
-    'stage.character.reward.max_paid_zooms': 1,
-    'compare': (),
-}
+ALONE = {**alone('character_identification'), 'stage.character.reward.max_paid_zooms': 1}
 EXPERIMENT = Experiment(
     question='Does a policy that was trained on actions and depth identify characters better than before?',
     arms={
