@@ -76,11 +76,11 @@ def wider() -> RunSettings:
     stages = {
         'base': MEASURE_ALL,
         'warm_start': longer(updates(5, RewardSettings().warm_start())),
-        'recognition': longer(updates(40, RewardSettings())),
+        'recognition': longer(updates(25, RewardSettings())),
         'recognised': MEASURE_ALL,
-        'reorder': longer(updates(40, several), REORDER),
+        'reorder': longer(updates(25, several), REORDER),
         'reordered': MEASURE_ALL,
-        'character': replace(longer(updates(40, several), CHARACTER), task_weights=(1.0, 1.0)),
+        'character': replace(longer(updates(25, several), CHARACTER), task_weights=(1.0, 1.0)),
         'rarl': MEASURE_ALL,
     }
     return recipe(stages, ('base', 'recognised', 'reordered', 'rarl'), **wider_pages())
@@ -90,7 +90,7 @@ def wider_joint() -> RunSettings:
     """As many updates on all categories at once, each as often as the others."""
     apart = wider().stage
     tasks = (*SMALL_TASKS, *REORDER, *CHARACTER)
-    joint = replace(apart['character'], steps=120, tasks=tasks, task_weights=(1.0, 1.0, 2.0, 1.0, 1.0))
+    joint = replace(apart['character'], steps=75, tasks=tasks, task_weights=(1.0, 1.0, 2.0, 1.0, 1.0))
     stages = {'base': MEASURE_ALL, 'warm_start': apart['warm_start'], 'joint': joint, 'rarl': MEASURE_ALL}
     return recipe(stages, ('base', 'rarl'), **wider_pages())
 
@@ -102,18 +102,18 @@ def wider_pages() -> dict[str, Any]:
 
 
 def longer(stage: RlSettings, tasks: tuple[Task, ...] = SMALL_TASKS) -> RlSettings:
-    """The same on other tasks, with room for conversations of several crops."""
+    """The same on other tasks, with room for conversations of several crops; half the questions, as such a conversation has several times the tokens."""
     buckets = Buckets(
-        lengths=(480, 960, 1536, 2560),
+        lengths=(480, 720, 960, 1216, 1536, 1792, 2048, 2560),
         prompts=(96, 160),
-        segments=(96, 192, 352),
+        segments=(96, 128, 160, 192, 256, 352),
         images=(80, 320, 960, 1664),
         windows=(1792, 4096, 7168),
         patches=(192,),
         chosen=(32, 72, 144),
         scored=(256, 576, 1152),
     )
-    return replace(stage, tasks=tasks, buckets=buckets)
+    return replace(stage, tasks=tasks, questions=16, buckets=buckets)
 
 
 def updates(steps: int, reward: RewardSettings) -> RlSettings:

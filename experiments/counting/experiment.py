@@ -23,7 +23,7 @@ def alone(task: Task) -> Changes:
 
 
 def arm(label: str, **reward: float) -> Arm:
-    """Counting alone: five updates of warm start, which are the same for all, and 40 with this reward."""
+    """Counting alone: five updates of warm start, which are the same for all, and 25 with this reward."""
     changed = alone('character_counting') | {f'stage.character.reward.{name}': value for name, value in reward.items()}
     return Arm(
         label,

@@ -2,7 +2,7 @@
 
     python -m experiments.run curriculum
 
-All arms start from experiments/wider_base and have 125 updates: five of warm start, then 40 for each category, or 120 for all. Every task is measured at the base and
+All arms start from experiments/wider_base and have 80 updates of 16 questions: five of warm start, then 25 for each category, or 75 for all. Every task is measured at the base and
 after each stage.
 """
 

@@ -2,7 +2,7 @@
 
     python -m experiments.run transfer
 
-From experiments/wider_base. The base and what 45 updates on actions and depth make of it are the evaluations `base` and `recognised` of curriculum's first arm;
+From experiments/wider_base. The base and what 30 updates on actions and depth make of it are the evaluations `base` and `recognised` of curriculum's first arm;
 `identification` has as many updates on that task itself, which is what transfer can be measured by.
 """
 
