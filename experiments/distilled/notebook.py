@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Can a student say from the page at once what its teacher found out by zooming?
 #
-# After arXiv 2602.11858: if what is found with crops can be taught to a policy that sees the page alone, zooming was needed for learning and not for answering. The teacher
-# is RARL's policy of the same seed, given the right crops, on training pages; the student begins where RARL began and is taught the teacher's answers without the
-# tool, in 200 updates. Two controls: the same base taught the true answers (SFT-S of `main_table`, 50 updates), and a student whose vision tower learns too, so that a
-# frozen tower cannot be the reason.
+# After arXiv 2602.11858: if what is found with crops can be taught to a policy that sees the page alone, zooming was needed for learning and not for answering.
+# The teacher is RARL's policy of the same seed, given the right crops, on training pages; the student begins where RARL began and is taught the teacher's
+# answers without the tool, in 200 updates. Two controls: the same base taught the true answers (SFT-S of `main_table`, 50 updates), and a student whose vision
+# tower learns too, so that a frozen tower cannot be the reason.
 
 # %%
 import pandas as pd
@@ -78,8 +78,8 @@ display(tables.paired(tower, 'frozen', 'learning'))
 # ## Answer
 #
 # A page has 48 image tokens here, and a figure covers one or two of them: what an action is drawn with is lost before the tower sees it. That zooming cannot be
-# distilled away here says what the limit is where details are lost in the page's resolution; a model whose pages keep them may come out otherwise. Both losses still fall when the
-# updates end, that of the learning tower faster: what more updates would bring is not shown.
+# distilled away here says what the limit is where details are lost in the page's resolution; a model whose pages keep them may come out otherwise. Both losses
+# still fall when the updates end, that of the learning tower faster: what more updates would bring is not shown.
 
 # %%
 best = gaps['the same, tower too'], gaps['taught the teacher’s answers']

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # What does each way of training bring, on the same pages and with as many updates?
 #
-# The paper's main table at the quickstart's size: the base policy untouched, taught by answers (SFT-S), taught by looks (SFT-R), trained by reinforcement without
-# the tool, with it (RARL), and RARL on top of SFT-R. Every arm that learns has 50 updates with 32 questions each, RL on top of SFT-R these after SFT-R's own, 100 in all;
-# reinforcement tries each question eight times.
-# `experiment.py` has the same arms for 7B. In the paper, at 7B, the base is right on 43.5 % of actions and 49.5 % of depth, and with the right crops given on 55.8 and
-# 54.3 %; RARL adds up to 32.7 and 7.3 points, and RL on top of SFT-R does worse than SFT-R.
+# The paper's main table at the quickstart's size: the base policy untouched, taught by answers (SFT-S), taught by looks (SFT-R), trained by reinforcement
+# without the tool, with it (RARL), and RARL on top of SFT-R. Every arm that learns has 50 updates with 32 questions each, RL on top of SFT-R these after
+# SFT-R's own, 100 in all; reinforcement tries each question eight times. `experiment.py` has the same arms for 7B. In the paper, at 7B, the base is right on
+# 43.5 % of actions and 49.5 % of depth, and with the right crops given on 55.8 and 54.3 %; RARL adds up to 32.7 and 7.3 points, and RL on top of SFT-R does
+# worse than SFT-R.
 
 # %%
 from IPython.display import Markdown, display
@@ -18,7 +18,8 @@ found = results.load('main_table')
 # %% [markdown]
 # ## The table
 #
-# Held-out pages, greedy; the mean over seeds with its range. The last rows have the right crops given before they look for themselves: what seeing alone would bring.
+# Held-out pages, greedy; the mean over seeds with its range. The last rows have the right crops given before they look for themselves: what seeing alone would
+# bring.
 
 # %%
 table = tables.scores(found, pictures.METHODS)
@@ -59,10 +60,10 @@ display(tables.paired(others['RL on top of SFT-R'], 'RARL', 'RL on top'))
 # %% [markdown]
 # ## Answer
 #
-# A world of drawn pages, where actions and depths can be read exactly and the base was taught to look: its distances are not those of real comics. SFT-R's traces are made
-# from the annotations and hold the exact boxes that RARL's reward only scores; traces that a model has written need not be as good. Without the tool an answer cannot be
-# seen on a page of 48 image tokens, so what is taught or rewarded there is guessing; RL without tool ends in one constant answer a task. RARL's and zero-shot's runs are of an
-# older program, which adds up its gradients in another order (see `stability`).
+# A world of drawn pages, where actions and depths can be read exactly and the base was taught to look: its distances are not those of real comics. SFT-R's
+# traces are made from the annotations and hold the exact boxes that RARL's reward only scores; traces that a model has written need not be as good. Without the
+# tool an answer cannot be seen on a page of 48 image tokens, so what is taught or rewarded there is guessing; RL without tool ends in one constant answer a
+# task. RARL's and zero-shot's runs are of an older program, which adds up its gradients in another order (see `stability`).
 
 # %%
 better = [label for label, compared in others.items() if all(e.is_shown and e.seeds.mean < 0 for e in compared)]

@@ -66,8 +66,8 @@ right.set(
 plots.foot(figure, record['commit'])
 
 # %% [markdown]
-# Why the weights may differ by more than the gradients: AdamW's first step moves every number by the learning rate times the sign of its gradient, whatever its size. Where a
-# gradient is nothing but rounding, so is its sign; such numbers are few, and the mean square says how few.
+# Why the weights may differ by more than the gradients: AdamW's first step moves every number by the learning rate times the sign of its gradient, whatever its
+# size. Where a gradient is nothing but rounding, so is its sign; such numbers are few, and the mean square says how few.
 
 # %%
 ours, theirs = step['loss']

@@ -53,8 +53,8 @@ for mode in ('blank_crop', 'shuffled_crop', 'direct', 'oracle_zoom'):
 # %% [markdown]
 # ## The better the box, the likelier the answer
 #
-# Answers with a zoom, all seeds together, by the IoU of the first; bands are 95 % over resampled pages. The dashed lines are the same policy's with every crop grey: what a better
-# box goes along with when it is not read, as larger figures are easier to box.
+# Answers with a zoom, all seeds together, by the IoU of the first; bands are 95 % over resampled pages. The dashed lines are the same policy's with every crop
+# grey: what a better box goes along with when it is not read, as larger figures are easier to box.
 
 # %%
 EDGES = np.array([0, 0.3, 0.6, 0.8, 0.9, 1.001])
@@ -153,8 +153,9 @@ display(table)
 # %% [markdown]
 # ## Answer
 #
-# Depth is a choice of two, yet a policy of this size that sees nothing of use does not go by the two in the question: with grey crops the trained one says one and the same name to
-# nearly all, with a crop from elsewhere or none it names any figure. So it is right about as often as one of eight: below 50 % is no contradiction.
+# Depth is a choice of two, yet a policy of this size that sees nothing of use does not go by the two in the question: with grey crops the trained one says one
+# and the same name to nearly all, with a crop from elsewhere or none it names any figure. So it is right about as often as one of eight: below 50 % is no
+# contradiction.
 
 # %%
 reads = all(

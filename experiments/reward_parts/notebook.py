@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Which parts of the reward does the policy need to look at the right place and to answer from what it sees?
 #
-# R = R_acc + R_format + (constant + gate · 1[R_acc > 0]) · (w_count R_count + w_iou R_iou), all weights 1 in the paper. Every arm changes one of these, one arm two, after the same warm start of
-# five updates, which pays form and tool count; 45 updates follow, from the quickstart's base. The paper has one such ablation (without the constant: slower, and less
-# over-use of the tool); its reviewers asked for the others. `experiment.py` has the same arms for 7B.
+# R = R_acc + R_format + (constant + gate · 1[R_acc > 0]) · (w_count R_count + w_iou R_iou), all weights 1 in the paper. Every arm changes one of these, one arm
+# two, after the same warm start of five updates, which pays form and tool count; 45 updates follow, from the quickstart's base. The paper has one such ablation
+# (without the constant: slower, and less over-use of the tool); its reviewers asked for the others. `experiment.py` has the same arms for 7B.
 
 # %%
 import numpy as np
@@ -23,8 +23,8 @@ seeds = found.seeds('paper', *CHANGED)
 # %% [markdown]
 # ## While they train
 #
-# On the training questions, sampled, averaged over the last five steps; mean over seeds, the band their range; the dotted line ends the warm start. First parts left out,
-# then factors, then other weights; the paper's reward is blue in each.
+# On the training questions, sampled, averaged over the last five steps; mean over seeds, the band their range; the dotted line ends the warm start. First parts
+# left out, then factors, then other weights; the paper's reward is blue in each.
 
 # %%
 metrics = {'reward/accuracy': 'accuracy', 'zoom/iou_first': 'IoU of the first zoom', 'zoom/calls': 'calls per episode'}
@@ -72,8 +72,8 @@ display(pd.DataFrame(rows).set_index('reward'))
 # %% [markdown]
 # ## How count and IoU interact
 #
-# Left out one at a time, and both: the effect of both less the two effects alone, seed by seed. Below 0 the loss of both is more than the two losses together: one part stands in
-# for the other. Above 0 it is less: neither does much without the other. Shown or not by seeds alone, after Holm over the two tasks.
+# Left out one at a time, and both: the effect of both less the two effects alone, seed by seed. Below 0 the loss of both is more than the two losses together:
+# one part stands in for the other. Above 0 it is less: neither does much without the other. Shown or not by seeds alone, after Holm over the two tasks.
 
 # %%
 rows = []
@@ -92,8 +92,9 @@ display(pd.DataFrame(rows).set_index(['of', 'task']))
 # %% [markdown]
 # ## Answer
 #
-# The base was taught to look before it learns here, so parts that would teach a model of 7B to look at all can be missed without harm: what is shown is what they do to a policy
-# that looks already. The paper's reward is `warm_start`'s run, of an older program, which adds up its gradients in another order (see `stability`). Eight changes are compared with one arm; the adjustment is over the tasks of each.
+# The base was taught to look before it learns here, so parts that would teach a model of 7B to look at all can be missed without harm: what is shown is what
+# they do to a policy that looks already. The paper's reward is `warm_start`'s run, of an older program, which adds up its gradients in another order (see
+# `stability`). Eight changes are compared with one arm; the adjustment is over the tasks of each.
 
 # %%
 Markdown(

@@ -42,9 +42,9 @@ plots.foot(figure, found.commits)
 # %% [markdown]
 # ## How far the ends lie apart
 #
-# Held-out pages, greedy, in percent: the three seeds, and the same seeds once more (the teachers of `distilled`), on the same pages with the same settings, but by a later program that
-# adds up its gradients in another order and pads otherwise. The first updates earn the same rewards; then rounding tells, as one token that is sampled otherwise changes what is
-# learned: a seed does not fix a run.
+# Held-out pages, greedy, in percent: the three seeds, and the same seeds once more (the teachers of `distilled`), on the same pages with the same settings, but
+# by a later program that adds up its gradients in another order and pads otherwise. The first updates earn the same rewards; then rounding tells, as one token
+# that is sampled otherwise changes what is learned: a seed does not fix a run.
 
 # %%
 first = 100 * found.means('warm_start', 'rarl:zoom')
@@ -54,8 +54,9 @@ replicates.index = [TASK_NAMES[task] for task in replicates.index]
 display(replicates)
 
 # %% [markdown]
-# Two spreads: of these six runs, and the one that 300 questions alone would give (binomial; seeds share about half of their questions, so it is an upper bound of what their draw
-# adds). The last column is what two arms must differ by on one task alone for Student's test over their seeds to show it beside the other task, after Holm, where pairing gains nothing.
+# Two spreads: of these six runs, and the one that 300 questions alone would give (binomial; seeds share about half of their questions, so it is an upper bound
+# of what their draw adds). The last column is what two arms must differ by on one task alone for Student's test over their seeds to show it beside the other
+# task, after Holm, where pairing gains nothing.
 
 # %%
 rows = []

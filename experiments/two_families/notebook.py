@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Does the same recipe do for another family what it does for the first?
 #
-# A small Qwen2.5-VL and a small Qwen3-VL, from base policies that one recipe taught (the second's shortened), through the quickstart's two phases on the same pages. Their
-# bases know differently much, so each is compared with its own base, and with what it does when the right crops are shown. `experiment.py` has both at 7B and 8B.
+# A small Qwen2.5-VL and a small Qwen3-VL, from base policies that one recipe taught (the second's shortened), through the quickstart's two phases on the same
+# pages. Their bases know differently much, so each is compared with its own base, and with what it does when the right crops are shown. `experiment.py` has
+# both at 7B and 8B.
 
 # %%
 import pandas as pd
@@ -62,8 +63,8 @@ figure = charts.scores(found, rows)
 # %% [markdown]
 # ## How much of what the right crop would bring is reached
 #
-# From the base's own zooms to the trained policy with the right crop given: the share that the trained policy's own zooms reach. And the difference between the families'
-# gains, seed by seed; their questions are the same.
+# From the base's own zooms to the trained policy with the right crop given: the share that the trained policy's own zooms reach. And the difference between the
+# families' gains, seed by seed; their questions are the same.
 
 # %%
 rows, reached = [], {}

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # How many updates of warm start are best, when the number of updates is given?
 #
-# The paper's warm start has about 16 steps that pay form and tool use alone, before 200 with the full reward. Here 50 updates are divided: 0, 5, 10, 16 or 20 of warm
-# start, and the rest with the full reward, from the quickstart's base. `experiment.py` has the same arms for 7B.
+# The paper's warm start has about 16 steps that pay form and tool use alone, before 200 with the full reward. Here 50 updates are divided: 0, 5, 10, 16 or 20
+# of warm start, and the rest with the full reward, from the quickstart's base. `experiment.py` has the same arms for 7B.
 
 # %%
 import numpy as np
@@ -73,8 +73,9 @@ for task, words in trends.items():
 # %% [markdown]
 # ## Answer
 #
-# To be read with this in mind: the base already zooms nearly always when it answers greedily, so a warm start has little to teach it, and each of its updates is one
-# less with the full reward. The arms 0 and 5 are older runs, of a program that adds up its gradients in another order. Four comparisons a task are looked at here; the adjustment is over the tasks of each.
+# To be read with this in mind: the base already zooms nearly always when it answers greedily, so a warm start has little to teach it, and each of its updates
+# is one less with the full reward. The arms 0 and 5 are older runs, of a program that adds up its gradients in another order. Four comparisons a task are
+# looked at here; the adjustment is over the tasks of each.
 
 # %%
 means = {
