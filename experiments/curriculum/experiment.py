@@ -42,6 +42,5 @@ EXPERIMENT = Experiment(
         'replay': apart('with a quarter of earlier questions', 0.25, full={'compare': (), **REPLAYED}),
         'joint': joint('all at once', 1.0),
         'joint_slow': joint('all at once, a third of the rate', 1 / 3),
-        'joint_fast': joint('all at once, three times the rate', 3.0),
     },
 )
