@@ -82,10 +82,12 @@ def span(interval: Interval, scale: float = 100, digits: int = 1) -> str:
 
 def told(differences: Iterable[Difference], scale: float = 100, digits: int = 1) -> str:
     """Every task with its interval over seeds, as 'action +44.7 [+40.1, +49.3], depth +2.0 [-1.0, +5.0] (not shown)'."""
-    return ', '.join(
-        f'{TASK_NAMES[each.task]} {span(each.seeds, scale, digits)}{"" if each.is_shown else " (not shown)"}'
-        for each in differences
-    )
+    return ', '.join(f'{TASK_NAMES[each.task]} {verdict(each, scale, digits)}' for each in differences)
+
+
+def verdict(difference: Difference, scale: float = 100, digits: int = 1) -> str:
+    """The same of one task, without its name."""
+    return f'{span(difference.seeds, scale, digits)}{"" if difference.is_shown else " (not shown)"}'
 
 
 def by_seeds(values: Mapping[Key, Iterable[float]], scale: float = 100, digits: int = 1) -> dict[Key, str]:

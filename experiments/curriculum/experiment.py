@@ -2,8 +2,8 @@
 
     python -m experiments.run curriculum
 
-All arms start from experiments/wider_base and have 80 updates of 16 questions: five of warm start, then 25 for each category, or 75 for all. Every task is measured at the base and
-after each stage.
+All arms start from experiments/wider_base and have 80 updates of 16 questions: five of warm start, then 25 for each category, or 75 for all.
+Every task is measured at the end, and where categories are learned apart at the base and after each stage, too.
 """
 
 from experiments.arms import Arm, Changes, Experiment

@@ -21,12 +21,7 @@ CATEGORIES = {
     'characters': ('character_counting', 'character_identification'),
 }
 TASKS = [task for tasks in CATEGORIES.values() for task in tasks]
-STAGES = (
-    'base',
-    'recognised',
-    'reordered',
-    'rarl',
-)  # evaluations of an arm that learns one after the other
+STAGES = ('base', 'recognised', 'reordered', 'rarl')  # evaluations of an arm that learns one after the other
 APART = {'sequential': plots.BLUE, 'replay': plots.GREEN}
 JOINT = {'joint': plots.RED, 'joint_slow': plots.ORANGE}
 seeds = found.seeds(*APART, *JOINT)
@@ -49,30 +44,14 @@ for axis, task in zip(axes, TASKS, strict=False):
         axis.plot(range(4), values.mean(1), 'o-', color=colour)
     for arm, colour in JOINT.items():
         values = 100 * found.means(arm, 'rarl:zoom').loc[task]
-        axis.plot(
-            [PLACES[arm]] * 2,
-            [values.min(), values.max()],
-            color=colour,
-            lw=4,
-            alpha=0.3,
-        )
+        axis.plot([PLACES[arm]] * 2, [values.min(), values.max()], color=colour, lw=4, alpha=0.3)
         axis.plot(PLACES[arm], values.mean(), 's', color=colour, ms=6)
-    axis.set(
-        title=f'{TASK_NAMES[task]}: score, %',
-        xticks=range(4),
-        xticklabels=['base', *CATEGORIES],
-    )
+    axis.set(title=f'{TASK_NAMES[task]}: score, %', xticks=range(4), xticklabels=['base', *CATEGORIES])
     axis.set(xlim=(-0.1, 4), ylim=(-3, 103))
 key = axes[-1]
 key.set_axis_off()
 for row, (arm, colour) in enumerate((APART | JOINT).items()):
-    key.plot(
-        [0, 0.12],
-        [-row] * 2,
-        'o-' if arm in APART else 's',
-        color=colour,
-        markevery=[1],
-    )
+    key.plot([0, 0.12], [-row] * 2, 'o-' if arm in APART else 's', color=colour, markevery=[1])
     key.text(0.2, -row, found.label(arm), color=colour, va='center')
 key.set(xlim=(-0.05, 1.6), ylim=(-5, 1))
 plots.foot(figure, found.commits)
@@ -122,7 +101,7 @@ rows |= {(found.label(arm), 'at the end'): kinds(arm, 'rarl:zoom') for arm in JO
 display(pd.DataFrame.from_dict(rows, orient='index'))
 
 # %% [markdown]
-# Whether it answers at all: the share of conversations at the end that call until their turns are spent, %, seed by seed. The later stages pay up to three
+# Whether it answers at all: the share of conversations at the end that have no answer, %, seed by seed. The later stages pay up to three
 # zooms, and half as much for each where the answer is wrong or missing: a policy can live on calls.
 
 
@@ -150,8 +129,7 @@ for tasks in (TASKS[:3], TASKS[3:]):
     shown = {label: [each for each in compared if each.task in tasks] for label, compared in against.items()}
     figure = charts.differences(found, shown, 'points')
 by_task = {
-    label: {TASK_NAMES[each.task]: tables.told([each]).removeprefix(f'{TASK_NAMES[each.task]} ') for each in compared}
-    for label, compared in against.items()
+    label: {TASK_NAMES[each.task]: tables.verdict(each) for each in compared} for label, compared in against.items()
 }
 display(pd.DataFrame.from_dict(by_task, orient='index'))
 
